@@ -47,7 +47,7 @@ def bench(pairs: int = PAIRS) -> list[dict[str, Any]]:
         found = [_entry("time", v, time_ratio(v, pairs), TIME_LIMITS[v]) for v in VARIANTS]
     finally:
         torch.set_num_threads(threads)
-    plain = memory_of("none")
+    plain = memory_of("plain")
     for variant in VARIANTS:
         ratio = memory_of(variant) / plain
         found.append(_entry("memory", variant, ratio, MEMORY_LIMITS[variant]))
@@ -62,7 +62,8 @@ def build(variant: str) -> Trainer:
         batch_size=64,
         model=ModelConfig(block_out_channels=[32, 64, 64]),
         chain=ChainConfig(num_steps=MODULES),
-        regularizer=RegularizerConfig(variant=variant, num_cohorts=1),  # type: ignore[arg-type]
+        method=variant,  # type: ignore[arg-type]
+        regularizer=RegularizerConfig(num_cohorts=1),
     )
     trainer = Trainer(config, ImageData(images, "noise"))
     if trainer.regularizer:
@@ -74,7 +75,7 @@ def build(variant: str) -> Trainer:
 
 def time_ratio(variant: str, pairs: int) -> float:
     """Processor time of the steps of a regularized trainer over that of a plain one."""
-    trainers = build(variant), build("none")
+    trainers = build(variant), build("plain")
     _step(trainers[1])
     if regularizer := trainers[0].regularizer:
         while not regularizer.terms:  # brings up all that is made once

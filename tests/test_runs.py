@@ -47,7 +47,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def config(variant="none", **options):
+def config(method="plain", **options):
     known = {
         "steps": 8,
         "batch_size": 8,
@@ -57,7 +57,8 @@ def config(variant="none", **options):
         "model": ModelConfig(block_out_channels=[8, 8], norm_num_groups=4),
         "chain": ChainConfig(num_steps=10),
         "optimizer": OptimizerConfig(warmup_steps=2),
-        "regularizer": RegularizerConfig(variant=variant, num_cohorts=3, num_forward=16, every=1),
+        "method": method,
+        "regularizer": RegularizerConfig(num_cohorts=3, num_forward=16, every=1),
     }
     return TrainConfig(**(known | options))
 
@@ -137,8 +138,8 @@ def test_a_run_never_overwrites_another(tmp_path):
 
 def test_runs_without_a_name_are_numbered(tmp_path):
     found = [
-        train(config(variant, steps=1, data="some/noise.npy"), IMAGES, progress=False)["run"]
-        for variant in ("none", "none", "truncated")
+        train(config(method, steps=1, data="some/noise.npy"), IMAGES, progress=False)["run"]
+        for method in ("plain", "plain", "truncated")
     ]
     assert found == [
         "runs/noise-npy-plain-1",
@@ -148,9 +149,9 @@ def test_runs_without_a_name_are_numbered(tmp_path):
     assert new_folder(tmp_path / "runs", "noise-npy-plain").name == "noise-npy-plain-3"
 
 
-@pytest.mark.parametrize("variant", ["none", "persistent"])
-def test_a_run_that_was_stopped_goes_on_exactly(variant, tmp_path, monkeypatch):
-    train(config(variant, output="whole"), IMAGES, progress=False)
+@pytest.mark.parametrize("method", ["plain", "persistent"])
+def test_a_run_that_was_stopped_goes_on_exactly(method, tmp_path, monkeypatch):
+    train(config(method, output="whole"), IMAGES, progress=False)
     save = Trainer.save_checkpoint
 
     def stopped(self, folder):
@@ -160,13 +161,13 @@ def test_a_run_that_was_stopped_goes_on_exactly(variant, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "save_checkpoint", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train(config(variant, output="part"), IMAGES, progress=False)
+        train(config(method, output="part"), IMAGES, progress=False)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert [row["step"] for row in read_log(tmp_path / "part")] == [2, 4, 6]
     with pytest.raises(InvalidInput, match="is not complete: go on with undrift train --config"):
         load_model("part")
-    result = train(config(variant, output="part", resume=True), IMAGES, progress=False)
+    result = train(config(method, output="part", resume=True), IMAGES, progress=False)
     assert_same_weights(tmp_path / "whole", tmp_path / "part")
     whole, part = read_log(tmp_path / "whole"), read_log(tmp_path / "part")
     assert whole == part
@@ -201,7 +202,7 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
             {"optimizer": OptimizerConfig(learning_rate=0.5)},
             r"optimizer\.learning_rate: 0\.001 ",
         ),
-        ({"regularizer": RegularizerConfig(variant="full")}, r"regularizer\.variant: none there"),
+        ({"method": "full"}, "method: plain there"),
         ({"output": "elsewhere"}, "elsewhere holds no checkpoint to resume from"),
         ({"output": None}, "which run to resume: give its folder as --output"),
     ):
@@ -234,12 +235,11 @@ def test_a_run_that_is_complete_may_be_resumed(tmp_path):
         {"start_from": "nowhere"},
         {"model": ModelConfig(norm_num_groups=3)},
         {"chain": ChainConfig(num_steps=-1)},
-        {"regularizer": RegularizerConfig(variant="full", num_states=1)},
-        {"regularizer": RegularizerConfig(variant="full", every=0)},
+        {"method": "full", "regularizer": RegularizerConfig(num_states=1)},
+        {"method": "full", "regularizer": RegularizerConfig(every=0)},
         {
-            "regularizer": RegularizerConfig(
-                variant="full", weighting="measured", profile="nowhere.json"
-            )
+            "method": "full",
+            "regularizer": RegularizerConfig(weighting="measured", profile="nowhere.json"),
         },
     ],
 )
@@ -280,7 +280,7 @@ def test_models_are_found_in_runs_and_folders(tmp_path):
 
 
 def test_the_command_prints_one_object_and_its_configuration_is_the_run(tmp_path, capsys):
-    argv = ["train", "--data", "digits", *FLAGS, "--regularizer.variant", "persistent", "--json"]
+    argv = ["train", "--data", "digits", *FLAGS, "--method", "persistent", "--json"]
     assert main([*argv, "--output", "first"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
@@ -309,7 +309,7 @@ def test_one_process_of_several_speaks(capsys, monkeypatch):
         (["--data=nothing"], "unknown data 'nothing'"),
         (["--model.norm-num-groups=7"], "8 channels do not split into 7 groups"),
         (
-            ["--regularizer.variant=full", "--regularizer.window=2"],
+            ["--method=full", "--regularizer.window=2"],
             "window of the regularizer is 2",
         ),
     ],

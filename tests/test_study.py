@@ -10,7 +10,7 @@ from scipy import stats
 
 from undrift.chain import Sampler
 from undrift.cli import main
-from undrift.config import ChainConfig, RegularizerConfig, TrainConfig
+from undrift.config import ChainConfig, MethodConfig, RegularizerConfig, TrainConfig
 from undrift.data import load_data
 from undrift.exceptions import InvalidInput
 from undrift.protocol import StudyConfig
@@ -20,8 +20,8 @@ from undrift.study import check, judge, mean_interval, paired, run_study
 def plan(**changes):
     base = TrainConfig(steps=4, batch_size=8, sample_every=0, chain=ChainConfig(num_steps=6))
     methods = {
-        "plain": RegularizerConfig(),
-        "persistent": RegularizerConfig(variant="persistent", num_cohorts=2, num_forward=16),
+        "plain": MethodConfig(),
+        "persistent": MethodConfig("persistent", RegularizerConfig(num_cohorts=2, num_forward=16)),
     }
     config = StudyConfig(base, methods, steps=4, seeds=[0], num_samples=8)
     return replace(config, **changes)
@@ -67,8 +67,8 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": {"x": RegularizerConfig()}}, "needs the method plain"),
-        ({"methods": {"plain": RegularizerConfig(variant="full")}}, "needs the method plain"),
+        ({"methods": {"x": MethodConfig()}}, "needs the method plain"),
+        ({"methods": {"plain": MethodConfig("full")}}, "needs the method plain"),
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "each once"),
         ({"budgets": ["compute"], "reference": "y"}, "'y' is no method"),
@@ -142,8 +142,8 @@ def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("methods: {plain: {variant: none}, plain: {variant: full}}", "given twice"),
-        ("methods: {plain: {variant: magic}}", "variant"),
+        ("methods: {plain: {method: plain}, plain: {method: full}}", "given twice"),
+        ("methods: {plain: {method: magic}}", "method"),
         ("steps: [", "no YAML"),
         ("just text", "holds no study"),
         ("epochs: 3", "epochs"),

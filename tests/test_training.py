@@ -23,17 +23,18 @@ from undrift.training import Trainer, build_network
 
 IMAGES = ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
 MODEL = ModelConfig(block_out_channels=[8, 8], norm_num_groups=4)
-VARIANTS = ("none", "official", "full", "truncated", "persistent")
+METHODS = ("plain", "official", "full", "truncated", "persistent")
 
 
-def config(variant="none", **options):
-    regularizer = RegularizerConfig(variant=variant, num_cohorts=3, num_forward=16, every=1)
+def config(method="plain", **options):
+    regularizer = RegularizerConfig(num_cohorts=3, num_forward=16, every=1)
     known = {
         "steps": 6,
         "batch_size": 8,
         "model": MODEL,
         "chain": ChainConfig(num_steps=10),
         "optimizer": OptimizerConfig(warmup_steps=2),
+        "method": method,
         "regularizer": regularizer,
     }
     return TrainConfig(**(known | options))
@@ -64,9 +65,9 @@ def base(tmp_path_factory):
     return folder, trainer
 
 
-@pytest.mark.parametrize("variant", ["none", "persistent"])
-def test_a_seed_is_a_run(variant):
-    first, second, other = (train(config(variant, seed=seed))[0] for seed in (3, 3, 4))
+@pytest.mark.parametrize("method", ["plain", "persistent"])
+def test_a_seed_is_a_run(method):
+    first, second, other = (train(config(method, seed=seed))[0] for seed in (3, 3, 4))
     assert_same(weights(first), weights(second))
     assert not torch.equal(weights(first)[0], weights(other)[0])
 
@@ -82,11 +83,11 @@ def test_a_run_does_not_depend_on_the_global_stream_nor_moves_it():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step", [1, 5])
-def test_resume_is_exact(variant, step, tmp_path):
+def test_resume_is_exact(method, step, tmp_path):
     options = config(
-        variant, steps=10, horizontal_flip=True, model=replace(MODEL, dropout=0.2), ema_decay=0.9
+        method, steps=10, horizontal_flip=True, model=replace(MODEL, dropout=0.2), ema_decay=0.9
     )
     whole, rows = train(options)
     part, _ = train(options, until=step)
@@ -101,10 +102,10 @@ def test_resume_is_exact(variant, step, tmp_path):
     assert_same(*([m for s in part.values() for m in s.values()] for part in moments))
 
 
-def test_all_variants_see_the_same_data_and_noise():
+def test_all_methods_see_the_same_data_and_noise():
     losses, indices = set(), set()
-    for variant in VARIANTS:
-        trainer = Trainer(config(variant, model=replace(MODEL, dropout=0.2)), IMAGES)
+    for method in METHODS:
+        trainer = Trainer(config(method, model=replace(MODEL, dropout=0.2)), IMAGES)
         rows = []
         trainer.run(rows.append, until=1)
         losses.add(rows[0]["loss"])
@@ -115,8 +116,8 @@ def test_all_variants_see_the_same_data_and_noise():
 
 def test_the_regularizer_changes_the_weights_and_tells_its_strength():
     plain, _ = train(config(optimizer=OptimizerConfig(warmup_steps=0)))
-    for variant in VARIANTS[1:]:
-        trainer, rows = train(config(variant, optimizer=OptimizerConfig(warmup_steps=0)))
+    for method in METHODS[1:]:
+        trainer, rows = train(config(method, optimizer=OptimizerConfig(warmup_steps=0)))
         assert not torch.equal(weights(plain)[0], weights(trainer)[0])
         active = [row for row in rows if "lambda" in row]
         assert {"regularizer", "regularizer_null", "grad_norm_main"} <= {*active[0]}
@@ -305,11 +306,11 @@ def test_weights_that_are_not_finite_are_named(base, tmp_path):
         Trainer(config(start_from=str(tmp_path / "bad")), IMAGES)
 
 
-@pytest.mark.parametrize("variant", ["none", "persistent"])
-def test_a_loss_that_is_not_finite_stops_the_run(variant):
+@pytest.mark.parametrize("method", ["plain", "persistent"])
+def test_a_loss_that_is_not_finite_stops_the_run(method):
     optimizer = OptimizerConfig(learning_rate=1e25, warmup_steps=0)
     with pytest.raises(InvalidInput, match=r"the loss is (nan|inf) at step \d|NaN or infinity"):
-        train(config(variant, optimizer=optimizer))
+        train(config(method, optimizer=optimizer))
 
 
 def test_batches_may_be_larger_than_the_data_and_images_may_have_colors():
@@ -350,11 +351,11 @@ def test_images_need_not_be_square(tmp_path):
         ({"optimizer": OptimizerConfig(beta2=1.0)}, "--optimizer.beta2 is 1.0"),
         ({"optimizer": OptimizerConfig(max_grad_norm=0.0)}, "--optimizer.max-grad-norm is 0.0"),
         (
-            {"regularizer": RegularizerConfig(variant="full", gradient_share=0.0)},
+            {"method": "full", "regularizer": RegularizerConfig(gradient_share=0.0)},
             "--regularizer.gradient-share is 0.0",
         ),
         (
-            {"regularizer": RegularizerConfig(variant="full", weighting="measured")},
+            {"method": "full", "regularizer": RegularizerConfig(weighting="measured")},
             "give --regularizer.profile",
         ),
         ({"start_from": "nowhere"}, "no such folder: nowhere"),

@@ -8,6 +8,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+Method = Literal[
+    "plain",
+    "regularized",
+    "official",
+    "full",
+    "truncated",
+    "persistent",
+    "input_perturbation",
+    "consistent",
+    "fokker_planck",
+    "dream",
+    "scheduled_sampling",
+]
+Variant = Literal["official", "full", "truncated", "persistent"]
+VARIANTS: dict[str, Variant] = {
+    "regularized": "persistent",
+    "official": "official",
+    "full": "full",
+    "truncated": "truncated",
+    "persistent": "persistent",
+}
+"""The regularizer's variant of each method that has one; ``regularized`` is the best of them."""
+
 
 @dataclass
 class DataConfig:
@@ -98,7 +121,6 @@ class RegularizerConfig:
     """The regularizer on the cumulative error.
 
     Arguments:
-        variant: Which one; none trains a plain model.
         strength: A fixed λ (balanced by gradient norms if null).
         gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
         length: Modules of a rollout.
@@ -116,7 +138,6 @@ class RegularizerConfig:
         seed: Seed of the regularizer's own random stream, mixed with that of the run.
     """
 
-    variant: Literal["none", "official", "full", "truncated", "persistent"] = "none"
     strength: float | None = None
     gradient_share: float = 1.0
     length: int = 5
@@ -132,8 +153,45 @@ class RegularizerConfig:
 
 
 @dataclass
-class TrainConfig(DataConfig):
-    """Train a diffusion model, plainly or with a regularizer on its cumulative error.
+class ObjectiveConfig:
+    """Options of the published baselines.
+
+    Arguments:
+        strength: γ of input_perturbation (0.1), λ of consistent (10), the weight of fokker_planck
+            (0.15), the exponent p of dream (1); the published value in brackets if null.
+        length: Modules that scheduled_sampling rolls out at most.
+        seed: Seed of the method's own random stream, mixed with that of the run.
+    """
+
+    strength: float | None = None
+    length: int = 5
+    seed: int = 0
+
+
+@dataclass
+class MethodConfig:
+    """A training method.
+
+    Arguments:
+        method: plain; regularized (the variant of the regularizer that came out best, persistent);
+            a variant by its name; or a published baseline.
+        regularizer: Options of the regularizer.
+        objective: Options of the published baselines.
+    """
+
+    method: Method = "plain"
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    @property
+    def variant(self) -> Variant | None:
+        """The regularizer's variant, or None for a method without one."""
+        return VARIANTS.get(self.method)
+
+
+@dataclass
+class TrainConfig(MethodConfig, DataConfig):
+    """Train a diffusion model, plainly, with the regularizer, or by a published baseline.
 
     Arguments:
         horizontal_flip: Mirror half of the images, drawn anew each time.
@@ -153,7 +211,6 @@ class TrainConfig(DataConfig):
         model: The network.
         chain: The chain.
         optimizer: The optimizer.
-        regularizer: The regularizer.
     """
 
     horizontal_flip: bool = False
@@ -172,4 +229,3 @@ class TrainConfig(DataConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)

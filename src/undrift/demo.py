@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from undrift.config import ChainConfig, RegularizerConfig, TrainConfig
+from undrift.config import ChainConfig, MethodConfig, RegularizerConfig, TrainConfig
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.gallery import image_grid
@@ -65,21 +65,25 @@ def demo(
     data = load(base)
     folder = _folder(output)
     base = replace(base, output=str(folder / "base"))
-    persistent = RegularizerConfig(variant="persistent", num_states=base.batch_size)
-    variants = {PLAIN: RegularizerConfig(), REGULARIZED: persistent}
-    training = _train(base, variants, steps, data, progress)
+    methods = {
+        PLAIN: MethodConfig(),
+        REGULARIZED: MethodConfig(
+            "regularized", regularizer=RegularizerConfig(num_states=base.batch_size)
+        ),
+    }
+    training = _train(base, methods, steps, data, progress)
     logger.info("4/5  measuring both: %s samples each", num_samples)
-    profiles = _measure(folder, list(variants), data, num_samples, seed, command, progress)
-    quality = _judge(folder, list(variants), data, num_samples, seed)
+    profiles = _measure(folder, list(methods), data, num_samples, seed, command, progress)
+    quality = _judge(folder, list(methods), data, num_samples, seed)
     logger.info("5/5  writing the report")
     report = ReportInput(
         title="Error propagation on digits: plain against regularized",
         profiles=profiles,
-        sample_grids=_grids(folder, data, list(variants)),
-        training_logs=[(label, read_log(folder / label)) for label in variants],
+        sample_grids=_grids(folder, data, list(methods)),
+        training_logs=[(label, read_log(folder / label)) for label in methods],
         quality=[tuple(row.values()) for row in quality],
         command=command,
-        config={label: asdict(regularizer) for label, regularizer in variants.items()}
+        config={label: asdict(method) for label, method in methods.items()}
         | {"base": asdict(base)},
         versions=versions(),
         notes=[_cost_note(training)],
@@ -102,17 +106,17 @@ def _check(**numbers: int) -> None:
 
 def _train(
     base: TrainConfig,
-    variants: dict[str, RegularizerConfig],
+    methods: dict[str, MethodConfig],
     steps: int,
     data: ImageData,
     progress: bool,
 ) -> dict[str, dict[str, Any]]:
-    """Train the base, then each variant from there; what came out of the variants."""
+    """Train the base, then go on from there by each method; what came out of the methods."""
     assert base.output is not None
     logger.info("1/5  training a plain model: %s steps", base.steps)
     train(base, data, progress=progress)
     results = {}
-    for number, (label, regularizer) in enumerate(variants.items(), start=2):
+    for number, (label, method) in enumerate(methods.items(), start=2):
         logger.info("%s/5  continuing it, %s: %s steps", number, label, steps)
         branch = replace(
             base,
@@ -120,7 +124,8 @@ def _train(
             output=str(Path(base.output).with_name(label)),
             steps=steps,
             seed=base.seed + 1_000,
-            regularizer=regularizer,
+            method=method.method,
+            regularizer=method.regularizer,
         )
         results[label] = train(branch, data, progress=progress)
     return results

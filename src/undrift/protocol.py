@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from undrift.config import RegularizerConfig, TrainConfig
+from undrift.config import MethodConfig, TrainConfig
 
 Budget = Literal["steps", "compute"]
 PLAIN = "plain"
@@ -22,7 +22,7 @@ class StudyConfig:
 
     Arguments:
         base: The plain training that all methods continue.
-        methods: Regularizers by name; one of them is plain, without a regularizer.
+        methods: Training methods by a name of your own; one of them is plain, of method plain.
         steps: Steps that each method continues for.
         seeds: Seeds of data, noise and weights.
         budgets: steps gives each method the same number of steps; compute gives each as many steps
@@ -34,9 +34,7 @@ class StudyConfig:
     """
 
     base: TrainConfig = field(default_factory=TrainConfig)
-    methods: dict[str, RegularizerConfig] = field(
-        default_factory=lambda: {PLAIN: RegularizerConfig()}
-    )
+    methods: dict[str, MethodConfig] = field(default_factory=lambda: {PLAIN: MethodConfig()})
     steps: int = 1000
     seeds: list[int] = field(default_factory=lambda: [0])
     budgets: list[Budget] = field(default_factory=lambda: ["steps"])

@@ -170,9 +170,7 @@ def _new_folder(config: TrainConfig, trainer: Trainer) -> Path:
         if trainer.accelerator.num_processes > 1:
             raise InvalidInput("several processes need to agree on a folder: give --output")
         name = re.sub(r"\W+", "-", Path(config.data).name) or "data"
-        return new_folder(
-            Path("runs"), f"{name}-{config.regularizer.variant}".replace("-none", "-plain")
-        )
+        return new_folder(Path("runs"), f"{name}-{config.method}")
     folder = Path(config.output)
     if trainer.accelerator.is_main_process:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -25,7 +25,7 @@ import torch
 
 from undrift.chain import Sampler
 from undrift.checkpoint import last_checkpoint
-from undrift.config import RegularizerConfig, TrainConfig
+from undrift.config import MethodConfig, TrainConfig
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.features import FeatureMap, extract_features
@@ -82,8 +82,8 @@ def check(config: StudyConfig) -> None:
     Raises:
         InvalidInput: If it does.
     """
-    if PLAIN not in config.methods or config.methods[PLAIN].variant != "none":
-        raise InvalidInput(f"a study needs the method {PLAIN} with variant none, to compare with")
+    if PLAIN not in config.methods or config.methods[PLAIN].method != "plain":
+        raise InvalidInput(f"a study needs the method {PLAIN} of method plain, to compare with")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InvalidInput(f"seeds {config.seeds}: give at least one, each once")
     named = [config.reference] if "compute" in config.budgets else []
@@ -200,14 +200,14 @@ def _seed_rows(config: StudyConfig, folder: Path, seed: int, progress: bool) -> 
     _run(base, data, progress)
     costs: dict[str, float] = {}
     for budget in sorted(set(config.budgets) | {"steps"}, reverse=True):
-        for method, regularizer in config.methods.items():
+        for method, options in config.methods.items():
             steps = config.steps
             if budget == "compute":
                 if method not in (config.compute_methods or config.methods):
                     continue
                 target = costs[config.reference]
                 steps = max(1, round(config.steps * target / costs[method]))
-            branch = _branch(base, regularizer, steps, place / f"{method}-{steps}")
+            branch = _branch(base, options, steps, place / f"{method}-{steps}")
             result = _run(branch, data, progress)
             if budget == "steps":
                 costs[method] = result["train_cpu_s"]
@@ -217,9 +217,7 @@ def _seed_rows(config: StudyConfig, folder: Path, seed: int, progress: bool) -> 
             )
 
 
-def _branch(
-    base: TrainConfig, regularizer: RegularizerConfig, steps: int, output: Path
-) -> TrainConfig:
+def _branch(base: TrainConfig, method: MethodConfig, steps: int, output: Path) -> TrainConfig:
     """A run that continues the base: other data order and noise than the base, same for all."""
     return replace(
         base,
@@ -227,7 +225,9 @@ def _branch(
         output=str(output),
         steps=steps,
         seed=base.seed + 1_000,
-        regularizer=replace(regularizer, seed=regularizer.seed + base.seed),
+        method=method.method,
+        regularizer=replace(method.regularizer, seed=method.regularizer.seed + base.seed),
+        objective=replace(method.objective, seed=method.objective.seed + base.seed),
         checkpoint_every=None,
     )
 

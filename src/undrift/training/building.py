@@ -11,6 +11,7 @@ from torch import nn
 from undrift.checkpoint import StartingPoint
 from undrift.config import (
     ChainConfig,
+    MethodConfig,
     ModelConfig,
     OptimizerConfig,
     RegularizerConfig,
@@ -106,26 +107,27 @@ def build_sampler(
 
 
 def build_regularizer(
-    config: RegularizerConfig, sampler: DenoiserSampler, seed: int = 0
+    method: MethodConfig, sampler: DenoiserSampler, seed: int = 0
 ) -> CumulativeErrorRegularizer | None:
-    """The regularizer that a configuration describes, or None for a plain run.
+    """The regularizer that a method describes, or None for one without.
 
     Arguments:
-        config: Its configuration.
+        method: The method, with the regularizer's options.
         sampler: The chain whose error is regularized.
         seed: Seed of the run, which its own seed is mixed with.
 
     Raises:
         InvalidInput: If an option has no meaning, or the profile is missing or has no gains.
     """
-    if config.variant == "none":
+    variant, config = method.variant, method.regularizer
+    if variant is None:
         return None
     strength: float | GradientBalance | None = config.strength
-    if strength is None and config.variant != "official":
+    if strength is None and variant != "official":
         strength = GradientBalance(share=config.gradient_share)
     return CumulativeErrorRegularizer(
         sampler,
-        variant=config.variant,
+        variant=variant,
         strength=strength,
         length=config.length,
         num_states=config.num_states,

@@ -74,7 +74,7 @@ class Trainer:
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.ema.to(self.accelerator.device)
         self.sampler = build_sampler(self.bare_network, self.scheduler)
-        self.regularizer = build_regularizer(config.regularizer, self.sampler, config.seed)
+        self.regularizer = build_regularizer(config, self.sampler, config.seed)
         self.stream = data.batches(
             config.batch_size,
             torch.Generator().manual_seed(config.seed + 1),
