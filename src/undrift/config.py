@@ -37,8 +37,8 @@ class DataConfig:
     """Which images.
 
     Arguments:
-        data: digits, fashion-mnist, an image folder, an array file, or a Hugging Face dataset (name
-            or local path).
+        data: digits, fashion-mnist, patches, an image folder, an array file, or a Hugging Face
+            dataset (name or local path).
         split: Part of the data set.
         image_size: Images are resized and cropped to squares of this size (left as they are if
             null).

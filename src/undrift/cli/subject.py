@@ -47,8 +47,8 @@ class DataChoice:
     """Which data; what is left open is what the run was trained on.
 
     Arguments:
-        data: digits, fashion-mnist, an image folder, an array file, or a Hugging Face dataset (what
-            the run was trained on if null).
+        data: digits, fashion-mnist, patches, an image folder, an array file, or a Hugging Face
+            dataset (what the run was trained on if null).
         split: Part of the data set.
         image_size: Size of the images (what the model makes if null).
         channels: 1 for grayscale, 3 for RGB (what the model makes if null).

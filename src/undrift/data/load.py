@@ -13,6 +13,7 @@ from undrift.data.folder import has_images, load_folder
 from undrift.data.hub import has_tables, is_saved_dataset, load_dataset
 from undrift.data.images import ImageData
 from undrift.data.named import load_digits, load_fashion_mnist
+from undrift.data.patches import load_patches
 from undrift.data.pixels import check_channels, check_image_size
 from undrift.exceptions import InvalidInput
 
@@ -29,6 +30,7 @@ class _Fit(TypedDict):
 _NAMED: dict[str, Callable[..., ImageData]] = {
     "digits": load_digits,
     "fashion-mnist": load_fashion_mnist,
+    "patches": load_patches,
 }
 DATA_NAMES = tuple(_NAMED)
 """Names that :func:`load_data` knows by itself."""
@@ -56,6 +58,8 @@ def load_data(
             - ``"fashion-mnist"``: 60000 and 10000 images, 28x28 padded to 32x32 (``image_size=28``
               for the native ones), from Debian's package dataset-fashion-mnist or from the folder
               in the environment variable ``UNDRIFT_FASHION_MNIST``;
+            - ``"patches"``: 6022 and 1243 RGB crops of photographs, 32x32 (``image_size`` up to 64
+              for crops of another size), from the packages scikit-image and scikit-learn;
             - a folder of images, searched through all its subfolders;
             - a file ``.npy``, ``.npz``, ``.pt`` or ``.parquet``;
             - a folder written by ``datasets.Dataset.save_to_disk`` or holding parquet files;
