@@ -18,7 +18,7 @@ FLOORS = (
     ("schedule", "gaussian", "gaussian_mmd", "bracket", "claims", "mixture"),
     ("kernels", "gram", "interval", "two_sample", "mmd"),
     ("data",),
-    ("denoiser", "chain", "samplers", "interop"),
+    ("denoiser", "chain", "samplers", "remedy", "interop"),
     ("errors", "ring", "profile", "measurement"),
     ("rollout", "regularizer", "objectives"),
     ("config", "checkpoint", "gallery", "training", "runs"),

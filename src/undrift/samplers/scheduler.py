@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from undrift.chain import Sampler, State
-from undrift.denoiser import call_network, estimates, split_variance
+from undrift.denoiser import Prediction, call_network, estimates, split_variance
 from undrift.exceptions import InvalidInput
 
 
@@ -109,8 +109,34 @@ class DiffusersSampler(Sampler):
         alpha_t, sigma_t = noisy.tolist()
         return alpha_t, sigma_t
 
+    def with_network(self, network: Callable[..., Any]) -> DiffusersSampler:
+        """The same chain over another network."""
+        other = copy.copy(self)
+        other.network = network
+        return other
+
+    @property
+    def module_timesteps(self) -> Tensor:
+        """The timestep that each module begins with, in the order of the chain."""
+        return self._timesteps[self._first_calls]  # type: ignore[no-any-return]
+
+    @property
+    def prediction_type(self) -> Any:  # noqa: ANN401
+        """What the network predicts, by diffusers' names, or None if the scheduler does not say."""
+        is_flow = type(self.scheduler).__name__.startswith("FlowMatch")
+        default = "flow_prediction" if is_flow else None
+        return self.scheduler.config.get("prediction_type", default)
+
     def epsilon(self, x_t: Tensor, t: float) -> Tensor:
         r"""The model's :math:`\hat\epsilon` at a state, with its shape.
+
+        Raises:
+            InvalidInput: If what the model predicts is not known, or the time is 0.
+        """
+        return self.predict(x_t, t).epsilon_hat
+
+    def predict(self, x_t: Tensor, t: float) -> Prediction:
+        r"""Both estimates at a state, each with its shape; :math:`\hat x_0` is not clipped.
 
         Raises:
             InvalidInput: If what the model predicts is not known, or the time is 0.
@@ -122,15 +148,25 @@ class DiffusersSampler(Sampler):
         alpha_t, sigma_t = self.scale(t)
         if hasattr(scheduler, "precondition_outputs"):
             x0_hat = scheduler.precondition_outputs(x_t, output, sigma_t)
-            return (x_t - alpha_t * x0_hat) / sigma_t  # type: ignore[no-any-return]
-        kind = self._prediction_type()
+            return Prediction(x0_hat, (x_t - alpha_t * x0_hat) / sigma_t)
+        kind = self.prediction_type
         if kind == "flow_prediction":  # the velocity: epsilon - x_0
-            return (x_t + alpha_t * output) / (alpha_t + sigma_t)
+            total = alpha_t + sigma_t
+            return Prediction((x_t - sigma_t * output) / total, (x_t + alpha_t * output) / total)
         if kind not in ("epsilon", "sample", "v_prediction"):
             raise InvalidInput(f"{type(scheduler).__name__} does not say what its network predicts")
         # a network sees states of unit variance, whatever the scaling of the chain
         norm = (alpha_t**2 + sigma_t**2) ** 0.5
-        return estimates(output, x_in, alpha_t / norm, sigma_t / norm, kind).epsilon_hat
+        return estimates(output, x_in, alpha_t / norm, sigma_t / norm, kind)
+
+    def x0_hat(self, x_t: Tensor, t: float) -> Tensor:
+        r""":math:`\hat x_0` at a state, clipped where the scheduler clips it by a fixed bound."""
+        x0_hat = self.predict(x_t, t).x0_hat
+        config = self.scheduler.config
+        if not config.get("clip_sample") or config.get("thresholding"):
+            return x0_hat
+        bound = float(config.get("clip_sample_range", 1.0))
+        return x0_hat.clamp(-bound, bound)
 
     def step(
         self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
@@ -146,10 +182,14 @@ class DiffusersSampler(Sampler):
         start: float | None = None,
         stop: float = 0,
         generator: torch.Generator | None = None,
-    ) -> Iterator[State]:
-        """Yield ``(t, x_t)`` from the first state to the last (see :class:`Sampler`)."""
+    ) -> Generator[State, Tensor | None, None]:
+        """Yield ``(t, x_t)`` from the first state to the last (see :class:`Sampler`).
+
+        A state that is sent to the generator takes the place of the one that it yielded last: the
+        scheduler goes on from there, with its history.
+        """
         times = self.times(start, stop)
-        yield times[0], x
+        sent = yield times[0], x
         if len(times) == 1:
             return
         begin = self._module(times[0])
@@ -157,12 +197,13 @@ class DiffusersSampler(Sampler):
         options = {"generator": generator} if self._takes_generator else {}
         options |= self.step_options
         for position, s in enumerate(times[1:]):
+            x = x if sent is None else sent
             if hasattr(scheduler, "get_lms_coefficient"):  # takes its order from the index
                 options["order"] = min(position + 1, self.step_options.get("order", 4))
             for timestep in self._calls(begin + position, position):
                 _, output = self._evaluate(scheduler, x, timestep)
                 x = scheduler.step(output, timestep, x, **options).prev_sample
-            yield s, x
+            sent = yield s, x
 
     def describe(self) -> dict[str, Any]:
         """How this chain was made, in plain data."""
@@ -173,14 +214,10 @@ class DiffusersSampler(Sampler):
             "sampler": type(self.scheduler).__name__,
             "num_inference_steps": len(self.grid) - 1,
             "num_steps": self.scheduler.config.num_train_timesteps,
-            "prediction_type": self._prediction_type(),
+            "prediction_type": self.prediction_type,
             "step_options": {key: str(value) for key, value in self.step_options.items()},
             "scheduler": config,
         }
-
-    def _prediction_type(self) -> Any:  # noqa: ANN401
-        is_flow = type(self.scheduler).__name__.startswith("FlowMatch")
-        return self.scheduler.config.get("prediction_type", "flow_prediction" if is_flow else None)
 
     def _module(self, t: float) -> int:
         """Index of the module that starts from a time."""
