@@ -123,6 +123,8 @@ class RegularizerConfig:
     Arguments:
         strength: A fixed λ (balanced by gradient norms if null).
         gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
+        num_inference_steps: Modules of the chain that is regularized, as many as it will be sampled
+            with (all training steps if null, and for official, as released).
         length: Modules of a rollout.
         num_states: States that are rolled out, or the size of a cohort (if null, a share of the
             batch that bounds the cost of a step: half for persistent, a quarter for truncated and
@@ -140,6 +142,7 @@ class RegularizerConfig:
 
     strength: float | None = None
     gradient_share: float = 1.0
+    num_inference_steps: int | None = None
     length: int = 5
     num_states: int | None = None
     num_forward: int | None = None

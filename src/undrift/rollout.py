@@ -3,10 +3,17 @@ r"""Rollouts: states that the model itself made, for a regularizer to compare wi
 A bootstrap rollout starts from true forward draws :math:`x_s \sim q_s` and runs L modules: it shows
 the error of L modules. A persistent cohort started from the prior and lives on, one module a call,
 as persistent contrastive divergence moves its chains: it shows all the error since T.
+
+Modules are those of the grid that a sampler has. A chain of T = 1000 steps is hardly ever sampled
+with all of them, and :func:`strided` gives the chain that is: with times
+:math:`\tau_n > \dots > \tau_0 = 0` its modules are :math:`K_{\tau_i}`, which jump from
+:math:`\tau_i` to :math:`\tau_{i-1}`, its marginals :math:`p_{\tau_{i-1}} = K_{\tau_i} p_{\tau_i}`,
+to be compared with :math:`q_{\tau_{i-1}}`, which knows of no grid.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -214,6 +221,13 @@ class PersistentCohorts:
     without gradient: a shorter window means more independent chains for the same number of
     gradients, spent where the error is.
 
+    With n modules on the grid, C cohorts and a window of W, bringing them to their places at first
+    takes :math:`C n (1 - W/2)` passes of a cohort through the network at most, without gradient,
+    and a term :math:`(1 - W)/W` of them in the mean, besides the one that has a gradient. A chain
+    is :math:`C n W` terms old when it ends, made by networks of as many different states of
+    training. So n is better small: with T = 1000, C = 4 and W = 0.3 the start takes 3,250 passes
+    and a chain lives for 1,200 terms; on a grid of 50 modules it takes 161 and 60.
+
     Arguments:
         num_cohorts: How many there are.
         window: Share of the grid, its end at data, in which modules get a gradient.
@@ -258,6 +272,23 @@ class PersistentCohorts:
         """Go on from there, with as many cohorts as there were."""
         self.states, self.positions = list(state["states"]), list(state["positions"])
         self.turn, self.num_cohorts = int(state["turn"]), len(self.states) or self.num_cohorts
+
+
+def strided(sampler: DenoiserSampler, num_inference_steps: int | None) -> DenoiserSampler:
+    """The same chain on a coarser grid, as a sampler with fewer steps has it.
+
+    Arguments:
+        sampler: The chain.
+        num_inference_steps: Number of modules; those that it has when None.
+
+    Raises:
+        InvalidInput: If there are more modules than steps, or none.
+    """
+    if num_inference_steps is None:
+        return sampler
+    other = copy.copy(sampler)
+    other.grid = sampler.schedule.time_grid(num_inference_steps, sampler.spacing)
+    return other
 
 
 def window_start(grid: tuple[float, ...], window: float) -> int:

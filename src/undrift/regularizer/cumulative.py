@@ -25,6 +25,7 @@ from undrift.rollout import (
     Rollout,
     Streams,
     seed_of,
+    strided,
     window_start,
 )
 from undrift.samplers import DenoiserSampler
@@ -58,6 +59,13 @@ class CumulativeErrorRegularizer:
         strength: λ: a number, or a :class:`GradientBalance`, which needs the main term. The
             gradient of the discrepancy itself is about a hundred times smaller than the main
             term's: λ = 1 does nothing. When None, a balance, or 1 for ``"official"``.
+        num_inference_steps: Number of modules of the chain that rollouts walk; those of the sampler
+            when None. Give what the model will be sampled with: with T = 1000 nobody runs all
+            modules, and cohorts would be old (:class:`~undrift.rollout.PersistentCohorts` says what
+            they cost). The term is then about the coarse chain, with what its long steps do wrong
+            even over an ideal denoiser; training makes up for that too, for this chain alone. A
+            large reverse variance is noise in the samples of a coarse chain: choose the small one.
+            ``"official"`` walks the sampler's own, as released.
         length: L, the number of modules of a rollout (``"persistent"`` has no use for it).
         num_states: Number of states that are rolled out, and the size of a cohort. When None, a
             share of the batch that bounds the cost of a step: half for ``"persistent"``, a quarter
@@ -100,6 +108,7 @@ class CumulativeErrorRegularizer:
         *,
         variant: Variant = "persistent",
         strength: float | GradientBalance | None = None,
+        num_inference_steps: int | None = None,
         length: int = 5,
         num_states: int | None = None,
         num_forward: int | None = None,
@@ -121,15 +130,14 @@ class CumulativeErrorRegularizer:
         if not 0 < window <= 1:
             raise InvalidInput(f"window of the regularizer is {window}: choose above 0, up to 1")
         _check_sizes(num_states=num_states, num_forward=num_forward)
-        self.sampler = sampler
+        self.sampler = sampler if released else strided(sampler, num_inference_steps)
         self.variant = variant
         self.strength = strength if strength is not None else 1.0 if released else GradientBalance()
         self.num_states = num_states
         self.num_forward = num_forward if num_forward or released else NUM_FORWARD
         self.every = every
-        self.weights = step_weights(
-            sampler.grid, weighting, rho, window_start(sampler.grid, window)
-        )
+        grid = self.sampler.grid
+        self.weights = step_weights(grid, weighting, rho, window_start(grid, window))
         self.kernel = kernel or (
             RBFMixture("pooled", reduction="sum") if released else RBFMixture()
         )
@@ -223,6 +231,7 @@ class CumulativeErrorRegularizer:
         """Everything that a resumed run needs: chains, data pool, random streams, averages."""
         balance = self.strength if isinstance(self.strength, GradientBalance) else None
         return {
+            "grid": self.sampler.grid,
             "calls": self.calls,
             "terms": self.terms,
             "weak_since": self.watch.weak_since,
@@ -233,7 +242,18 @@ class CumulativeErrorRegularizer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state.
+
+        Raises:
+            InvalidInput: If its chains walk another grid.
+        """
+        grid, saved = self.sampler.grid, state.get("grid", self.sampler.grid)
+        if tuple(saved) != grid:
+            raise InvalidInput(
+                f"the saved regularizer walks a grid of {len(saved) - 1} modules from t = "
+                f"{saved[0]:g}, this one of {len(grid) - 1} from {grid[0]:g}: use the same "
+                "num_inference_steps"
+            )
         self.calls, self.terms = state["calls"], state["terms"]
         self.watch.weak_since = state["weak_since"]
         self.rollout.load_state_dict(state["rollout"])

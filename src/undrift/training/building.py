@@ -129,6 +129,7 @@ def build_regularizer(
         sampler,
         variant=variant,
         strength=strength,
+        num_inference_steps=config.num_inference_steps,
         length=config.length,
         num_states=config.num_states,
         num_forward=config.num_forward,
