@@ -14,7 +14,7 @@ from undrift.config import ChainConfig, MethodConfig, RegularizerConfig, TrainCo
 from undrift.data import load_data
 from undrift.exceptions import InvalidInput
 from undrift.protocol import StudyConfig
-from undrift.study import check, judge, mean_interval, paired, run_study
+from undrift.study import judge, mean_interval, paired, run_study
 
 
 def plan(**changes):
@@ -73,12 +73,21 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
         ({"seeds": [1, 1]}, "each once"),
         ({"budgets": ["compute"], "reference": "y"}, "'y' is no method"),
         ({"compute_methods": ["z"]}, "'z' is no method"),
+        ({"compute_methods": ["plain"]}, "budgets has no compute"),
+        ({"budgets": ["compute"], "compute_methods": ["persistent"]}, "has no plain"),
+        ({"budgets": []}, "at least one"),
+        ({"protocols": ["branched", "branched"]}, "each once"),
+        ({"protocols": ["scratch"]}, "needs scratch_steps"),
+        ({"methods": {"plain": MethodConfig(), "Plain": MethodConfig("full")}}, "share a folder"),
+        ({"methods": {"plain": MethodConfig(), "a/b": MethodConfig("full")}}, "no name for a run"),
+        ({"methods": {"plain": MethodConfig(), "scratch-x": MethodConfig()}}, "no name for a run"),
+        ({"base": TrainConfig(method="full")}, "the base is plain"),
+        ({"base": TrainConfig(data="nowhere")}, "unknown data"),
+        ({"steps": 0}, "at least 1"),
         ({"num_samples": 3}, "at least 4"),
     ],
 )
 def test_a_plan_that_contradicts_itself_stops_before_anything(changes, message, tmp_path):
-    with pytest.raises(InvalidInput, match=message):
-        check(plan(**changes))
     with pytest.raises(InvalidInput, match=message):
         run_study(plan(**changes), tmp_path / "study", progress=False)
     assert not (tmp_path / "study").exists()
@@ -128,6 +137,32 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path):
     assert base.stat().st_mtime_ns == before
     written = json.loads((tmp_path / "study.json").read_text())
     assert written["paired"] == first["paired"]
+
+
+def test_both_protocols_are_run_and_compared_apart(tmp_path):
+    config = plan(protocols=["branched", "scratch"], scratch_steps=5)
+    found = run_study(config, tmp_path, progress=False)
+    assert {(r["protocol"], r["method"], r["steps"]) for r in found["rows"]} == {
+        (protocol, method, steps)
+        for protocol, steps in (("branched", 4), ("scratch", 5))
+        for method in config.methods
+    }
+    assert {r["protocol"] for r in found["paired"]} == {"branched", "scratch"}
+    first = [
+        json.loads((tmp_path / "seed-0" / name / "log.jsonl").read_text().splitlines()[0])["loss"]
+        for name in ("scratch-plain-5", "scratch-persistent-5")
+    ]
+    assert first[0] == pytest.approx(first[1], rel=0.05)  # the same weights, data and noise
+
+
+def test_a_run_of_another_plan_is_not_taken_for_this_one(tmp_path):
+    run_study(plan(), tmp_path, progress=False)
+    other = plan(base=replace(plan().base, batch_size=4))
+    with pytest.raises(InvalidInput, match=r"another plan \(batch_size: 8 there, 4 now\)"):
+        run_study(other, tmp_path, progress=False)
+    methods = plan().methods | {"persistent": MethodConfig("truncated")}
+    with pytest.raises(InvalidInput, match=r"another plan \(.*method: persistent there"):
+        run_study(plan(methods=methods), tmp_path, progress=False)
 
 
 def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):

@@ -7,38 +7,59 @@ from typing import Literal
 
 from undrift.config import MethodConfig, TrainConfig
 
+Protocol = Literal["branched", "scratch"]
 Budget = Literal["steps", "compute"]
 PLAIN = "plain"
+CHECKPOINT_RULE = (
+    "the averaged weights after the last step are judged; no checkpoint is selected, by any number"
+)
 
 
 @dataclass
 class StudyConfig:
-    """A branched study: methods that continue one plain checkpoint, side by side.
+    """A study: methods side by side, over seeds, by one or both protocols.
 
-    For each seed a plain model is trained (``base``). Each method then continues it with the same
-    data, the same noise and an optimizer in the same state; its own term has a random stream of its
-    own. All models are sampled with the same noise. Checkpoint rule: the averaged weights after the
-    last step, nothing is selected.
+    branched: for each seed a plain model is trained (``base``) and each method continues it, with
+    the same data, the same noise and an optimizer in the same state; its own term has a random
+    stream of its own. scratch: each method starts from the same initial weights, with the same data
+    and noise. All models are sampled with the same noise. Checkpoint rule: the averaged weights
+    after the last step, nothing is selected.
 
     Arguments:
-        base: The plain training that all methods continue.
+        base: The plain training that all methods continue, and whose options all share.
         methods: Training methods by a name of your own; one of them is plain, of method plain.
+        protocols: branched, scratch, or both.
         steps: Steps that each method continues for.
+        scratch_steps: Steps of each method from scratch.
         seeds: Seeds of data, noise and weights.
         budgets: steps gives each method the same number of steps; compute gives each as many steps
             as take the processor time that the reference needs for its steps.
         reference: The method whose cost is the compute budget.
         compute_methods: Methods that are run at equal compute (all if null), plain among them.
         num_samples: Samples of each model that are judged.
-        workers: Seeds that run at once, each on one thread.
+        num_reference: Images that they are judged against, evenly spread over the data (all, up to
+            four times the samples, if null).
+        features: Features of the quality metrics, which no method was trained on: classifier (of
+            the labels), efficientnet-lite0, pixels, or a TorchScript file (if null, the classifier
+            where the data have labels, else efficientnet-lite0 where its packages are installed,
+            else pixels).
+        workers: Runs that go on at once, each on one thread.
     """
 
     base: TrainConfig = field(default_factory=TrainConfig)
     methods: dict[str, MethodConfig] = field(default_factory=lambda: {PLAIN: MethodConfig()})
+    protocols: list[Protocol] = field(default_factory=lambda: ["branched"])
     steps: int = 1000
+    scratch_steps: int | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     budgets: list[Budget] = field(default_factory=lambda: ["steps"])
     reference: str = "persistent"
     compute_methods: list[str] | None = None
     num_samples: int = 3000
+    num_reference: int | None = None
+    features: str | None = None
     workers: int = 1
+
+    def length(self, protocol: Protocol) -> int:
+        """Steps of a run at equal steps."""
+        return self.steps if protocol == "branched" else self.scratch_steps or 0

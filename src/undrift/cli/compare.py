@@ -10,14 +10,14 @@ from undrift.cli.command import session
 
 @dataclass
 class Config:
-    """Compare training methods that continue one plain checkpoint, by a study file.
+    """Compare training methods by a study file, over seeds, each against plain training.
 
     Arguments:
         study: YAML file with the plan.
         output: Folder of the study; it goes on there if it was stopped (named after the file, under
             runs, if null).
         seeds: Seeds, in the place of those of the plan.
-        workers: Seeds that run at once, in the place of the plan's.
+        workers: Runs that go on at once, in the place of the plan's.
     """
 
     study: str
@@ -47,11 +47,12 @@ def run(config: Config) -> dict[str, Any]:
         plan,
         folder,
         lambda row: console.print(
-            f"seed {row['seed']}  {row['method']:<12} {row['budget']:<8} {row['steps']:>6} steps  "
-            f"D0² {1e4 * row['mmd_sq']:6.2f}e-4  Fréchet {row['frechet']:.3f}  "
-            f"{row['train_cpu_s']:.0f} s"
+            f"seed {row['seed']}  {row['protocol']:<8}  {row['method']:<18} {row['budget']:<7} "
+            f"{row['steps']:>6} steps  D0² {1e4 * row['mmd_sq']:6.2f}e-4  "
+            f"Fréchet {row['frechet']:.4g}  {row['train_cpu_s']:.0f} s"
         ),
         progress=not called.quiet,
+        command=called.command,
     )
     Console().print(_table(result))
     print(f"study  {folder / 'study.json'}")
@@ -102,12 +103,13 @@ def _table(result: dict[str, Any]) -> Any:  # noqa: ANN401
     from rich.table import Table
 
     table = Table(title="change against plain, mean over seeds with its 95 % interval")
-    for column in ("method", "budget", "metric", "change", "interval", "seeds"):
+    for column in ("protocol", "method", "budget", "metric", "change", "interval", "seeds"):
         table.add_column(column)
     for row in result["paired"]:
         interval = row["interval"]
         shown = f"{interval[0]:+.1%} to {interval[1]:+.1%}" if interval else "–"
         table.add_row(
+            row["protocol"],
             row["method"],
             row["budget"],
             row["metric"],

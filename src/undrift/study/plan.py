@@ -1,0 +1,124 @@
+"""What is wrong with a plan, told in one line before any training starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+
+from undrift.config import TrainConfig
+from undrift.data import ImageData
+from undrift.exceptions import InvalidInput
+from undrift.protocol import PLAIN, StudyConfig
+from undrift.study.job import with_method
+from undrift.training import Trainer
+from undrift.training.checking import check as check_training
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+SCRATCH = "scratch-"
+
+
+def check(config: StudyConfig) -> None:
+    """Stop before any training if the plan contradicts itself.
+
+    Raises:
+        InvalidInput: If it does.
+    """
+    _check_methods(config)
+    _check_lists(config)
+    _check_budgets(config)
+    _check_numbers(config)
+    for name, training in _trainings(config):
+        _told_of(name, lambda training=training: check_training(training))
+
+
+def rehearse(config: StudyConfig, data: ImageData) -> None:
+    """Build what each method trains with, on the data, and throw it away.
+
+    Raises:
+        InvalidInput: If a method cannot be built.
+    """
+    for name, training in _trainings(config):
+        _told_of(name, lambda training=training: Trainer(training, data))
+
+
+def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
+    length = max(config.length(protocol) for protocol in config.protocols)
+    start = replace(config.base, steps=length)
+    return [(name, with_method(start, method)) for name, method in config.methods.items()]
+
+
+def _told_of(name: str, call) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    try:
+        call()
+    except InvalidInput as error:
+        raise InvalidInput(f"method {name}: {error}") from None
+
+
+def _check_methods(config: StudyConfig) -> None:
+    if PLAIN not in config.methods or config.methods[PLAIN].method != "plain":
+        raise InvalidInput(f"a study needs the method {PLAIN} of method plain, to compare with")
+    if config.base.method != "plain":
+        raise InvalidInput(
+            f"base.method is {config.base.method}: the base is plain; name methods under methods"
+        )
+    folders: dict[str, str] = {}
+    for name in config.methods:
+        if not NAME.fullmatch(name) or name.startswith(SCRATCH):
+            raise InvalidInput(
+                f"methods: {name!r} is no name for a run: use letters, digits, _ . + - and no "
+                f"{SCRATCH} in front"
+            )
+        same = folders.setdefault(name.casefold(), name)
+        if same != name:
+            raise InvalidInput(f"methods {same} and {name} would share a folder: rename one")
+
+
+def _check_lists(config: StudyConfig) -> None:
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise InvalidInput(f"seeds {config.seeds}: give at least one, each once")
+    for key, values in (("protocols", config.protocols), ("budgets", config.budgets)):
+        if not values or len(set(values)) < len(values):
+            raise InvalidInput(f"{key} {list(values)}: give at least one, each once")
+    if "scratch" in config.protocols and config.scratch_steps is None:
+        raise InvalidInput("the protocol scratch needs scratch_steps: say how many")
+
+
+def _check_budgets(config: StudyConfig) -> None:
+    if "compute" in config.budgets:
+        _known([config.reference], config, "reference")
+    if config.compute_methods is None:
+        return
+    _known(config.compute_methods, config, "compute_methods")
+    if "compute" not in config.budgets:
+        raise InvalidInput(
+            "compute_methods are given, but budgets has no compute: add it, or leave them out"
+        )
+    if PLAIN not in config.compute_methods:
+        raise InvalidInput(f"compute_methods has no {PLAIN}, to compare with: add it")
+
+
+def _known(names: Sequence[str], config: StudyConfig, key: str) -> None:
+    for name in names:
+        if name not in config.methods:
+            close = get_close_matches(name, config.methods, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {_list(config)}"
+            raise InvalidInput(f"{key}: {name!r} is no method of the study: {hint}")
+
+
+def _list(config: StudyConfig) -> str:
+    return ", ".join(config.methods)
+
+
+def _check_numbers(config: StudyConfig) -> None:
+    least = {
+        "steps": (config.steps, 1),
+        "scratch_steps": (config.scratch_steps, 1),
+        "num_samples": (config.num_samples, 4),
+        "num_reference": (config.num_reference, 4),
+        "workers": (config.workers, 1),
+    }
+    for key, (value, low) in least.items():
+        if value is not None and value < low:
+            raise InvalidInput(f"{key} is {value}: give at least {low}")
