@@ -66,9 +66,13 @@ class NoOpWatch:
     """Warns of a term that never changes anything.
 
     Arguments:
+        name: What the term is called in the warning.
+        remedy: What to do then.
         weak_since: The term from which on its gradient was negligible; None if it is not now.
     """
 
+    name: str = "the regularizer"
+    remedy: str = "raise its strength or balance it"
     weak_since: int | None = None
 
     def note(self, term: int, main_norm: float, reg_norm: float, strength: float) -> None:
@@ -87,8 +91,7 @@ class NoOpWatch:
         if term - self.weak_since + 1 >= NO_OP_CALLS:
             self.weak_since = term + 10 * NO_OP_CALLS  # once in a while is enough
             warnings.warn(
-                f"the regularizer's gradient stayed below {NO_OP_SHARE:.0%} of the main term's for "
-                f"{NO_OP_CALLS} calls: it does nothing; raise its strength (now {strength:.3g}) or "
-                "balance it",
+                f"the gradient of {self.name} stayed below {NO_OP_SHARE:.0%} of the main term's "
+                f"for {NO_OP_CALLS} calls: it does nothing; {self.remedy} (now {strength:.3g})",
                 stacklevel=4,
             )

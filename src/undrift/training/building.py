@@ -20,13 +20,27 @@ from undrift.config import (
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.interop import as_sampler, ddpm_scheduler
+from undrift.objectives import (
+    ConsistentDiffusion,
+    Dream,
+    InputPerturbation,
+    Objective,
+    Plain,
+    ScheduledSampling,
+    ScoreFokkerPlanck,
+)
 from undrift.profile import ErrorProfile
 from undrift.regularizer import CumulativeErrorRegularizer, GradientBalance, Weighting
 from undrift.rollout import seed_of
 from undrift.samplers import DenoiserSampler
 from undrift.schedule import SCHEDULES
 
-ATTENTION_HEAD_DIM = 8
+BASELINES: dict[str, type[Objective]] = {
+    "input_perturbation": InputPerturbation,
+    "consistent": ConsistentDiffusion,
+    "fokker_planck": ScoreFokkerPlanck,
+    "dream": Dream,
+}
 
 
 def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -44,9 +58,9 @@ def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.
 
     channels, height, width = image_shape
     widths = config.block_out_channels or _default_widths(max(height, width))
-    _check_widths(config, widths)
+    attends = _attending(config, max(height, width), len(widths))
+    _check_widths(config, widths, attends)
     check_halvings(image_shape, len(widths) - 1)
-    plain = len(widths) - config.attention
     return UNet2DModel(  # type: ignore[return-value]
         sample_size=height if height == width else (height, width),
         in_channels=channels,
@@ -55,10 +69,10 @@ def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.
         block_out_channels=tuple(widths),
         norm_num_groups=config.norm_num_groups,
         dropout=config.dropout,
-        add_attention=config.attention,
-        attention_head_dim=ATTENTION_HEAD_DIM,
-        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * config.attention,
-        up_block_types=("AttnUpBlock2D",) * config.attention + ("UpBlock2D",) * plain,
+        add_attention=any(attends),
+        attention_head_dim=config.attention_head_dim,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
     )
 
 
@@ -140,6 +154,25 @@ def build_regularizer(
         rho=config.rho,
         seed=seed_of(seed, config.seed),
     )
+
+
+def build_objective(method: MethodConfig, sampler: DenoiserSampler, seed: int = 0) -> Objective:
+    """The loss that a method describes: plain beside a regularizer, else that of the method.
+
+    Arguments:
+        method: The method, with the options of the baselines.
+        sampler: The chain that is trained.
+        seed: Seed of the run, which the method's own seed is mixed with.
+
+    Raises:
+        InvalidInput: If an option has no meaning.
+    """
+    config, seed = method.objective, seed_of(seed, method.objective.seed)
+    if method.method == "scheduled_sampling":
+        return ScheduledSampling(sampler, length=config.length, seed=seed)
+    if method.method in BASELINES:
+        return BASELINES[method.method](sampler, strength=config.strength, seed=seed)
+    return Plain(sampler, seed=seed)
 
 
 def build_optimizer(
@@ -250,17 +283,35 @@ def _weighting(config: RegularizerConfig) -> Weighting:
     return gains
 
 
-def _check_widths(config: ModelConfig, widths: list[int]) -> None:
+def _attending(config: ModelConfig, size: int, blocks: int) -> list[bool]:
+    """Which blocks attend, from the finest to the coarsest."""
+    if config.attention_sizes is None:
+        return [False] * (blocks - 1) + [config.attention]
+    sizes = [size // 2**block for block in range(blocks)]
+    unknown = [size for size in config.attention_sizes if size not in sizes]
+    if unknown:
+        raise InvalidInput(
+            f"no feature map has size {unknown[0]}: choose --model.attention-sizes from "
+            f"{', '.join(map(str, sizes))}"
+        )
+    return [size in config.attention_sizes for size in sizes]
+
+
+def _check_widths(config: ModelConfig, widths: list[int], attends: list[bool]) -> None:
     bad = [width for width in widths if width < 1 or width % config.norm_num_groups]
     if bad:
         raise InvalidInput(
             f"{bad[0]} channels do not split into {config.norm_num_groups} groups: change "
             "--model.block-out-channels or --model.norm-num-groups"
         )
-    if config.attention and widths[-1] % ATTENTION_HEAD_DIM:
+    head = config.attention_head_dim
+    attending = {width for width, a in zip(widths, attends, strict=True) if a}
+    attending |= {widths[-1]} if any(attends) else set()  # the middle block
+    unsplit = [width for width in sorted(attending) if head is not None and width % head]
+    if unsplit:
         raise InvalidInput(
-            f"{widths[-1]} channels do not split into attention heads of {ATTENTION_HEAD_DIM}: "
-            "change the last of --model.block-out-channels"
+            f"{unsplit[0]} channels do not split into attention heads of {head}: change "
+            "--model.block-out-channels or --model.attention-head-dim"
         )
 
 

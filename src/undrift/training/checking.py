@@ -30,6 +30,15 @@ def check(config: TrainConfig) -> None:
     for option, value in positive.items():
         if not 0 < value < INFINITY:
             raise InvalidInput(f"--{option} is {value}: choose a number above 0")
+    if config.method == "scheduled_sampling" and config.objective.strength is not None:
+        raise InvalidInput(
+            "--objective.strength means nothing to scheduled_sampling: give --objective.length"
+        )
+    if config.method == "fokker_planck" and config.mixed_precision != "no":
+        raise InvalidInput(
+            "--method fokker_planck takes differences of outputs, which are noise in half "
+            "precision: leave --mixed-precision at no"
+        )
     if config.tensorboard and find_spec("tensorboard") is None:
         raise InvalidInput("--tensorboard needs the package: pip install tensorboard")
 
@@ -45,9 +54,12 @@ def _bounds(config: TrainConfig) -> Iterator[tuple[str, float | None, float, flo
         ("chain.num-steps", config.chain.num_steps),
         ("model.layers-per-block", model.layers_per_block),
         ("model.norm-num-groups", model.norm_num_groups),
+        ("model.attention-head-dim", model.attention_head_dim),
     ):
         yield option, count, 1, INFINITY
     yield "sample-every", config.sample_every, 0, INFINITY
+    yield "objective.strength", config.objective.strength, 0, INFINITY
+    yield "objective.length", config.objective.length, 0, INFINITY
     yield "optimizer.warmup-steps", optimizer.warmup_steps, 0, INFINITY
     yield "optimizer.weight-decay", optimizer.weight_decay, 0, INFINITY
     for option, share in (

@@ -29,6 +29,7 @@ from undrift.interop import save_pipeline
 from undrift.rollout import seed_of
 from undrift.samplers import DenoiserSampler
 from undrift.training.building import (
+    build_objective,
     build_optimizer,
     build_regularizer,
     build_sampler,
@@ -74,6 +75,7 @@ class Trainer:
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.ema.to(self.accelerator.device)
         self.sampler = build_sampler(self.bare_network, self.scheduler)
+        self.objective = build_objective(config, self.sampler, config.seed)
         self.regularizer = build_regularizer(config, self.sampler, config.seed)
         self.stream = data.batches(
             config.batch_size,
@@ -129,7 +131,7 @@ class Trainer:
         )
         row = {"step": self.step + 1, "loss": loss, "grad_norm": float(grad_norm)}
         row["lr"] = float(self.lr_schedule.get_last_lr()[0])
-        row |= self._regularizer_log()
+        row |= self._objective_log() | self._regularizer_log()
         self.optimizer.step()
         self.lr_schedule.step()
         self.ema.step(self.bare_network.parameters())
@@ -137,16 +139,16 @@ class Trainer:
         return row
 
     def _main_term(self, x_0: Tensor) -> Tensor:
-        """The mean squared error of what the network predicts, at random steps."""
+        """The method's loss, at steps and noise that depend on the seed and the step alone."""
         seed = self._seed(0)
         torch.manual_seed(seed)
         noise = torch.Generator().manual_seed(seed)
-        t = torch.randint(1, self.sampler.schedule.num_steps + 1, (len(x_0),), generator=noise)
-        epsilon = torch.randn(x_0.shape, generator=noise).to(x_0)
-        denoiser = self.sampler.denoiser.with_network(self.network)
-        alpha_t, sigma_t = denoiser.schedule.alpha_sigma(t, x_0)
-        output = denoiser.output(alpha_t * x_0 + sigma_t * epsilon, t)
-        return (output.float() - denoiser.target(x_0, epsilon, t)).square().mean()
+        return self.objective(self.network, x_0, generator=noise)
+
+    def _objective_log(self) -> Row:
+        """What the method measured; the loss of a run is the main term, whatever is added."""
+        log = dict(self.objective.log)
+        return {"loss": log.pop("main")} | log if "main" in log else log
 
     def _regularizer_log(self) -> Row:
         """What the regularizer measured; half precision had scaled both gradients it saw."""
@@ -196,8 +198,9 @@ class Trainer:
         with appearing(path, when=main, agree=wait) as part:
             if main:
                 torch.save(self._state(), part / STATE_FILE)
+            torch.save(self.objective.state_dict(), part / self._own_file("objective"))
             if self.regularizer:
-                torch.save(self.regularizer.state_dict(), part / self._regularizer_file())
+                torch.save(self.regularizer.state_dict(), part / self._own_file("regularizer"))
         if main:
             forget_old_checkpoints(folder)
         return path
@@ -223,8 +226,9 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
+        self.objective.load_state_dict(read_state(path / self._own_file("objective")))
         if self.regularizer:
-            self.regularizer.load_state_dict(read_state(path / self._regularizer_file()))
+            self.regularizer.load_state_dict(read_state(path / self._own_file("regularizer")))
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -241,8 +245,9 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
-    def _regularizer_file(self) -> str:
-        return f"regularizer-{self.accelerator.process_index}.pt"
+    def _own_file(self, name: str) -> str:
+        """Where this process keeps what is its own of the objective or the regularizer."""
+        return f"{name}-{self.accelerator.process_index}.pt"
 
 
 def _accelerator(config: TrainConfig) -> Any:  # noqa: ANN401
