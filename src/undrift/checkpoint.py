@@ -108,12 +108,24 @@ def same_run(saved: Mapping[str, Any], config: TrainConfig, checkpoint: Path) ->
     Raises:
         InvalidInput: If an option that matters differs.
     """
+    saved = _completed(saved)
     for key, value in asdict(config).items():
         if key not in FREE_TO_CHANGE and saved.get(key) != value:
             raise InvalidInput(
                 f"{checkpoint} does not fit the configuration ({_difference(key, saved, value)}): "
                 f"resume with --config {checkpoint.parent.parent / 'config.yaml'}"
             )
+
+
+def _completed(saved: Mapping[str, Any], default: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
+    """A saved configuration, with the defaults of options that are younger than it."""
+    default = asdict(TrainConfig()) if default is None else default
+    known = {
+        key: _completed(saved[key], value) if isinstance(value, Mapping) else saved[key]
+        for key, value in default.items()
+        if key in saved
+    }
+    return {**default, **saved, **known}
 
 
 def _difference(key: str, saved: Mapping[str, Any], value: Any) -> str:  # noqa: ANN401
@@ -170,7 +182,7 @@ class StartingPoint:
                 own = asdict(kind())  # its defaults
                 _inherited(getattr(config, group), kind, own, group, self.path)
             return config
-        saved = self.state["config"]
+        saved = _completed(self.state["config"])
         model = _inherited(config.model, ModelConfig, saved["model"], "model", self.path)
         chain = _inherited(config.chain, ChainConfig, saved["chain"], "chain", self.path)
         return replace(config, model=model, chain=chain)

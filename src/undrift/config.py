@@ -61,6 +61,9 @@ class ModelConfig:
         block_out_channels: Channels of each resolution (chosen by the image size if null).
         layers_per_block: Residual layers of each block.
         attention: Whether the coarsest blocks attend.
+        attention_sizes: Sizes of the feature maps whose blocks attend, and the middle block with
+            them (as attention says if null).
+        attention_head_dim: Channels of an attention head (one head for all channels if null).
         norm_num_groups: Groups of the group normalization.
         dropout: Dropout of the residual layers.
     """
@@ -68,6 +71,8 @@ class ModelConfig:
     block_out_channels: list[int] | None = None
     layers_per_block: int = 1
     attention: bool = False
+    attention_sizes: list[int] | None = None
+    attention_head_dim: int | None = 8
     norm_num_groups: int = 8
     dropout: float = 0.0
 

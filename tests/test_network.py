@@ -1,0 +1,85 @@
+"""The network that a configuration describes, and configurations that are older than an option."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from undrift.checkpoint import StartingPoint, same_run
+from undrift.config import ModelConfig, RegularizerConfig, TrainConfig
+from undrift.exceptions import InvalidInput
+from undrift.training.building import build_network
+
+SMALL = ModelConfig(block_out_channels=[8, 16, 16], norm_num_groups=8)
+
+
+def attending(network):
+    """Sizes of the feature maps at which a block of either side attends."""
+    sizes = set()
+    blocks = [*network.down_blocks, *network.up_blocks]
+    hooks = [
+        attention.register_forward_pre_hook(lambda _, inputs: sizes.add(inputs[0].shape[-1]))
+        for block in blocks
+        for attention in getattr(block, "attentions", [])
+    ]
+    network(torch.zeros(1, 3, 32, 32), 1)
+    for hook in hooks:
+        hook.remove()
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({}, set()),
+        ({"attention": True}, {8}),
+        ({"attention_sizes": [16]}, {16}),
+        ({"attention_sizes": [32, 8]}, {32, 8}),
+        ({"attention": True, "attention_sizes": []}, set()),
+    ],
+)
+def test_the_blocks_attend_that_were_asked_to(options, sizes):
+    network = build_network(replace(SMALL, **options), (3, 32, 32))
+    assert attending(network) == sizes
+    assert bool(network.mid_block.attentions[0] is not None) == bool(sizes)
+
+
+@pytest.mark.parametrize(("head_dim", "heads"), [(None, 1), (8, 2), (16, 1)])
+def test_heads_have_their_channels(head_dim, heads):
+    config = replace(SMALL, attention_sizes=[16], attention_head_dim=head_dim)
+    network = build_network(config, (3, 32, 32))
+    assert network.down_blocks[1].attentions[0].heads == heads
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention_sizes": [12]}, "no feature map has size 12: choose .* from 32, 16, 8"),
+        ({"attention_sizes": [16], "attention_head_dim": 12}, "16 channels do not split into"),
+        ({"attention_sizes": [32], "attention_head_dim": 16}, "8 channels do not split into"),
+    ],
+)
+def test_attention_that_does_not_fit_is_refused_in_one_line(options, message):
+    with pytest.raises(InvalidInput, match=message) as caught:
+        build_network(replace(SMALL, **options), (3, 32, 32))
+    assert "\n" not in str(caught.value)
+
+
+def old(config):
+    """A configuration as it was saved before some options were there."""
+    saved = asdict(config)
+    for group, option in (("model", "attention_sizes"), ("regularizer", "num_inference_steps")):
+        del saved[group][option]
+    return saved
+
+
+def test_a_checkpoint_from_before_an_option_has_its_default(tmp_path):
+    config = TrainConfig(model=SMALL)
+    same_run(old(config), config, tmp_path)
+    start = StartingPoint("run", state={"config": old(config)})
+    assert start.inherit(TrainConfig()).model == SMALL
+    other = replace(config, regularizer=RegularizerConfig(num_inference_steps=50))
+    with pytest.raises(InvalidInput, match="num_inference_steps: None there, 50 now"):
+        same_run(old(config), other, tmp_path / "step-1")
+    with pytest.raises(InvalidInput, match="attention-sizes"):
+        start.inherit(replace(config, model=replace(SMALL, attention_sizes=[16])))
