@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from undrift.data.images import fingerprint
 from undrift.errors.cumulative import ForwardDraws, Reference, default_count
 from undrift.errors.placement import place_states
 from undrift.errors.population import stream_seed
+from undrift.errors.segment import SegmentErrors, data_process, segment_errors
 from undrift.errors.walk import Walk
 from undrift.exceptions import InvalidInput
 from undrift.interop import as_sampler, check_image_shape, check_weights, network_of, weights_digest
@@ -47,6 +49,8 @@ def measure(
     states: States = 16,
     budget: bool = True,
     exposure: bool = True,
+    modular: bool = False,
+    num_modular: int = 500,
     reference: Reference = "population",
     kernel: Kernel | None = None,
     num_permutations: int = 200,
@@ -71,6 +75,12 @@ def measure(
             and the last are added.
         budget: Whether to run the second pass, for fresh and inherited error (twice the cost).
         exposure: Whether to measure δ and the ε-norm gap, on a few chains.
+        modular: Whether to measure the modular error of every step in nats, and with it the upper
+            limit of the cumulative error (:mod:`undrift.errors.segment`); both, and the lower
+            limit, are then against the data set itself. The last state but one of the grid is
+            measured too, because a divergence from a data set exists down to there. It costs
+            twice ``num_modular`` chains, and time in proportion to the number of data.
+        num_modular: Number of chains on which the modular error is measured.
         reference: What the data stand for: the ``"population"`` they were drawn from, or
             themselves, the ``"empirical"`` distribution (see
             :class:`~undrift.errors.cumulative.ForwardDraws`).
@@ -104,7 +114,7 @@ def measure(
     sampler = as_sampler(model)
     network = network_of(sampler)
     data, data_how = _data(data, device, network)
-    _check_sizes(num_samples, num_forward, len(data), batch_size)
+    _check_sizes(num_samples, num_forward, len(data), num_modular, batch_size)
     _check_permutations(num_permutations, budget, criterion)
     _check_finite(data)
     check_image_shape(network, tuple(data.shape[1:]))
@@ -122,7 +132,7 @@ def measure(
     )
     times = _asked_for(sampler.grid, states)
     modules, ahead = len(sampler.grid) - 1, walk.num_ahead if exposure or not times else 0
-    total = modules * (num_samples * (2 if budget else 1) + ahead)
+    total = modules * (num_samples * (2 if budget else 1) + ahead + 2 * num_modular * int(modular))
     with evaluating(network), progress_bar(f"measuring {label}", total, show=progress) as tick:
         scout = walk.scout(ahead, look_out=not times, tick=tick)
         if not times:
@@ -131,7 +141,18 @@ def measure(
                 sampler.grid, list(map(sampler.scale, sampler.grid)), states, scout.errors
             )
         deltas = scout.deltas if exposure else {}
-        records = walk.run(times, budget=budget, exposure=exposure, deltas=deltas, tick=tick)
+        if modular:
+            times = tuple(t for t in sampler.grid if t in {*times, *sampler.grid[-2:]})
+        records = walk.run(
+            times, budget=budget, exposure=exposure, deltas=deltas, bracket=modular, tick=tick
+        )
+        fresh = SegmentErrors({}, {})
+        if modular:
+            fresh = segment_errors(
+                sampler, data_process(sampler, data), times, (num_modular, *data.shape[1:]),
+                seed=seed, batch_size=batch_size, device=data.device, tick=tick,
+            )  # fmt: skip
+            records = [replace(state, **fresh.numbers.get(state.t, {})) for state in records]
     how = {
         "model": type(network).__name__,
         "weights": weights_digest(network),
@@ -147,6 +168,7 @@ def measure(
         "device": str(data.device),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("undrift", "torch", "diffusers")},
+        **({"modular": fresh.how} if modular else {}),
         "seconds": round(time.perf_counter() - started, 2),
     }
     return ErrorProfile(
@@ -212,8 +234,15 @@ def _data(
     return x if device is None else x.to(device), how
 
 
-def _check_sizes(num_samples: int, num_forward: int | None, num_data: int, batch: int) -> None:
-    sizes = {"num_samples": num_samples, "num_forward": num_forward, "number of data": num_data}
+def _check_sizes(
+    num_samples: int, num_forward: int | None, num_data: int, num_modular: int, batch: int
+) -> None:
+    sizes = {
+        "num_samples": num_samples,
+        "num_forward": num_forward,
+        "number of data": num_data,
+        "num_modular": num_modular,
+    }
     for name, value in sizes.items():
         if value is not None and value < MIN_SAMPLES:
             raise InvalidInput(f"{name} is {value}: an error bar needs at least {MIN_SAMPLES}")

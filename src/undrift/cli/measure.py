@@ -12,6 +12,7 @@ from undrift.cli.subject import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from undrift.chain import Sampler
@@ -31,6 +32,10 @@ class Config(DataChoice, ChainChoice):
         states: A number of states, spaced where the error grows; all; or their times.
         budget: Run each segment once more from true inputs, for fresh and inherited error; this
             doubles the cost.
+        modular: Measure the modular error of every step in nats, split into mean, variance and
+            shape, and limits of the cumulative error, all against the data set itself; costs twice
+            num_modular chains, and time in proportion to the number of data.
+        num_modular: Chains on which the modular error is measured.
         reference: What the data stand for: the population they were drawn from, or themselves
             (empirical).
         seed: Seed of all noise (0, or with --merge the next that is free, if null).
@@ -45,6 +50,8 @@ class Config(DataChoice, ChainChoice):
     num_forward: int | None = None
     states: int | Literal["all"] | list[float] = 16
     budget: bool = True
+    modular: bool = False
+    num_modular: int = 500
     reference: Literal["population", "empirical"] = "population"
     seed: int | None = None
     label: str | None = None
@@ -105,6 +112,8 @@ def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
         num_forward=config.num_forward,
         states=states,
         budget=config.budget,
+        modular=config.modular,
+        num_modular=config.num_modular,
         reference=config.reference,
         batch_size=config.batch_size,
         seed=seed,
@@ -121,6 +130,7 @@ def _check(config: Config) -> None:
     for flag, value in (
         ("--num-samples", config.num_samples),
         ("--num-forward", config.num_forward),
+        ("--num-modular", config.num_modular),
     ):
         if value is not None and value < MIN_SAMPLES:
             raise InvalidInput(f"{flag} is {value}: an error bar needs at least {MIN_SAMPLES}")
@@ -137,6 +147,11 @@ def _check_fit(
     times = {state.t for state in earlier[0].states}
     if not {sampler.grid[0], 0} <= times <= set(sampler.grid):
         raise InvalidInput(f"the states of {config.merge[0]} are not those of this chain")
+    if config.modular and sampler.grid[-2] not in times:
+        raise InvalidInput(
+            f"--modular measures the state t={sampler.grid[-2]:g} too, which {config.merge[0]} "
+            "lacks: leave one of --modular and --merge out"
+        )
     facts = {
         "seed": seed,
         "sampler": sampler.describe(),
@@ -180,9 +195,26 @@ def _show(profile: ErrorProfile, path: Path) -> None:
         return
     console = Console()
     console.print(_table(profile))
+    _show_nats(profile, console)
     console.print(console_table([profile.to_dict()]))
     print(f"profile  {path}")
     print(f"next     undrift report {path}")
+
+
+def _show_nats(profile: ErrorProfile, console: Console) -> None:
+    """Modular errors and the bracket, with what they advise; or in one line why there are none."""
+    from undrift.report.nats import nats_findings, nats_table
+
+    modular = profile.how.get("modular")
+    if modular is None:
+        return
+    if reason := modular.get("reason"):
+        print(f"no modular errors: {reason}\n")
+        return
+    plain = profile.to_dict()
+    console.print(nats_table(plain))
+    for finding in nats_findings(plain, profile.label):
+        console.print(f"{finding.headline} {finding.detail}\n", highlight=False)
 
 
 def _table(profile: ErrorProfile) -> Table:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from undrift.bracket import LEVEL, kl_lower_bound, mmd_sq_lower_limit
 from undrift.chain import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.kernels import Kernel
-from undrift.mmd import mmd_estimate
+from undrift.kernels import Kernel, RBFMixture
+from undrift.mmd import MMDEstimate, mmd_estimate
 
 Reference = Literal["population", "empirical"]
 
@@ -115,9 +116,54 @@ def cumulative_error(
         "p_value": found.p_value if num_permutations else None,
         "null_sd": found.null_sd,
         "interval": found.confidence_interval(0.95),
+        "kl_lower": kl_limit(found, kernel),
         "bandwidth": getattr(kernel, "bandwidth", None),
     }
     return CumulativeError(numbers, kernel)
+
+
+def data_set_error(
+    x: Tensor,
+    draws: ForwardDraws,
+    t: float,
+    kernel: Kernel,
+    *,
+    num_permutations: int = 200,
+    generator: torch.Generator | None = None,
+) -> dict[str, Any]:
+    r"""The cumulative error against the data set itself, as far as MMD tells it.
+
+    At t = 0 the data set has no density and a divergence from it is infinite: no limit is given.
+
+    Arguments:
+        x: The sampler's states, with shape :math:`(N, *)`.
+        draws: Forward draws with the empirical distribution as reference.
+        t: Time of the states.
+        kernel: A kernel with a fixed bandwidth.
+        num_permutations: Permutations behind the limit; 0 for a normal law.
+        generator: Source of the permutations.
+    """
+    y = draws.draw(draws.select(), t)
+    found = mmd_estimate(
+        x, y, kernel=kernel, num_permutations=num_permutations, generator=generator
+    )
+    return {
+        "empirical_mmd_sq": found.mmd_sq,
+        "empirical_mmd_sq_se": found.standard_error,
+        "kl_lower": kl_limit(found, kernel) if t > 0 else None,
+    }
+
+
+def kl_limit(found: MMDEstimate, kernel: Kernel) -> float | None:
+    """Lower confidence limit of a KL, in nats, from an estimate of MMD² (undrift.bracket).
+
+    None for a kernel that is not bounded by 1.
+    """
+    if not isinstance(kernel, RBFMixture) or kernel.reduction != "mean":
+        return None
+    if not found.null_draws:
+        return kl_lower_bound(mmd_sq_lower_limit(found.mmd_sq, found.standard_error))
+    return kl_lower_bound(found.lower_confidence_limit(LEVEL))
 
 
 def default_count(data: Tensor, num_samples: int, reference: Reference) -> int:

@@ -23,7 +23,7 @@ two modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -49,6 +49,10 @@ class Estimate:
         return cls(float(terms.mean()), float(terms.std()) / math.sqrt(len(terms)))
 
 
+class NoDensity(InvalidInput):
+    """No module of a chain has a density, so no divergence of it exists."""
+
+
 @dataclass(frozen=True)
 class ModularError:
     r"""The modular error of one step on one set of states, in nats.
@@ -56,11 +60,7 @@ class ModularError:
     Arguments:
         t: Time of the states.
         s: Time the module leads to.
-        terms: Contributions of the states to the total, with shape :math:`(B,)`.
-        total: :math:`E_{mod}`.
-        mean: Its mean term.
-        variance: Its variance term.
-        shape: The remainder.
+        parts: Mean, variance and shape term of every state, with shape :math:`(3, B)`.
         dim: Numbers in one state.
         variance_factor: What to multiply the reverse variance by for the least modular error,
             :math:`1 / E[\mathrm{mean}_i\, v_i / v^*_i]`.
@@ -70,14 +70,35 @@ class ModularError:
 
     t: int
     s: int
-    terms: Tensor
-    total: Estimate
-    mean: Estimate
-    variance: Estimate
-    shape: Estimate
+    parts: Tensor
     dim: int
     variance_factor: float
     top_weight: float
+
+    @property
+    def terms(self) -> Tensor:
+        """Contributions of the states to the total, with shape (B,)."""
+        return self.parts.sum(0)
+
+    @property
+    def total(self) -> Estimate:
+        r""":math:`E_{mod}`."""
+        return Estimate.of(self.terms)
+
+    @property
+    def mean(self) -> Estimate:
+        """Its mean term."""
+        return Estimate.of(self.parts[0])
+
+    @property
+    def variance(self) -> Estimate:
+        """Its variance term."""
+        return Estimate.of(self.parts[1])
+
+    @property
+    def shape(self) -> Estimate:
+        """The remainder."""
+        return Estimate.of(self.parts[2])
 
     @property
     def memorizing(self) -> bool:
@@ -134,11 +155,14 @@ def modular_error(
     width = (ratio - 1 - ratio.log()).sum(1) / 2
     log_q = process.forward_log_prob(x_t, x_s, t, s) + process.log_prob(x_s, s)
     shape = gaussian_log_prob(x_s, true_mean, true_variance) - (log_q - posterior.log_density)
-    terms = off + width + shape
     return ModularError(
-        t, s, terms, Estimate.of(terms), Estimate.of(off), Estimate.of(width), Estimate.of(shape),
-        process.data.dim, float(1 / ratio.mean()), float(posterior.top_weight.mean()),
-    )  # fmt: skip
+        t=t,
+        s=s,
+        parts=torch.stack([off, width, shape]),
+        dim=process.data.dim,
+        variance_factor=float(1 / ratio.mean()),
+        top_weight=float(posterior.top_weight.mean()),
+    )
 
 
 @dataclass(frozen=True)
@@ -184,10 +208,13 @@ def memorization_warning(errors: Iterable[ExposedError]) -> str | None:
     responsibility says nothing about memorization.
     """
     steps = [item.forward.t for item in errors if item.forward.memorizing]
-    if not steps:
-        return None
+    return memorizing_from(max(steps)) if steps else None
+
+
+def memorizing_from(t: float) -> str:
+    """The warning for a target that memorizes from a time on."""
     return (
-        f"From t = {max(steps)} down the exact reverse conditional of the data set leads back to "
+        f"From t = {t:g} down the exact reverse conditional of the data set leads back to "
         "single data: a modular error there also counts what generalizes as an error."
     )
 
@@ -201,6 +228,8 @@ def modular_errors(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 512,
+    device: torch.device | str | None = None,
+    tick: Callable[[int], None] = lambda amount: None,
 ) -> Iterator[ExposedError]:
     r"""Run the chain and yield the modular error of each step that has one, from T downwards.
 
@@ -215,18 +244,22 @@ def modular_errors(
         generator: Source of all draws.
         dtype: Type of the states that the network sees; all else is float64.
         batch_size: States in one call of the network.
+        device: Where the network is; the CPU when None. All else is done on the CPU.
+        tick: Called with the number of modules times states that were run.
 
     Raises:
-        InvalidInput: If no step of the chain has a density.
+        NoDensity: If no step of the chain has a density.
     """
     x_t, found = sampler.prior(shape, generator=generator, dtype=dtype), False
     for t, s in pairwise(int(time) for time in sampler.grid):
-        kernel = module(sampler, x_t, t, s, batch_size)
+        kernel = module(sampler, x_t.to(device), t, s, batch_size)
         mean, variance = moments(kernel, process.data.dim)
         x_s = draw(mean, variance, generator)
+        tick(len(x_t))
         if bool((variance > 0).all()) and (s > 0 or process.data.has_density):
             drawn = process.draw(shape[0], t, generator=generator).reshape(shape).to(dtype)
-            seen = module(sampler, drawn, t, s, batch_size)
+            seen = module(sampler, drawn.to(device), t, s, batch_size)
+            tick(len(drawn))
             found = True
             yield ExposedError(
                 modular_error(kernel, x_t, process, t, s, x_s=x_s),
@@ -234,7 +267,7 @@ def modular_errors(
             )
         x_t = x_s.reshape(shape).to(dtype)
     if not found:
-        raise InvalidInput("no module of this chain has a density: use eta > 0, or measure MMD")
+        raise NoDensity("no module of this chain has a density: use eta > 0, or measure MMD")
 
 
 def advice(mean: float, variance: float, shape: float) -> str:
@@ -273,13 +306,13 @@ def module(sampler: Sampler, x_t: Tensor, t: int, s: int, batch_size: int = 512)
     """The density of one module, from batches of states, with mean and variance in float64.
 
     Raises:
-        InvalidInput: If the chain has no density.
+        NoDensity: If the chain has none.
     """
     means, variances = [], []
     for batch in x_t.split(batch_size):
         kernel = sampler.kernel(batch, t, s)
         if kernel is None:
-            raise InvalidInput(f"{type(sampler).__name__} has no density: measure its MMD instead")
+            raise NoDensity(f"{type(sampler).__name__} has no density: measure its MMD instead")
         mean = kernel.mean.detach().double()
         variance = torch.as_tensor(kernel.variance, dtype=torch.float64, device=mean.device)
         means.append(mean)

@@ -3,7 +3,7 @@ r"""One walk down the chain: all chains from state to state, a few of them ahead
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undrift.chain import Sampler
 from undrift.errors.budget import budget_terms
-from undrift.errors.cumulative import ForwardDraws, check_states, cumulative_error
+from undrift.errors.cumulative import ForwardDraws, check_states, cumulative_error, data_set_error
 from undrift.errors.exposure import epsilon_norms, variance_error
 from undrift.errors.placement import RESOLVED, candidates
 from undrift.errors.population import Population, stream_seed
@@ -91,9 +91,13 @@ class Walk:
         budget: bool,
         exposure: bool,
         deltas: dict[float, float],
+        bracket: bool = False,
         tick: Callable[[int], None],
     ) -> list[ErrorState]:
-        """Advance all chains from state to state and keep the numbers."""
+        """Advance all chains from state to state and keep the numbers.
+
+        With ``bracket`` they are compared with the data set itself too.
+        """
         device, shape = self.forward.data.device, tuple(self.forward.data.shape[1:])
         chains = Population.from_prior(
             self.sampler,
@@ -104,6 +108,7 @@ class Walk:
             tick=tick,
         )
         permutations = torch.Generator().manual_seed(stream_seed(self.seed, "permutations"))
+        target = self._data_set()
         records = []
         for t in times:
             x = chains.advance(t)
@@ -120,12 +125,27 @@ class Walk:
                 generator=permutations,
             )
             record |= found.numbers | {"delta": deltas.get(t)}
+            if bracket:
+                record |= data_set_error(
+                    x,
+                    target,
+                    t,
+                    found.kernel,
+                    num_permutations=self.num_permutations,
+                    generator=target.generator,
+                )
             if budget and t != times[0]:
                 record |= self._budget(chains, x, t, found.kernel)
             if exposure and t > 0:
                 record |= self._epsilon_norms(x, y, t, len(times))
             records.append(ErrorState(**record))
         return records
+
+    def _data_set(self) -> ForwardDraws:
+        """Draws from the data set itself, from a stream of their own."""
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "data set"))
+        count = max(self.forward.count, self.num_samples)
+        return replace(self.forward, reference="empirical", count=count, generator=generator)
 
     def _budget(self, chains: Population, x: Tensor, t: float, kernel: Kernel) -> dict[str, Any]:
         """The terms of the segment that ends here; how much of their errors is due to the data."""

@@ -12,6 +12,10 @@ which is :math:`s_k/\sqrt K` for K equal measurements that share nothing, and as
 samples from different measurements are never compared, so that at the null the error falls with
 the root of their number, not with the number itself as it does within one measurement.
 
+The limits of the divergence are taken anew from the merged numbers, the lower one without
+permutations; what skewness adds to the upper one falls with the number of samples. Modular errors
+are merged only if every measurement has them; else ``how`` says so.
+
 P-values are combined by Fisher's method; for measurements that share data the law of
 :math:`-2 \sum \log p_k` is matched to the correlations :math:`d_j d_k / (s_j s_k)` (Brown's
 method).
@@ -29,6 +33,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from undrift.bracket import kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
 from undrift.exceptions import InvalidInput
 from undrift.profile.state import ErrorState, with_ratios
 
@@ -72,6 +77,8 @@ def merge_profiles(profiles: Sequence[ErrorProfile]) -> ErrorProfile:
         "seconds": sum(p.how.get("seconds") or 0 for p in profiles),
         "merged": parts,
     }
+    if any("modular" in p.how for p in profiles):
+        how["modular"] = _merge_modular([p.how.get("modular") for p in profiles])
     return replace(
         first,
         states=with_ratios(states, first.criterion),
@@ -136,7 +143,8 @@ def _merge_states(records: Sequence[ErrorState], weights: Sequence[float]) -> Er
     for name in ("mmd_sq_se", "fresh_sq_se", "inherited_sq_se"):
         # a part that nobody knows is taken as the whole
         merged[name] = error(name, column(name.replace("_se", "_data_se")) or column(name))
-    merged["eps_norm_gap_se"] = error("eps_norm_gap_se", None)
+    for name in _INDEPENDENT:
+        merged[f"{name}_se"] = error(f"{name}_se", None)
     shares = [_share(record) for record in records]
     null = column("null_sd")
     shared_null = null and [a * sd for a, sd in zip(shares, null, strict=True)]
@@ -145,18 +153,71 @@ def _merge_states(records: Sequence[ErrorState], weights: Sequence[float]) -> Er
     merged["p_value"] = None if p_values is None else combined_p_value(p_values, shares)
     ends = max(merged["mmd_sq"] - half, 0.0), max(merged["mmd_sq"] + half, 0.0)
     merged["interval"] = ends if all(record.interval for record in records) else None
+    merged |= _limits(merged, records, weights)
     return replace(records[0], **merged)
 
 
+def _limits(
+    merged: Mapping[str, Any], records: Sequence[ErrorState], weights: Sequence[float]
+) -> dict[str, float | None]:
+    """The bracket on the cumulative error, from the merged estimates."""
+    name = "mmd_sq" if merged["empirical_mmd_sq"] is None else "empirical_mmd_sq"
+    limit = mmd_sq_lower_limit(merged[name], merged[f"{name}_se"])
+    has_lower = all(record.kl_lower is not None for record in records)
+    upper = None
+    if merged["path_kl"] is not None:
+        upper = kl_upper_limit(merged["path_kl"], merged["path_kl_se"])
+        upper += sum(w**2 * _skewness(record) for w, record in zip(weights, records, strict=True))
+    return {"kl_lower": kl_lower_bound(limit) if has_lower else None, "kl_upper": upper}
+
+
+def _skewness(state: ErrorState) -> float:
+    """What an upper limit lies above that of a normal law."""
+    if state.path_kl is None or state.path_kl_se is None or state.kl_upper is None:
+        return 0.0
+    return max(state.kl_upper - kl_upper_limit(state.path_kl, state.path_kl_se), 0.0)
+
+
+def _merge_modular(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """What is known of how modular errors were measured, or why the merged profile has none."""
+    if any(not part or "reason" in part for part in parts):
+        return {"reason": "not every one of the merged profiles has modular errors: dropped"}
+    known = [part for part in parts if part]
+    start, warned = known[0], [part for part in known if part["memorizing_from"] is not None]
+    if warned:
+        start = max(warned, key=lambda part: part["memorizing_from"])
+    count = sum(part["num_chains"] for part in known)
+    weights = [part["num_chains"] / count for part in known]
+    prior = _dot(weights, [part["prior_kl"] for part in known])
+    error = math.hypot(*(w * p["prior_kl_se"] for w, p in zip(weights, known, strict=True)))
+    return dict(start) | {"num_chains": count, "prior_kl": prior, "prior_kl_se": error}
+
+
+_INDEPENDENT = (
+    "eps_norm_gap",
+    "path_kl",
+    "modular_error",
+    "modular_error_forward",
+    "exposure_bias",
+    "modular_mean",
+    "modular_variance",
+    "modular_shape",
+    "empirical_mmd_sq",
+)
+"""Numbers whose standard errors are of the samples alone: the data are fixed."""
 _MEANS = (
+    *_INDEPENDENT,
     "mmd_sq",
     "fresh_sq",
     "inherited_sq",
     "delta",
     "eps_norm_sampled",
     "eps_norm_forward",
-    "eps_norm_gap",
     "bandwidth",
+    "modular_error_per_dimension",
+    "modular_steps",
+    "variance_factor",
+    "nearest_weight",
     "mmd_sq_data_se",
     "fresh_sq_data_se",
     "inherited_sq_data_se",

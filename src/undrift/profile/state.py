@@ -44,6 +44,34 @@ class ErrorState:
             the model do not lower.
         fresh_sq_data_se: An upper bound on the same part of ``fresh_sq_se``.
         inherited_sq_data_se: An upper bound on the same part of ``inherited_sq_se``.
+        kl_lower: Lower confidence limit of the cumulative error in nats, :math:`KL(p_t \| q_t)`,
+            from the MMD (:mod:`undrift.bracket`).
+        kl_upper: Its upper confidence limit, from ``path_kl``.
+        path_kl: Divergence of the sampler's paths down to here from the true ones: what the prior
+            brings and all modular errors so far.
+        path_kl_se: Its standard error.
+        modular_error: :math:`E_{mod}` in nats on the sampler's states, summed over the modules of
+            the segment that ends here; as all that follows, against the data set itself.
+        modular_error_se: Its standard error.
+        modular_error_per_dimension: The same for one number of a state.
+        modular_error_forward: :math:`E_{mod}` on forward draws, which training sees.
+        modular_error_forward_se: Its standard error.
+        exposure_bias: The first less the second, in nats.
+        exposure_bias_se: Its standard error.
+        modular_mean: The part of ``modular_error`` that is in the modules' means.
+        modular_mean_se: Its standard error.
+        modular_variance: The part in their variances.
+        modular_variance_se: Its standard error.
+        modular_shape: The remainder, which no Gaussian module can avoid; may be negative.
+        modular_shape_se: Its standard error.
+        modular_steps: Number of modules of the segment.
+        variance_factor: What to multiply the reverse variance in the segment by for the least
+            modular error.
+        nearest_weight: Weight of the nearest datum in the target, the largest of the segment; above
+            0.9 the target memorizes.
+        empirical_mmd_sq: :math:`\mathrm{MMD}^2` against the data set itself, behind ``kl_lower``
+            where modular errors are measured.
+        empirical_mmd_sq_se: Its standard error.
     """
 
     t: float
@@ -71,6 +99,28 @@ class ErrorState:
     mmd_sq_data_se: float | None = None
     fresh_sq_data_se: float | None = None
     inherited_sq_data_se: float | None = None
+    kl_lower: float | None = None
+    kl_upper: float | None = None
+    path_kl: float | None = None
+    path_kl_se: float | None = None
+    modular_error: float | None = None
+    modular_error_se: float | None = None
+    modular_error_per_dimension: float | None = None
+    modular_error_forward: float | None = None
+    modular_error_forward_se: float | None = None
+    exposure_bias: float | None = None
+    exposure_bias_se: float | None = None
+    modular_mean: float | None = None
+    modular_mean_se: float | None = None
+    modular_variance: float | None = None
+    modular_variance_se: float | None = None
+    modular_shape: float | None = None
+    modular_shape_se: float | None = None
+    modular_steps: int | None = None
+    variance_factor: float | None = None
+    nearest_weight: float | None = None
+    empirical_mmd_sq: float | None = None
+    empirical_mmd_sq_se: float | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ErrorState:

@@ -27,6 +27,15 @@ QualityRow: TypeAlias = "tuple[str, str, float | None, float | None]"
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing that the data say: a topic, a headline and the numbers behind it."""
+
+    topic: str
+    headline: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class ReportInput:
     r"""Everything that one report shows; sections without data are left out.
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from undrift.report import evidence
+from undrift.report.content import Finding as Finding
 from undrift.report.content import Profile, labels, number, states
 from undrift.report.evidence import Estimate
+from undrift.report.nats import nats_findings
 from undrift.report.numbers import (
     common_exponent,
     percent,
@@ -31,15 +32,6 @@ from undrift.report.numbers import (
     probability,
     scientific,
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that the data say: a topic, a headline and the numbers behind it."""
-
-    topic: str
-    headline: str
-    detail: str
 
 
 def verdict(profiles: Sequence[Profile]) -> list[str]:
@@ -75,6 +67,8 @@ def findings(profiles: Sequence[Profile]) -> list[Finding]:
             for profile, name in zip(profiles, names, strict=True)
             if (finding := rule(profile, name)) is not None
         ]
+    for profile, name in zip(profiles, names, strict=True):
+        found += nats_findings(profile, name)
     return [*found, _limits(profiles)]
 
 

@@ -22,8 +22,8 @@ from markupsafe import Markup
 
 from undrift.report import canvas, chain_figures, training_figures
 from undrift.report.canvas import Plot
-from undrift.report.content import ReportInput, labels
-from undrift.report.findings import Finding, findings
+from undrift.report.content import Finding, ReportInput, labels
+from undrift.report.findings import findings
 from undrift.report.images import inline_images
 from undrift.report.numbers import MISSING, power_of_ten
 from undrift.report.tables import (
