@@ -95,7 +95,7 @@ class ConsistentDiffusion(TermObjective):
 
     def levels(self, t: Tensor) -> Tensor:
         r"""Noise levels of each row's branches, with shape (steps + 1, B), in float64."""
-        abar = self.continuous.alpha_bar(t / self.schedule.num_steps)
+        abar = self.continuous.alpha_bar(t.double() / self.schedule.num_steps)
         high = ((1 - abar) / abar).sqrt()
         fall = self.interval * torch.rand(t.shape, generator=self.streams["own"]).double()
         lowest = self.schedule.sigma(1) / self.schedule.alpha(1)

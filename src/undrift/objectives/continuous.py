@@ -21,6 +21,7 @@ from torch import Tensor
 
 from undrift.schedule import Schedule
 
+NEWTON_STEPS = 6
 SMALLEST_ALPHA_BAR = 1e-12  # a schedule that ends without signal has no logarithm there
 
 
@@ -37,6 +38,8 @@ class ContinuousSchedule:
         >>> abar = between.alpha_bar(torch.tensor([0.50, 0.505, 0.51]))
         >>> bool(abar[0] > abar[1] > abar[2]), round(float(abar[0] - schedule.alpha_bar(50)), 12)
         (True, 0.0)
+        >>> between.step(((1 - abar) / abar).sqrt())
+        tensor([50.0000, 50.5000, 51.0000], dtype=torch.float64)
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -46,7 +49,6 @@ class ContinuousSchedule:
         fall = self._log.diff()
         inner = 2 * fall[:-1] * fall[1:] / (fall[:-1] + fall[1:])
         self._slope = torch.cat([fall[:1], inner, fall[-1:]])
-        self._log_ratio = ((1 - table[1:]) / table[1:]).log() / 2
 
     def alpha_bar(self, tau: Tensor) -> Tensor:
         r""":math:`\bar\alpha(\tau)`, with the shape of the times."""
@@ -57,25 +59,29 @@ class ContinuousSchedule:
         return -self.num_steps * self._log_alpha_bar(tau)[1]
 
     def step(self, ratio: Tensor) -> Tensor:
-        r"""The fractional step t at a noise level :math:`\sigma/\alpha`; constant beyond 1 and T.
+        r"""The fractional step at which :math:`\sigma/\alpha` has a value, between 1 and T.
 
         Arguments:
             ratio: Noise levels, with shape :math:`(B,)`.
         """
-        at, table = ratio.log(), self._log_ratio
-        if len(table) == 1:
-            return torch.ones_like(at)
-        right = torch.searchsorted(table, at).clamp(1, len(table) - 1)
-        share = (at - table[right - 1]) / (table[right] - table[right - 1])
-        return right + share.clamp(0, 1)
+        wanted = -torch.log1p(ratio.double() ** 2)
+        right = torch.searchsorted(-self._log, -wanted).clamp(1, self.num_steps)
+        left, y_0, y_1 = right - 1, self._log[right - 1], self._log[right]
+        u = ((wanted - y_0) / (y_1 - y_0)).clamp(0, 1)
+        for _ in range(NEWTON_STEPS):
+            value, slope = self._cubic(left, u)
+            u = (u - (value - wanted) / slope).clamp(0, 1)
+        return (left + u).clamp(min=1)
 
     def _log_alpha_bar(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """The cubic and its derivative by the step."""
+        """The logarithm and its derivative by the step."""
         t = (tau.double().cpu() * self.num_steps).clamp(0, self.num_steps)
         left = t.floor().long().clamp(max=self.num_steps - 1)
-        u = t - left
-        y_0, y_1 = self._log[left], self._log[left + 1]
-        m_0, m_1 = self._slope[left], self._slope[left + 1]
-        fall = y_1 - y_0
+        return self._cubic(left, t - left)
+
+    def _cubic(self, left: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope at a share of the way from one step to the next."""
+        y_0, m_0, m_1 = self._log[left], self._slope[left], self._slope[left + 1]
+        fall = self._log[left + 1] - y_0
         curve, twist = 3 * fall - 2 * m_0 - m_1, m_0 + m_1 - 2 * fall
         return y_0 + u * (m_0 + u * (curve + u * twist)), m_0 + u * (2 * curve + 3 * u * twist)

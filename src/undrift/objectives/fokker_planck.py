@@ -104,6 +104,7 @@ class ScoreFokkerPlanck(TermObjective):
             x: States, with shape :math:`(B, *)`.
             tau: Their times in (0, 1), with shape :math:`(B,)`.
         """
+        tau = tau.double()  # the differences are too small for less
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others have one derivative
             x = x.detach().requires_grad_()
             s = self.score(denoiser, x, tau)
