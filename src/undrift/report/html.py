@@ -20,11 +20,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from undrift.report import canvas, chain_figures, training_figures
+from undrift.report import canvas, chain_figures, nats_figures, training_figures
 from undrift.report.canvas import Plot
-from undrift.report.content import Finding, ReportInput, labels
+from undrift.report.content import Finding, ReportInput, labels, states
 from undrift.report.findings import findings
 from undrift.report.images import inline_images
+from undrift.report.nats import is_memorizing
 from undrift.report.numbers import MISSING, power_of_ten
 from undrift.report.tables import (
     flatten,
@@ -176,6 +177,18 @@ def _plots(report: ReportInput) -> dict[str, Any]:
             chain_figures.amplification_plot,
             profiles,
         ),
+        "modular": plot(
+            is_chain and has(profiles, "modular_error"), nats_figures.modular_plot, profiles
+        ),
+        "bracket": plot(
+            is_chain and has(profiles, "kl_upper"), nats_figures.bracket_plot, profiles
+        ),
+        "memorizes": any(is_memorizing(state) for p in profiles for state in states(p)),
+        "no_nats": [
+            (name, reason)
+            for name, p in zip(names, profiles, strict=True)
+            if (reason := ((p.get("how") or {}).get("modular") or {}).get("reason"))
+        ],
         "exposure": plot(
             is_chain and (has(profiles, "delta") or has(profiles, "eps_norm_gap")),
             chain_figures.exposure_plot,

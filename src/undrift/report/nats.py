@@ -37,7 +37,7 @@ MEMORIZING = 0.9
 """Weight of the nearest datum above which the target memorizes, as in undrift.mixture."""
 TOPIC = "What the modules do wrong, in nats"
 _CURES = {
-    "mean": "Train more, or train a larger network: no other variance and no more steps help.",
+    "mean": "Train more, or train a larger network; another variance or more steps cannot help it.",
     "variance": "Change the reverse variance; this needs no training.",
     "shape": "Take smaller steps (more of them): no Gaussian module follows longer ones.",
 }
@@ -107,13 +107,13 @@ def _advice(segments: Sequence[State], name: str) -> Finding:
     warning = _warning(segments, clear)
     if not clear:
         whole = split(segments)
-        text = f"E_mod adds up to {plus_minus(*whole.total)} nats.{warning}"
+        text = f"The modular errors add up to {plus_minus(*whole.total)} nats.{warning}"
         return Finding(TOPIC, f"“{name}”: the target memorizes in every segment.", text)
     found = split(clear)
     numbers = "; ".join(f"{part} {plus_minus(*found.parts[part])}" for part in PARTS)
     text = (
-        f"E_mod adds up to {plus_minus(*found.total)} nats over {found.steps:g} steps down to "
-        f"t = {clear[-1]['t']:g} ({numbers}).{warning}"
+        f"The modular errors add up to {plus_minus(*found.total)} nats over {found.steps:g} steps "
+        f"down to t = {clear[-1]['t']:g} ({numbers}).{warning}"
     )
     part = found.largest
     if part is None:
@@ -156,7 +156,7 @@ def _exposure(segments: Sequence[State], name: str) -> Finding | None:
     value, se = sum(filter(None, biases)), sum(filter(None, errors))
     low, high = interval(value, se)
     text = (
-        f"E_mod on the sampler's states less E_mod on true ones adds up to "
+        "The modular errors on the sampler's states less those on true ones add up to "
         f"{estimate(value, low, high)} nats down to t = {clear[-1]['t']:g}."
     )
     if low > 0:
@@ -178,20 +178,22 @@ def _bracket(profile: Profile, name: str) -> Finding | None:
     if not closed:
         return None
     clear = [state for state in closed if not is_memorizing(state)]
-    headline = f"“{name}”: the cumulative error {_between(closed[-1])}."
+    headline = f"“{name}”: at t = {closed[-1]['t']:g} the cumulative error {_between(closed[-1])}."
     text = (
         "With 95 % confidence: the lower limit is what MMD certifies, the upper one the prior's "
         "error and all modular errors, as if no step forgot anything. The truth can be anywhere "
         "between."
     )
     if clear and clear[-1] is not closed[-1]:
-        text += f" Before the target memorizes it {_between(clear[-1])}."
+        text += (
+            f" Before the target memorizes, at t = {clear[-1]['t']:g}, it {_between(clear[-1])}."
+        )
     return Finding(TOPIC, headline, text)
 
 
 def _between(state: State) -> str:
     low, high = (significant(number(state, key)) for key in ("kl_lower", "kl_upper"))
-    return f"at t = {state['t']:g} lies between {low} and {high} nats"
+    return f"lies between {low} and {high} nats"
 
 
 # ------------------------------------------------------------------ terminal
