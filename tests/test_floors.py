@@ -21,8 +21,8 @@ FLOORS = (
     ("denoiser", "chain", "samplers", "remedy", "interop"),
     ("errors", "ring", "profile", "measurement"),
     ("rollout", "regularizer", "objectives"),
-    ("config", "checkpoint", "gallery", "training", "runs"),
-    ("features", "quality", "protocol", "study"),
+    ("config", "checkpoint", "gallery", "training", "runs", "rehearsal"),
+    ("features", "quality", "protocol", "study", "tuning"),
     ("report", "demo"),
     ("cli",),
 )

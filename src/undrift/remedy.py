@@ -110,6 +110,12 @@ class RemedyConfig:
         return PUBLISHED.get(self.remedy, 0.0) if self.strength is None else self.strength
 
     @property
+    def needs_data(self) -> bool:
+        """Whether it is estimated from data."""
+        by_data = self.remedy == "time_shift" and self.variance == "data"
+        return by_data or self.remedy == "analytic_variance"
+
+    @property
     def text(self) -> str:
         """The remedy as it is written on a command line.
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "draw images from a trained model",
     "measure": "measure how the error gathers along the chain of a model",
     "evaluate": "distances between the samples of a model and the data",
+    "tune": "find the strength of a remedy at sampling time",
     "compare": "compare methods over seeds and budgets",
     "report": "turn profiles into one self-contained HTML page",
     "theory": "the error budget of exact models, in closed form",

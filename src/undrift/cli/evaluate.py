@@ -34,7 +34,7 @@ class Config(DataChoice, ChainChoice):
         reference: What the data stand for in the final error: the population they were drawn from,
             or themselves (empirical).
         seed: Seed of all noise; the same as in undrift measure judges the same images.
-        label: What the model is called (the name of the run if null).
+        label: What the model is called (the name of the run, and the remedy, if null).
         output: File to write (a new one in the folder evaluations of the run if null).
     """
 
@@ -62,7 +62,7 @@ def run(config: Config) -> dict[str, Any]:
     _check(config)
     sampler = subject.chain(config)
     data = subject.data(config, config.run, network_of(sampler))
-    features = _features(config.features, data)
+    features = feature_map(config.features, data)
     samples = draw(sampler, config.run, config.num_samples, config.batch_size, config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     scores = quality_scores(
@@ -72,10 +72,11 @@ def run(config: Config) -> dict[str, Any]:
         num_resamples=config.num_resamples,
         generator=generator,
     )
+    name = subject.name_of(config.run)
     head = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
-        "label": config.label or subject.name_of(config.run),
+        "label": config.label or ", ".join(filter(None, [name, config.remedy])),
         "num_samples": len(samples),
         "num_reference": len(data),
     }
@@ -126,7 +127,7 @@ def _check(config: Config) -> None:
         subject.check_free(Path(config.output))
 
 
-def _features(name: str | None, data: ImageData) -> FeatureMap | None:
+def feature_map(name: str | None, data: ImageData) -> FeatureMap | None:
     """The feature map that was chosen.
 
     Raises:

@@ -54,7 +54,8 @@ def run(config: Config) -> dict[str, Any]:
         folder = Path(config.output)
         folder.mkdir(parents=True, exist_ok=True)
     else:
-        name = f"{subject.slug(config.sampler or 'own')}-{config.seed}"
+        remedy = [subject.slug(config.remedy)] if config.remedy else []
+        name = "-".join([subject.slug(config.sampler or "own"), *remedy, str(config.seed)])
         folder = new_folder(subject.place_for(config.run, "images"), name)
     written = _write(images, folder, config)
     record = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from undrift.config import DataConfig
 from undrift.exceptions import InvalidInput
+from undrift.remedy import RemedyConfig, apply_remedy, parse
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,10 @@ class ChainChoice:
             diffusers (the model's own if null).
         num_inference_steps: Number of steps of the sampler (all training steps if null).
         eta: Share of the reverse standard deviation that the sampler ddim draws (0 if null).
+        remedy: A remedy at sampling time, NAME[:STRENGTH][,OPTION=VALUE...]. epsilon_scaling (the
+            strength divides the noise estimate; slope), time_shift (window in steps; cutoff,
+            variance=schedule or data), analytic_variance (factor; tolerance) or snr_t (of the low
+            frequencies; high, weighting=dynamic or constant). None if null.
         batch_size: Images that go through the network at once.
         device: Where to run (cuda where there is one, else cpu, if null).
     """
@@ -38,6 +43,7 @@ class ChainChoice:
     sampler: str | None = None
     num_inference_steps: int | None = None
     eta: float | None = None
+    remedy: str | None = None
     batch_size: int = 250
     device: str | None = None
 
@@ -63,7 +69,18 @@ class DataChoice:
 
 
 def chain(config: ChainChoice) -> Sampler:
-    """The chain that was chosen, on its device, with weights that are finite.
+    """The chain that was chosen, on its device, with weights that are finite and its remedy.
+
+    Raises:
+        InvalidInput: If there is no such model, sampler or remedy, or the weights are damaged.
+    """
+    remedy = parse(config.remedy or "none")
+    sampler, device = bare_chain(config)
+    return apply_remedy(sampler, remedy, _remedy_data(config, remedy, sampler, device))
+
+
+def bare_chain(config: ChainChoice) -> tuple[Sampler, torch.device]:
+    """The chain without its remedy, and the device that it is on.
 
     Raises:
         InvalidInput: If there is no such model or sampler, or the weights are damaged.
@@ -79,7 +96,23 @@ def chain(config: ChainChoice) -> Sampler:
     network = network_of(sampler)
     check_weights(network)
     network.to(device)
-    return sampler
+    return sampler, device
+
+
+def _remedy_data(
+    config: ChainChoice, remedy: RemedyConfig, sampler: Sampler, device: torch.device
+) -> torch.Tensor | None:
+    """The images that a remedy is estimated from, if it is: the chosen, else the run's own."""
+    from undrift.interop import network_of
+
+    if not remedy.needs_data:
+        return None
+    chosen = config if isinstance(config, DataChoice) else DataChoice()
+    if chosen.data is None and trained_on(config.run) is None:
+        hint = "give --data" if isinstance(config, DataChoice) else "sample a run of undrift train"
+        raise InvalidInput(f"{remedy.remedy} is estimated from data that nobody names: {hint}")
+    logger.info("%s: estimated from the data", remedy.remedy)
+    return data(chosen, config.run, network_of(sampler)).images.to(device)
 
 
 def data(config: DataChoice, run: str, network: Any) -> ImageData:  # noqa: ANN401

@@ -32,6 +32,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 from typing import Any, Literal
@@ -149,6 +150,12 @@ class AnalyticVarianceSampler(RemediedSampler):
             self.spread[t] = self._spread(float(torch.cat(terms).mean()), t)
         self.num_data = num_data
         return self
+
+    def with_factor(self, factor: float) -> AnalyticVarianceSampler:
+        """The same estimate with another factor on the variance."""
+        other = copy.copy(self)
+        other.factor = factor
+        return other
 
     def _terms(self, x_0: Tensor, t: float, generator: torch.Generator | None) -> Tensor:
         r""":math:`\|\hat\epsilon\|^2/d`, or :math:`\|x_0 - \hat x_0\|^2/d`, of each draw."""

@@ -48,6 +48,11 @@ class RemediedSampler(Sampler):
         """The bare network behind the chain, without any remedy."""
         return getattr(getattr(self.base, "denoiser", self.base), "network", None)
 
+    @property
+    def schedule(self) -> Any:  # noqa: ANN401
+        """The noise schedule of the base, or None for one that has none of ours."""
+        return getattr(self.base, "schedule", None)
+
     def options(self) -> dict[str, Any]:
         """What was chosen about the remedy, in plain data."""
         return {}

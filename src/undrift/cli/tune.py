@@ -1,0 +1,210 @@
+"""``undrift tune``: how strong a remedy at sampling time should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from undrift.cli import subject
+from undrift.cli.command import session
+from undrift.cli.subject import ChainChoice, DataChoice
+from undrift.exceptions import InvalidInput
+from undrift.remedy import RemedyConfig, parse
+
+if TYPE_CHECKING:
+    from undrift.tuning import Tuning
+
+LEAST = 40
+AXES = {
+    "epsilon_scaling": "b, by which the noise estimate is divided",
+    "time_shift": "window, in steps",
+    "analytic_variance": "factor on the analytic variance",
+    "snr_t": "strength of the low frequencies",
+}
+
+
+@dataclass
+class Config(DataChoice, ChainChoice):
+    """Find the strength of a remedy at sampling time on one half of the data.
+
+    The other half, with fresh noise, then compares the best strength with no remedy at all.
+
+    Arguments:
+        remedy: NAME[,OPTION=VALUE...] without a strength; NAME is epsilon_scaling, time_shift,
+            analytic_variance or snr_t, with options as in undrift sample.
+        values: Strengths to try first (a grid of each remedy's own if null).
+        range: Lowest and highest strength to try first, instead of values.
+        num_values: Strengths of such a range, evenly spaced.
+        refine: Strengths to try around the best one, by golden sections.
+        metric: What is minimized.
+        num_samples: Images to draw for each strength.
+        features: classifier (of the data's labels), efficientnet, pixels, or a TorchScript file
+            (the classifier where the data have labels, else pixels, if null).
+        seed: Seed of the split and of all noise; every strength gets the same noise.
+        output: File to write, with a plot beside it (a new one in the folder tunings of the run if
+            null).
+    """
+
+    values: list[float] | None = None
+    range: list[float] | None = None
+    num_values: int = 7
+    refine: int = 4
+    metric: Literal["mmd_sq", "frechet"] = "mmd_sq"
+    num_samples: int = 1000
+    features: str | None = None
+    seed: int = 0
+    output: str | None = None
+
+
+POSITIONALS = ("run",)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Search, judge, save the curve, show it."""
+    remedy, values = _check(config)
+
+    from undrift.cli.evaluate import feature_map
+    from undrift.interop import network_of
+    from undrift.runs import versions, write_json
+    from undrift.tuning import tune
+
+    sampler, _ = subject.bare_chain(config)
+    data = subject.data(config, config.run, network_of(sampler))
+    named = config.features or ("pixels" if data.labels is None else None)
+    tuning = tune(
+        sampler,
+        data,
+        remedy,
+        values,
+        metric=config.metric,
+        refine=config.refine,
+        num_samples=config.num_samples,
+        features=feature_map(named, data),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        progress=not session().quiet,
+    )
+    path = Path(config.output) if config.output else _free(config, remedy.remedy)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = tuning.to_dict()
+    result["how"] |= {
+        "model": config.run,
+        "command": session().command,
+        "versions": versions(),
+    }
+    write_json(path, result)
+    plot = path.with_suffix(".png")
+    _plot(tuning, remedy.remedy, plot)
+    _show(tuning, remedy.remedy, config.run, path)
+    return result | {"saved": str(path), "plot": str(plot)}
+
+
+def _check(config: Config) -> tuple[RemedyConfig, list[float] | None]:
+    """The remedy and the strengths to try, before anything is loaded.
+
+    Raises:
+        InvalidInput: If they cannot be used.
+    """
+    if config.remedy is None:
+        raise InvalidInput(f"--remedy is missing: choose {', '.join(AXES)}")
+    remedy = parse(config.remedy)
+    if remedy.remedy == "none" or remedy.strength is not None:
+        raise InvalidInput(
+            f"--remedy {config.remedy}: name a remedy without a strength, which is what is "
+            "searched; --values says which to try"
+        )
+    if config.num_samples < LEAST:
+        raise InvalidInput(f"--num-samples is {config.num_samples}: error bars need {LEAST}")
+    if config.refine < 0:
+        raise InvalidInput(f"--refine is {config.refine}: 0 or more")
+    if config.output is not None:
+        subject.check_free(Path(config.output))
+        subject.check_free(Path(config.output).with_suffix(".png"))
+    values = _values(config)
+    for value in values or []:
+        with_changes(remedy, strength=value)
+    return remedy, values
+
+
+def _values(config: Config) -> list[float] | None:
+    if config.range is None:
+        return config.values
+    if config.values is not None:
+        raise InvalidInput("--values and --range exclude each other: give one of them")
+    if len(config.range) != 2 or not config.range[0] < config.range[1]:
+        raise InvalidInput("--range takes the lowest and the highest strength, as 0.98,1.02")
+    if config.num_values < 2:
+        raise InvalidInput(f"--num-values is {config.num_values}: at least 2")
+    low, high = config.range
+    step = (high - low) / (config.num_values - 1)
+    values = [float(f"{low + step * i:.6g}") for i in range(config.num_values)]
+    whole = (config.remedy or "").startswith("time_shift")
+    return sorted({float(round(value)) for value in values}) if whole else values
+
+
+def _free(config: Config, name: str) -> Path:
+    folder = subject.place_for(config.run, "tunings")
+    k = 1
+    while any((folder / f"{name}-{config.seed}-{k}{s}").exists() for s in (".json", ".png")):
+        k += 1
+    return folder / f"{name}-{config.seed}-{k}.json"
+
+
+def _show(tuning: Tuning, name: str, run: str, path: Path) -> None:
+    """The curve in a table, then what the held-out half says."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from undrift.report.numbers import MISSING, plus_minus, scientific
+
+    if session().json:
+        return
+    table = Table(title=f"{name}: the search half", title_justify="left", header_style="bold")
+    table.box = box.SIMPLE_HEAD
+    for column in ("strength", "D₀² ± se", "Fréchet ± se", "pixel variance"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for trial in tuning.curve:
+        cells = ["none" if trial.strength is None else f"{trial.strength:g}"]
+        for value, error in (
+            (trial.mmd_sq, trial.mmd_sq_se),
+            (trial.frechet, trial.frechet_se),
+        ):
+            known = value is not None and error is not None
+            cells.append(plus_minus(value, error) if known else scientific(value))  # type: ignore[arg-type]
+        ratio = trial.pixel_variance_ratio
+        cells.append(MISSING if ratio is None else f"{ratio:.3f}")
+        table.add_row(*cells, style="bold" if trial is tuning.best else None)
+    console = Console()
+    console.print(table)
+    print(f"verdict  {tuning.verdict}")
+    print(f"curve    {path}, {path.with_suffix('.png').name}")
+    if tuning.helps:
+        print(f"next     undrift evaluate {run} --remedy {tuning.remedy.text}")
+
+
+def _plot(tuning: Tuning, name: str, path: Path) -> None:
+    """The curve of both metrics as a picture, the best strength marked."""
+    from matplotlib.figure import Figure
+
+    trials = [trial for trial in tuning.curve if trial.mmd_sq is not None]
+    shown = [trial for trial in trials if trial.strength is not None]
+    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
+    panels = (("mmd_sq", "$D_0^2$"), ("frechet", "Fréchet distance"))
+    for axes, (metric, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        strengths = [trial.strength for trial in shown]
+        values = [getattr(trial, metric) for trial in shown]
+        errors = [getattr(trial, f"{metric}_se") or 0.0 for trial in shown]
+        axes.errorbar(strengths, values, yerr=errors, fmt="o-", capsize=3, color="#2563eb")
+        for trial in trials:
+            if trial.strength is None:
+                axes.axhline(getattr(trial, metric), ls="--", color="#6b7280", label="none")
+        if tuning.best.strength is not None:
+            axes.axvline(tuning.best.strength, color="#d97706", lw=1, label="best")
+        axes.set(xlabel=AXES[name], ylabel=label)
+        axes.legend(frameon=False)
+        axes.grid(axis="y", alpha=0.3)
+    figure.suptitle(f"{name}, search half, error bars of one standard error", fontsize=11)
+    figure.savefig(path)

@@ -1,0 +1,368 @@
+r"""How strong should a remedy be? A search on one half of the data, a verdict on the other.
+
+The data are split in two by the seed. On the *search* half, every strength is judged with the same
+sampling noise: first those of a grid, then by golden sections between the neighbors of the best.
+The *held-out* half, with fresh sampling noise, sees two chains only: the best strength and none.
+Their difference in :math:`D_0^2` or in the Fréchet distance,
+
+.. math:: \Delta = d(p^{best}, q) - d(p^{none}, q),
+
+has common noise in both terms, and an error bar of its own (:mod:`undrift.tuning.difference`). A
+search always finds something that looks better; whether it is better is what the second half says.
+
+References:
+    | Sequential Minimax Search for a Maximum (Kiefer, 1953)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from undrift.chain import Sampler
+from undrift.data import ImageData
+from undrift.errors.population import Population, stream_seed
+from undrift.exceptions import InvalidInput
+from undrift.features import FeatureMap, extract_features
+from undrift.interop import network_of
+from undrift.kernels import Kernel, RBFMixture
+from undrift.measurement import evaluating
+from undrift.progress import progress_bar
+from undrift.quality.frechet import frechet_distance, frechet_estimate
+from undrift.remedy import NEUTRAL, RemedyConfig, apply_remedy
+from undrift.samplers import AnalyticVarianceSampler
+from undrift.tuning.difference import Change, frechet_change, mmd_change
+from undrift.two_sample import mmd_estimate
+
+Metric = Literal["mmd_sq", "frechet"]
+
+GRIDS = {
+    "epsilon_scaling": (0.98, 0.99, 0.995, 1.0, 1.005, 1.01, 1.02),
+    "time_shift": (0.0, 2.0, 4.0, 8.0, 16.0),
+    "analytic_variance": (0.6, 0.8, 1.0, 1.25, 1.6),
+    "snr_t": (-0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02),
+}
+"""The strengths that are tried where none are given."""
+
+LEAST_DATA = 40
+MOST_DIM = 256
+GOLDEN = (3 - math.sqrt(5)) / 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One strength, judged on the search half.
+
+    Arguments:
+        strength: The strength; None for no remedy, where no strength stands for it.
+        phase: Whether it was on the grid or came from the refinement.
+        mmd_sq: Final cumulative error; None where the chain blew up, as the other numbers.
+        mmd_sq_se: Its standard error.
+        frechet: Fréchet distance.
+        frechet_se: Its standard error; None with more features than a bootstrap can take.
+        pixel_variance_ratio: Total variance of the samples over that of the data.
+    """
+
+    strength: float | None
+    phase: Literal["grid", "refinement"]
+    mmd_sq: float | None = None
+    mmd_sq_se: float | None = None
+    frechet: float | None = None
+    frechet_se: float | None = None
+    pixel_variance_ratio: float | None = None
+
+    def value(self, metric: Metric) -> float:
+        """What the search compares; infinite where the chain blew up."""
+        value = getattr(self, metric)
+        return math.inf if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What came out of a search.
+
+    Arguments:
+        remedy: The remedy with the best strength, or none if nothing beat none in the search.
+        metric: What was searched by.
+        curve: Every strength that was tried, in order, none among them.
+        best: The best of them.
+        changes: For each metric, best against none on the held-out half; empty if none is best.
+        how: Sizes, seed, data.
+    """
+
+    remedy: RemedyConfig
+    metric: Metric
+    curve: tuple[Trial, ...]
+    best: Trial
+    changes: dict[str, Change]
+    how: dict[str, Any]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the held-out half says that the best strength is better than none."""
+        change = self.changes.get(self.metric)
+        return change is not None and change.is_distinguishable and change.difference < 0
+
+    @property
+    def verdict(self) -> str:
+        """What may be said, in one sentence."""
+        if not self.changes:
+            return "On the search half no strength does better than none: leave the remedy out."
+        change, name = self.changes[self.metric], {"mmd_sq": "D₀²", "frechet": "Fréchet distance"}
+        low, high = change.interval
+        size = (
+            f"{name[self.metric]} by {change.difference:.3g} "
+            f"(95 % interval {low:.3g} to {high:.3g})"
+        )
+        if not change.is_distinguishable:
+            return (
+                f"{self.remedy.text} is not distinguishable from none on the held-out half: it "
+                f"changes {size}."
+            )
+        verb = "lowers" if change.difference < 0 else "raises"
+        relative = abs(change.difference / change.none) if change.none > 0 else math.nan
+        share = "" if math.isnan(relative) else f", {relative:.0%} of it"
+        return f"On the held-out half {self.remedy.text} {verb} the {size}{share}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        changes = {
+            name: asdict(change) | {"distinguishable": change.is_distinguishable}
+            for name, change in self.changes.items()
+        }
+        return {
+            "schema_version": 1,
+            "kind": "undrift.tuning",
+            "remedy": self.remedy.text,
+            "metric": self.metric,
+            "curve": [asdict(trial) for trial in self.curve],
+            "best": asdict(self.best),
+            "held_out": changes,
+            "helps": self.helps,
+            "verdict": self.verdict,
+            "how": self.how,
+        }
+
+
+def tune(
+    sampler: Sampler,
+    data: ImageData,
+    remedy: RemedyConfig,
+    values: Sequence[float] | None = None,
+    *,
+    metric: Metric = "mmd_sq",
+    refine: int = 4,
+    num_samples: int = 1000,
+    features: FeatureMap | None = None,
+    batch_size: int = 250,
+    seed: int = 0,
+    progress: bool = True,
+) -> Tuning:
+    r"""Find the strength of a remedy on one half of the data and judge it on the other.
+
+    Costs one run of the chain with ``num_samples`` samples for each strength, and three more.
+
+    Arguments:
+        sampler: The chain without the remedy.
+        data: Images, best such as the model was not trained on.
+        remedy: The remedy, its strength open; its other options are kept.
+        values: The grid of strengths; :data:`GRIDS` when None. The strength that does nothing is
+            always among them.
+        metric: What is minimized.
+        refine: Strengths that are tried between the neighbors of the best one.
+        num_samples: Chains for each strength.
+        features: The feature map of the Fréchet distance; None for pixels.
+        batch_size: Chains that go through the network at once.
+        seed: Seed of the split and of all noise.
+        progress: Whether to draw a progress bar on stderr.
+
+    Raises:
+        InvalidInput: If there is nothing to search, the data are too few to be split, or the remedy
+            does not serve the sampler.
+    """
+    values = _values(remedy, values, refine)
+    if metric not in get_args(Metric):
+        raise InvalidInput(f"metric {metric!r}: choose {' or '.join(get_args(Metric))}")
+    if num_samples < LEAST_DATA:
+        raise InvalidInput(
+            f"{num_samples} samples are too few for error bars: {LEAST_DATA} or more"
+        )
+    search, held_out = _halves(data, seed)
+    network = network_of(sampler)
+    runs = 3 + refine + sum(value != NEUTRAL.get(remedy.remedy) for value in values)
+    total = runs * num_samples * (len(sampler.grid) - 1)
+    label = f"tuning {remedy.remedy}"
+    with evaluating(network), progress_bar(label, total, show=progress) as tick:
+        bench = _Bench(sampler, remedy, search, features, num_samples, batch_size, seed, tick)
+        curve = bench.search(values, metric, refine)
+        best = min(curve, key=lambda trial: trial.value(metric))
+        chosen = (
+            RemedyConfig() if _is_none(remedy, best) else replace(remedy, strength=best.strength)
+        )
+        changes = {} if chosen.remedy == "none" else bench.compare(chosen, held_out)
+    how = {
+        "num_samples": num_samples,
+        "num_search": len(search),
+        "num_held_out": len(held_out),
+        "seed": seed,
+        "sampler": sampler.describe(),
+        "data": dict(data.how),
+        "features": dict(getattr(features, "how", {"features": "pixels"})),
+    }
+    return Tuning(chosen, metric, curve, best, changes, how)
+
+
+@dataclass
+class _Bench:
+    """Draws samples of the chain at any strength, always from the same noise, and judges them."""
+
+    sampler: Sampler
+    remedy: RemedyConfig
+    images: Tensor
+    features: FeatureMap | None
+    num_samples: int
+    batch_size: int
+    seed: int
+    tick: Callable[[int], None]
+
+    def __post_init__(self) -> None:
+        self.kernel: Kernel = RBFMixture().fit(self.images)
+        self.reference = extract_features(self.images, self.features)
+        self.variance = float(self.images.var(0).sum())
+        self.fitted: AnalyticVarianceSampler | None = None
+        parameters = getattr(network_of(self.sampler), "parameters", lambda: iter(()))()
+        self.device = getattr(next(iter(parameters), None), "device", torch.device("cpu"))
+
+    def search(self, values: Sequence[float], metric: Metric, refine: int) -> tuple[Trial, ...]:
+        """Every strength that was tried, from the lowest on; none first if it has no strength."""
+        neutral = NEUTRAL.get(self.remedy.remedy)
+        none = self._trial(neutral, "grid", RemedyConfig())
+        trials = {none.strength: none}
+        for value in values:
+            if value != neutral:
+                remedy = replace(self.remedy, strength=value)
+                trials[value] = self._trial(value, "grid", remedy)
+        known = {k: trial.value(metric) for k, trial in trials.items() if k is not None}
+        for value in _sections(known, self.remedy, refine):
+            remedy = replace(self.remedy, strength=value)
+            trials[value] = self._trial(value, "refinement", remedy)
+            known[value] = trials[value].value(metric)
+        order = sorted(
+            trials.values(), key=lambda t: -math.inf if t.strength is None else t.strength
+        )
+        return tuple(order)
+
+    def compare(self, best: RemedyConfig, held_out: Tensor) -> dict[str, Change]:
+        """Both metrics with and without the best remedy, on other data with other noise."""
+        noise = stream_seed(self.seed, "held out")
+        with_it, without = (self._draw(each, noise) for each in (best, RemedyConfig()))
+        mapped = (extract_features(x, self.features) for x in (with_it, without, held_out))
+        return {
+            "mmd_sq": mmd_change(with_it, without, held_out, RBFMixture().fit(held_out)),
+            "frechet": frechet_change(*mapped),
+        }
+
+    def _trial(
+        self, strength: float | None, phase: Literal["grid", "refinement"], remedy: RemedyConfig
+    ) -> Trial:
+        x = self._draw(remedy, stream_seed(self.seed, "search"))
+        if not bool(torch.isfinite(x).all()):
+            return Trial(strength, phase)
+        found = mmd_estimate(x, self.images, kernel=self.kernel, num_permutations=0)
+        mapped = extract_features(x, self.features)
+        frechet, spread = frechet_distance(mapped, self.reference), None
+        if mapped.shape[1] <= MOST_DIM:
+            resamples = torch.Generator().manual_seed(stream_seed(self.seed, "bootstrap"))
+            spread = frechet_estimate(
+                mapped, self.reference, num_resamples=20, generator=resamples
+            ).standard_error
+        ratio = float(x.var(0).sum()) / self.variance
+        return Trial(strength, phase, found.mmd_sq, found.standard_error, frechet, spread, ratio)
+
+    def _draw(self, remedy: RemedyConfig, seed: int) -> Tensor:
+        sampler = self._remedied(remedy)
+        shape = (self.num_samples, *self.images.shape[1:])
+        chains = Population.from_prior(
+            sampler, shape, self.batch_size, seed, device=self.device, tick=self.tick
+        )
+        return chains.advance(0).cpu()
+
+    def _remedied(self, remedy: RemedyConfig) -> Sampler:
+        """The chain with a remedy; what is estimated from data is estimated once."""
+        if self.fitted is not None and remedy.remedy == "analytic_variance":
+            return self.fitted.with_factor(remedy.value)
+        data = self.images.to(self.device) if remedy.needs_data else None
+        sampler = apply_remedy(self.sampler, remedy, data, seed=self.seed)
+        if isinstance(sampler, AnalyticVarianceSampler):
+            self.fitted = sampler
+        return sampler
+
+
+def _sections(known: dict[float, float], remedy: RemedyConfig, count: int) -> Iterator[float]:
+    """Strengths to try next, by golden sections around the best; ``known`` grows in between.
+
+    Past an end of the grid it goes on in steps that double, as far as the remedy takes them.
+    """
+    is_whole = remedy.remedy == "time_shift"
+    for _ in range(count):
+        best = min(known, key=lambda value: known[value])
+        below = max((v for v in known if v < best), default=None)
+        above = min((v for v in known if v > best), default=None)
+        if below is None and above is not None and _is_allowed(remedy, 3 * best - 2 * above):
+            probe = 3 * best - 2 * above
+        elif above is None and below is not None and _is_allowed(remedy, 3 * best - 2 * below):
+            probe = 3 * best - 2 * below
+        else:
+            left = 0.0 if below is None else best - below
+            right = 0.0 if above is None else above - best
+            probe = best + GOLDEN * right if right > left else best - GOLDEN * left
+        probe = float(round(probe)) if is_whole else float(f"{probe:.6g}")
+        if probe in known:
+            return
+        yield probe
+
+
+def _is_allowed(remedy: RemedyConfig, strength: float) -> bool:
+    try:
+        replace(remedy, strength=strength)
+    except InvalidInput:
+        return False
+    return True
+
+
+def _is_none(remedy: RemedyConfig, trial: Trial) -> bool:
+    return trial.strength is None or trial.strength == NEUTRAL.get(remedy.remedy)
+
+
+def _values(remedy: RemedyConfig, values: Sequence[float] | None, refine: int) -> list[float]:
+    """The grid, each value once and one that the remedy takes."""
+    if remedy.remedy == "none":
+        raise InvalidInput("there is nothing to tune about none: choose a remedy")
+    if remedy.strength is not None:
+        raise InvalidInput(
+            f"{remedy.text} has a strength, which is what is searched: leave it out, or give it "
+            "among the values"
+        )
+    chosen = GRIDS[remedy.remedy] if values is None else values
+    if not chosen:
+        raise InvalidInput("no strength to try: give at least one value")
+    if refine < 0:
+        raise InvalidInput(f"{refine} refinements asked for: 0 or more")
+    for value in chosen:
+        replace(remedy, strength=value)
+    return sorted(set(map(float, chosen)))
+
+
+def _halves(data: ImageData, seed: int) -> tuple[Tensor, Tensor]:
+    """The search half and the held-out half of the images."""
+    if len(data) < LEAST_DATA:
+        raise InvalidInput(f"{len(data)} images are too few to be split: give {LEAST_DATA} or more")
+    generator = torch.Generator().manual_seed(stream_seed(seed, "split"))
+    order = torch.randperm(len(data), generator=generator)
+    half = len(data) // 2
+    return data.images[order[:half]], data.images[order[half:]]
