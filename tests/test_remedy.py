@@ -470,7 +470,7 @@ def test_a_remedied_chain_is_measured_as_any_other_and_says_what_was_done():
     healed = apply_remedy(healed, parse("time_shift:6,cutoff=10"))
     healed = apply_remedy(healed, RemedyConfig("analytic_variance"), data)
     healed = apply_remedy(healed, parse("snr_t:0.02"))
-    assert network_of(healed) is net
+    assert network_of(healed) is net and healed.schedule is base.schedule
     profile = measure(healed, data, num_samples=60, states=3, progress=False)
     how = profile.how["sampler"]
     assert how["sampler"] == "AncestralSampler"
