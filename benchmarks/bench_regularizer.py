@@ -67,7 +67,7 @@ def build(variant: str) -> Trainer:
     )
     trainer = Trainer(config, ImageData(images, "noise"))
     if trainer.regularizer:
-        states, draws = trainer.regularizer._sizes(config.batch_size)
+        states, draws = trainer.regularizer.sizes(config.batch_size)
         trainer.regularizer.pool.capacity = states + draws
         trainer.regularizer.pool.add(images)
     return trainer

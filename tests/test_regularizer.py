@@ -462,7 +462,7 @@ def test_default_sizes_are_shares_of_the_batch():
         regularizer = CumulativeErrorRegularizer(
             tiny_sampler(network), variant=variant, strength=1.0
         )
-        found[variant] = regularizer._sizes(64)
+        found[variant] = regularizer.sizes(64)
     assert found == {
         "official": (64, 64),
         "full": (16, 1024),
@@ -517,6 +517,7 @@ def test_states_that_explode_are_told_in_words():
         ({"num_states": 1}, "num_states of the regularizer is 1"),
         ({"num_forward": 0}, "num_forward of the regularizer is 0"),
         ({"num_cohorts": 0}, "num_cohorts of the regularizer is 0"),
+        ({"stride": 0}, "stride of the regularizer is 0"),
         ({"every": 0}, "every of the regularizer is 0"),
         ({"length": 0}, "length of the regularizer is 0"),
         ({"strength": -1.0}, "strength of the regularizer is -1"),

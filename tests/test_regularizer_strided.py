@@ -141,14 +141,15 @@ def test_the_start_of_a_coarse_chain_costs_little():
         regularizer(network, DATA)
         costs[modules] = len(network.timesteps) - 1
         n = modules or 200
-        assert 4 * n * 0.7 <= costs[modules] <= 4 * n * (1 - 0.3 / 2)
+        way, inside = math.ceil(0.7 * n / 5), round(0.3 * n)
+        assert costs[modules] == sum(way + inside * c // 4 for c in range(4))
         for _ in range(3):  # until each cohort has left where it was put
             regularizer(network, DATA)
         network.timesteps.clear()
-        terms = 8 * round(0.3 * n)  # each of the four cohorts twice through the window
+        terms = 8 * inside  # each of the four cohorts twice through the window
         for _ in range(terms):
             regularizer(network, DATA)
-        assert len(network.timesteps) / terms - 1 == pytest.approx(0.7 / 0.3)
+        assert len(network.timesteps) / terms - 1 == pytest.approx(way / inside)
     assert costs[10] * 15 < costs[None]
 
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from tiny import TinyNetwork, exact_sampler, noise_source, shrinking_sampler, tiny_sampler
-from undrift.rollout import BootstrapRollout, ForwardPool, PersistentCohorts, Streams, seed_of
+from undrift.rollout import (
+    BootstrapRollout,
+    ForwardPool,
+    PersistentCohorts,
+    Streams,
+    seed_of,
+    window_start,
+)
 from undrift.schedule import LinearSchedule
 
 
@@ -220,18 +227,21 @@ def test_a_cohort_is_whole_from_the_start_and_holds_no_graph():
     assert network.with_graph == 40
 
 
-@pytest.mark.parametrize("window", [1.0, 0.4])
-def test_cohorts_follow_the_law_of_the_sampler(window):
+@pytest.mark.parametrize(("window", "stride"), [(1.0, 1), (0.4, 1), (0.4, 2), (0.4, 9), (1.0, 9)])
+def test_cohorts_follow_the_law_of_the_walk(window, stride):
     """A frozen affine chain: the variance at each position is known by recursion."""
     schedule, modules, count = LinearSchedule(1000), 8, 4000
     sampler = shrinking_sampler(0.8, schedule, modules)
-    variances = [1.0]
-    for t, s in pairwise(sampler.grid):
+    first, variance = window_start(sampler.grid, window), 1.0
+    positions = [*range(0, first, stride), *range(first, modules + 1)]
+    variances = {0: variance}
+    for a, b in pairwise(positions):
         one = torch.ones(1, 1, dtype=torch.float64)
-        kernel = sampler.kernel(one, t, s)
-        variances.append(float(kernel.mean) ** 2 * variances[-1] + float(kernel.variance))
-    assert min(variances) < 0.9
-    cohorts, streams = PersistentCohorts(3, window), Streams.seeded(0)
+        kernel = sampler.kernel(one, sampler.grid[a], sampler.grid[b])
+        variance = float(kernel.mean) ** 2 * variance + float(kernel.variance)
+        variances[b] = variance
+    assert min(variances.values()) < 0.9
+    cohorts, streams = PersistentCohorts(3, window, stride), Streams.seeded(0)
     like = torch.zeros(2, 1)
     for _ in range(3 * modules * 2):
         states, position = cohorts(sampler, like, count, streams)

@@ -139,6 +139,7 @@ class RegularizerConfig:
         every: The term is computed in every k-th step (if null, 2; 1 for official, as released).
         window: Share of the chain, its end at data, in which the term is computed (if null, 0.3,
             where the error is by measurement; all of it for official, as released).
+        stride: Times of the chain that one step of a new cohort spans on its way to the window.
         weighting: Weights of the steps; measured takes the downstream gains of a profile.
         rho: Exponent of the exponential weights.
         profile: Profile whose downstream gains are the measured weights.
@@ -154,6 +155,7 @@ class RegularizerConfig:
     num_cohorts: int = 4
     every: int | None = None
     window: float | None = None
+    stride: int = 5
     weighting: Literal["uniform", "exponential", "measured"] = "uniform"
     rho: float = 3.0
     profile: str | None = None

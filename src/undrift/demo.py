@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from undrift.config import ChainConfig, MethodConfig, RegularizerConfig, TrainConfig
+from undrift.config import ChainConfig, MethodConfig, TrainConfig
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.gallery import image_grid
@@ -67,9 +67,7 @@ def demo(
     base = replace(base, output=str(folder / "base"))
     methods = {
         PLAIN: MethodConfig(),
-        REGULARIZED: MethodConfig(
-            "regularized", regularizer=RegularizerConfig(num_states=base.batch_size)
-        ),
+        REGULARIZED: MethodConfig("regularized"),
     }
     training = _train(base, methods, steps, data, progress)
     logger.info("4/5  measuring both: %s samples each", num_samples)

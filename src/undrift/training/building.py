@@ -150,6 +150,7 @@ def build_regularizer(
         num_cohorts=config.num_cohorts,
         every=config.every,
         window=config.window,
+        stride=config.stride,
         weighting=_weighting(config),
         rho=config.rho,
         seed=seed_of(seed, config.seed),
