@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -14,6 +15,9 @@ import yaml
 from undrift.cli.option import Option, metavar, options, summary
 from undrift.cli.result import plain_data
 from undrift.exceptions import InvalidInput
+
+PRESETS = Path(__file__).parents[1] / "presets"
+"""Folders of YAML files that ``--config`` knows by name, one for each command that has some."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Surface(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
         )
         self.leaves = options(config)
+        self.presets = {path.stem: path for path in sorted((PRESETS / name).glob("*.yaml"))}
         self.usage = self._usage(positionals)
         groups: dict[str, argparse._ArgumentGroup] = {}
         for option in sorted(self.leaves, key=lambda leaf: bool(leaf.group)):
@@ -49,7 +54,7 @@ class Surface(argparse.ArgumentParser):
             if title not in groups:
                 groups[title] = self.add_argument_group(title)
             _add_option(groups[title], option)
-        _add_common(self.add_argument_group("common options"))
+        _add_common(self.add_argument_group("common options"), self.presets)
 
     def read(self, argv: Sequence[str]) -> Given | None:
         """What was asked for; None if it was help, which is then printed."""
@@ -62,7 +67,7 @@ class Surface(argparse.ArgumentParser):
             self.error(self._unknown(rest[0]))
         common = {key: flags.pop(key, False) for key in ("json", "quiet", "print_config")}
         path = flags.pop("config", None)
-        values: dict[str, Any] = {} if path is None else _read_yaml(path, self.leaves)
+        values: dict[str, Any] = {} if path is None else _read_yaml(self._found(path), self.leaves)
         for option in self.leaves:
             if option.key in flags:
                 _put(values, option.path, flags[option.key])
@@ -71,6 +76,15 @@ class Surface(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Leave it to the door to print one line."""
         raise InvalidInput(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def _found(self, path: str) -> str:
+        """The file that was asked for, or the preset of that name."""
+        if Path(path).is_file() or not self.presets:
+            return path
+        if path not in self.presets:
+            known = ", ".join(self.presets)
+            raise InvalidInput(f"--config {path}: no such file, and none of the presets {known}")
+        return str(self.presets[path])
 
     def _usage(self, positionals: Sequence[str]) -> str:
         words = []
@@ -89,9 +103,9 @@ class Surface(argparse.ArgumentParser):
         return f"unknown option {flag}" + (f", did you mean {close[0]}?" if close else "")
 
 
-def _add_common(group: argparse._ArgumentGroup) -> None:
-    switch = "store_true"
-    group.add_argument("--config", metavar="FILE", help="read options from a YAML file")
+def _add_common(group: argparse._ArgumentGroup, presets: Collection[str]) -> None:
+    switch, named = "store_true", f", or from a preset: {', '.join(presets)}" if presets else ""
+    group.add_argument("--config", metavar="FILE", help=f"read options from a YAML file{named}")
     group.add_argument("--print-config", action=switch, help="print the resolved YAML and exit")
     group.add_argument("--json", action=switch, help="print the result as one JSON object")
     group.add_argument("--quiet", action=switch, help="no progress bars, no talk")

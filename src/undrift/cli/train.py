@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, fields
 from typing import Any
 
 from undrift.cli.command import session
-from undrift.config import TrainConfig as Config
+from undrift.config import TrainConfig
 
 POSITIONALS = ()
 
 
+@dataclass
+class Config(TrainConfig):
+    """Train a diffusion model, plainly, with the regularizer, or by a published baseline.
+
+    Arguments:
+        dry_run: Build everything, make one step on synthetic images, say how much memory the run
+            takes, and write nothing; no data are needed.
+        dry_run_batch_size: Images of that step, from which the memory of the full batch is
+            extrapolated (if null, the full batch on a GPU, a few images elsewhere).
+    """
+
+    dry_run: bool = False
+    dry_run_batch_size: int | None = None
+
+
 def run(config: Config) -> dict[str, Any]:
     """Train, and say where the run is and what to do next."""
+    own = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
+    if config.dry_run:
+        return _dry_run(own, config.dry_run_batch_size)
     from undrift.runs import train
 
-    result = train(config, progress=not session().quiet)
-    if int(os.environ.get("RANK", "0")):  # the first of several processes speaks for all
-        raise SystemExit(0)
+    result = train(own, progress=not session().quiet)
+    _first_process_only()
     print(f"run        {result['run']}")
     print(f"loss       {result['loss']:.5f} after {result['steps']} steps")
     if result["lambda"] is not None:
@@ -28,3 +46,50 @@ def run(config: Config) -> dict[str, Any]:
         )
     print(f"next       undrift measure {result['run']} --data {config.data}")
     return result
+
+
+def _dry_run(config: TrainConfig, batch_size: int | None) -> dict[str, Any]:
+    """Make one step, and say what the run will take."""
+    from undrift.rehearsal import rehearse
+
+    found = rehearse(config, batch_size)
+    _first_process_only()
+    step, full, memory = found["step"], found["batch_size"], found["memory"]
+    shape = "x".join(map(str, found["image_shape"]))
+    how = "measured" if step["batch_size"] == full else f"measured at {step['batch_size']} images"
+    print(f"network    {found['parameters']:,} parameters, images {shape}, {found['method']}")
+    print(
+        f"step       {step['seconds']:.2f} s with {step['batch_size']} of {full} images on "
+        f"{found['device']}, loss {step['loss']:.3f}"
+    )
+    print(
+        f"memory     {_size(memory['total'])} for each of {found['processes']} processes, of which"
+    )
+    for part, note in (
+        ("weights", ""),
+        ("gradients", "the term's and the main one's at once" if memory["regularizer"] else ""),
+        ("moments", "of the optimizer"),
+        ("average", "of the weights"),
+        ("regularizer", "its data and chains"),
+        ("activations", f"{how}: what autograd keeps; workspace comes on top"),
+    ):
+        if memory[part]:
+            print(f"  {part:<11}  {_size(memory[part]):>9}  {note}".rstrip())
+    if found["measured_peak"] and step["batch_size"] == full:
+        print(f"  measured     {_size(found['measured_peak']):>9}  the peak of this step")
+    if found["starting_passes"]:
+        print(
+            f"start      {found['starting_passes']} passes of {found['states']} states, once, to "
+            "spread the chains"
+        )
+    return found
+
+
+def _first_process_only() -> None:
+    """End here in all processes but the first, which speaks for all."""
+    if int(os.environ.get("RANK", "0")):
+        raise SystemExit(0)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
