@@ -1,7 +1,8 @@
 """How often the intervals of MMD² cover the truth, from equal distributions to far ones.
 
 Two Gaussians whose MMD² is known in closed form, moved apart until it is a given number of null
-standard deviations. ``python benchmarks/coverage_mmd.py --runs 1000`` takes a few minutes a model.
+standard deviations. ``python benchmarks/coverage_mmd.py --runs 1000`` takes about two minutes a
+model; ``--model 0`` runs one of them. Coverage of 1,000 runs has a standard error of 0.7 %.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def coverage(model: Model, runs: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--model", type=int, choices=range(len(MODELS)), help="one model alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for each in MODELS:
+    for each in MODELS if arguments.model is None else [MODELS[arguments.model]]:
         coverage(each, arguments.runs)

@@ -183,10 +183,15 @@ def shift_at(distance, null_sd):
     return torch.tensor([high if distance else 0.0, 0.0]), value if distance else 0.0
 
 
-@pytest.mark.parametrize("distance", [0, 2, 5, 40])
+@pytest.mark.parametrize("distance", [0, 1, 3, 8, 40])
 def test_the_interval_covers_the_truth_at_every_distance(distance):
-    runs, n, m = 200, 60, 80
-    null_sd = 0.0079  # of this kernel and these sizes
+    """95 % intervals cover in 93 to 97 %, at the null and so many null deviations from it.
+
+    Of 300 runs, 3.3 % more or less (2.6 binomial standard errors) may be inside by chance;
+    benchmarks/coverage_mmd.py makes 1,000 at each of ten distances for five models.
+    """
+    runs, n, m = 300, 50, 60
+    null_sd = 0.0098  # of this kernel and these sizes
     shift, truth = shift_at(distance, null_sd)
     covered = above = 0
     for index in range(runs):
