@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from tiny import TinyNetwork, noise_source, tiny_sampler
 from undrift import cli, runs
 from undrift.config import ModelConfig, RegularizerConfig, TrainConfig
 from undrift.exceptions import InvalidInput
-from undrift.rehearsal import KeptBytes, rehearse
+from undrift.regularizer import CumulativeErrorRegularizer
+from undrift.rehearsal import KeptBytes, _starting_passes, rehearse
 
 SMALL = TrainConfig(
     data="patches",
@@ -44,7 +46,7 @@ def test_the_parts_are_those_of_the_network_and_the_optimizer():
     assert {name: memory[name] for name in parts} == parts
     assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
     assert rehearse(SMALL, 8)["memory"]["gradients"] == weights
-    assert found["starting_passes"] == 35 + 40 + 45 and found["states"] == 16
+    assert found["starting_passes"] == 3 * 7 + 5 + 10 and found["states"] == 16
 
 
 def test_graphs_that_live_one_after_the_other_do_not_add_up():
@@ -120,3 +122,13 @@ def test_what_cannot_be_rehearsed_is_one_line(config, batch_size, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         rehearse(config, batch_size)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 100])
+def test_the_passes_to_the_start_are_those_that_are_made(stride):
+    network = TinyNetwork()
+    regularizer = CumulativeErrorRegularizer(
+        tiny_sampler(network, 30), strength=1.0, every=1, num_cohorts=3, stride=stride
+    )
+    regularizer(network, torch.randn(8, 3, generator=noise_source()))
+    assert _starting_passes(regularizer) == len(network.timesteps) - 1

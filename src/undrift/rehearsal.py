@@ -87,8 +87,6 @@ def rehearse(
     step, kept, peak = _timed_step(trainer)
     memory = _counted(trainer, states, forward)
     memory["activations"] = round(kept.scaled / share + kept.fixed)
-    rollout = regularizer.rollout if regularizer else None
-    cohorts = rollout.positions if isinstance(rollout, PersistentCohorts) else []
     return {
         "method": config.method,
         "parameters": sum(p.numel() for p in trainer.bare_network.parameters()),
@@ -99,7 +97,7 @@ def rehearse(
         "step": {"batch_size": batch_size, **step},
         "memory": memory | {"total": sum(memory.values())},
         "measured_peak": peak,
-        "starting_passes": sum(cohorts) - 1 if cohorts else 0,
+        "starting_passes": _starting_passes(regularizer) if regularizer else 0,
         "states": states,
     }
 
@@ -211,6 +209,14 @@ def _timed_step(trainer: Trainer) -> tuple[dict[str, float], KeptBytes, int | No
     seconds = time.perf_counter() - started
     peak = torch.cuda.max_memory_allocated() if on_gpu else None
     return {"seconds": round(seconds, 3), "loss": rows[0]["loss"]}, kept, peak
+
+
+def _starting_passes(regularizer: CumulativeErrorRegularizer) -> int:
+    """Passes of a cohort through the network until all of them are in their places."""
+    grid, rollout = regularizer.sampler.grid, regularizer.rollout
+    if not isinstance(rollout, PersistentCohorts):
+        return 0
+    return sum(len(rollout.way(grid, position)) - 1 for position in rollout.places(grid))
 
 
 def _counted(trainer: Trainer, states: int, forward: int) -> dict[str, int]:

@@ -275,6 +275,11 @@ class PersistentCohorts:
         modules = len(grid) - 1 - first
         return [first + modules * c // self.num_cohorts for c in range(self.num_cohorts)]
 
+    def way(self, grid: tuple[float, ...], position: int) -> tuple[float, ...]:
+        """Times at which a new cohort stops on its way to a position: coarsely to the window."""
+        first = window_start(grid, self.window)
+        return (*grid[: first : self.stride], *grid[first : position + 1])
+
     @torch.no_grad()
     def _brought(
         self,
@@ -284,12 +289,10 @@ class PersistentCohorts:
         position: int,
         streams: Streams,
     ) -> Tensor:
-        """New chains from the prior: coarsely to the window, then module by module."""
-        grid, first = sampler.grid, window_start(sampler.grid, self.window)
-        walk = (*grid[: first : self.stride], *grid[first : position + 1])
+        """New chains from the prior, brought to a position of the grid."""
         shape, noise = (num_states, *like.shape[1:]), streams.noise
         x = sampler.prior(shape, generator=noise, device=like.device, dtype=like.dtype)
-        for t, s in pairwise(walk):
+        for t, s in pairwise(self.way(sampler.grid, position)):
             x = sampler.step(x, int(t), int(s), generator=noise)
         return x
 
