@@ -129,7 +129,7 @@ def test_the_claims_come_with_verdicts_and_evidence(capsys: pytest.CaptureFixtur
     assert verdict("Every module amplifies") == "refuted"
     assert verdict("standard Gaussian") == "refuted"
     assert verdict("rises from noise to data") == "not a law"
-    assert verdict("bootstrap of 5") == "refuted"
+    assert verdict("bootstrap MMD") == "refuted"
     assert verdict("sample quality") == "holds"
     assert verdict("budget closes") == "holds"
 

@@ -38,7 +38,7 @@ MEMORIZING = 0.9
 TOPIC = "What the modules do wrong, in nats"
 _CURES = {
     "mean": "Train more, or train a larger network; another variance or more steps cannot help it.",
-    "variance": "Change the reverse variance; this needs no training.",
+    "variance": "Change the reverse variance (--remedy analytic_variance); this needs no training.",
     "shape": "Take smaller steps (more of them): no Gaussian module follows longer ones.",
 }
 

@@ -241,10 +241,10 @@ def _cell(row: Row, key: str) -> str:
 def _lowered(text: str) -> Markup:
     """Text whose indices after an underscore stand below the line.
 
-    >>> _lowered("μ_t < 1")
-    Markup('μ<sub>t</sub> &lt; 1')
+    >>> _lowered("μ_t < σ_t²")
+    Markup('μ<sub>t</sub> &lt; σ<sub>t</sub>²')
     """
-    return Markup(re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(text))))
+    return Markup(re.sub(r"_([a-zA-Zα-ω]+|\d+)", r"<sub>\1</sub>", str(escape(text))))
 
 
 def _complete(row: Row) -> bool:
