@@ -63,7 +63,7 @@ def test_the_search_finds_what_the_noise_is_off_by(metric):
     found = tuned(chain(0.95), "epsilon_scaling", [0.85, 0.9, 0.97, 1.05], metric=metric, refine=6)
     assert found.best.strength == pytest.approx(0.95, abs=0.015)
     assert found.remedy.text == f"epsilon_scaling:{found.best.strength:g}"
-    assert found.helps and "lowers" in found.verdict
+    assert found.helps and "better than none" in found.verdict
     for change in found.changes.values():
         assert change.interval[1] < 0 and change.best < 0.5 * change.none
     values = {trial.strength: trial.value(metric) for trial in found.curve}
@@ -102,11 +102,21 @@ def test_equal_seeds_tune_alike_and_others_do_not():
     assert a["curve"] != c["curve"]
 
 
+def test_no_remedy_is_tried_even_where_no_strength_of_it_does_nothing():
+    values = [0.0, 0.01]
+    found = tuned(chain(), "snr_t,high=0.05,weighting=constant", values, refine=0)
+    none, *others = found.curve
+    assert none.strength is None and [trial.strength for trial in others] == values
+    assert others[0].mmd_sq != none.mmd_sq
+    alone = tuned(chain(), "snr_t", values, refine=0).curve[0]
+    assert alone.strength == 0 and alone.mmd_sq == none.mmd_sq
+
+
 def test_a_strength_that_blows_the_chain_up_is_recorded_and_never_the_best():
     found = tuned(chain(0.95), "snr_t,high=1e30,weighting=constant", [1e30], refine=0)
     blown = found.curve[-1]
     assert blown.strength == 1e30 and blown.mmd_sq is None and blown.frechet is None
-    assert found.best.strength == 0
+    assert found.best is found.curve[0] and found.best.strength is None
     json.dumps(found.to_dict())
 
 

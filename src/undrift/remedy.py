@@ -41,7 +41,7 @@ PUBLISHED = {
 """The strength of each remedy where none is given: of the order that its paper uses."""
 
 NEUTRAL = {"epsilon_scaling": 1.0, "time_shift": 0.0, "snr_t": 0.0}
-"""The strength at which a remedy does nothing at all."""
+"""The strength at which a remedy without further options does nothing at all."""
 
 _OPTIONS = {
     "none": (),
@@ -108,6 +108,17 @@ class RemedyConfig:
     def value(self) -> float:
         """The strength that is applied."""
         return PUBLISHED.get(self.remedy, 0.0) if self.strength is None else self.strength
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether it does nothing at all, its options included.
+
+        Example:
+            >>> parse("snr_t:0").is_neutral, parse("snr_t:0,high=0.01").is_neutral
+            (True, False)
+        """
+        other = {"epsilon_scaling": self.slope, "snr_t": self.high}.get(self.remedy, 0.0)
+        return self.remedy == "none" or (self.value == NEUTRAL.get(self.remedy) and other == 0)
 
     @property
     def needs_data(self) -> bool:

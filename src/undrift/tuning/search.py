@@ -113,21 +113,15 @@ class Tuning:
         """What may be said, in one sentence."""
         if not self.changes:
             return "On the search half no strength does better than none: leave the remedy out."
-        change, name = self.changes[self.metric], {"mmd_sq": "D₀²", "frechet": "Fréchet distance"}
-        low, high = change.interval
-        size = (
-            f"{name[self.metric]} by {change.difference:.3g} "
-            f"(95 % interval {low:.3g} to {high:.3g})"
+        change, (low, high) = self.changes[self.metric], self.changes[self.metric].interval
+        name = {"mmd_sq": "D₀²", "frechet": "the Fréchet distance"}[self.metric]
+        word = "better than" if self.helps else "worse than"
+        word = word if change.is_distinguishable else "not distinguishable from"
+        return (
+            f"On the held-out half {self.remedy.text} is {word} none: {name} {change.best:.3g} "
+            f"against {change.none:.3g}, a change of {change.difference:.2g} (95 % interval "
+            f"{low:.2g} to {high:.2g})."
         )
-        if not change.is_distinguishable:
-            return (
-                f"{self.remedy.text} is not distinguishable from none on the held-out half: it "
-                f"changes {size}."
-            )
-        verb = "lowers" if change.difference < 0 else "raises"
-        relative = abs(change.difference / change.none) if change.none > 0 else math.nan
-        share = "" if math.isnan(relative) else f", {relative:.0%} of it"
-        return f"On the held-out half {self.remedy.text} {verb} the {size}{share}."
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -171,8 +165,8 @@ def tune(
         sampler: The chain without the remedy.
         data: Images, best such as the model was not trained on.
         remedy: The remedy, its strength open; its other options are kept.
-        values: The grid of strengths; :data:`GRIDS` when None. The strength that does nothing is
-            always among them.
+        values: The grid of strengths; :data:`GRIDS` when None. No remedy at all is always tried
+            too, as the strength that does nothing where there is one.
         metric: What is minimized.
         refine: Strengths that are tried between the neighbors of the best one.
         num_samples: Chains for each strength.
@@ -194,7 +188,7 @@ def tune(
         )
     search, held_out = _halves(data, seed)
     network = network_of(sampler)
-    runs = 3 + refine + sum(value != NEUTRAL.get(remedy.remedy) for value in values)
+    runs = 3 + refine + len([v for v in values if not replace(remedy, strength=v).is_neutral])
     total = runs * num_samples * (len(sampler.grid) - 1)
     label = f"tuning {remedy.remedy}"
     with evaluating(network), progress_bar(label, total, show=progress) as tick:
@@ -240,12 +234,11 @@ class _Bench:
 
     def search(self, values: Sequence[float], metric: Metric, refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
-        neutral = NEUTRAL.get(self.remedy.remedy)
-        none = self._trial(neutral, "grid", RemedyConfig())
+        none = self._trial(_neutral(self.remedy), "grid", RemedyConfig())
         trials = {none.strength: none}
         for value in values:
-            if value != neutral:
-                remedy = replace(self.remedy, strength=value)
+            remedy = replace(self.remedy, strength=value)
+            if not remedy.is_neutral:
                 trials[value] = self._trial(value, "grid", remedy)
         known = {k: trial.value(metric) for k, trial in trials.items() if k is not None}
         for value in _sections(known, self.remedy, refine):
@@ -335,8 +328,15 @@ def _is_allowed(remedy: RemedyConfig, strength: float) -> bool:
     return True
 
 
+def _neutral(remedy: RemedyConfig) -> float | None:
+    """The strength at which a remedy with its options does nothing, if there is one."""
+    strength = NEUTRAL.get(remedy.remedy)
+    is_none = strength is not None and replace(remedy, strength=strength).is_neutral
+    return strength if is_none else None
+
+
 def _is_none(remedy: RemedyConfig, trial: Trial) -> bool:
-    return trial.strength is None or trial.strength == NEUTRAL.get(remedy.remedy)
+    return trial.strength is None or trial.strength == _neutral(remedy)
 
 
 def _values(remedy: RemedyConfig, values: Sequence[float] | None, refine: int) -> list[float]:
