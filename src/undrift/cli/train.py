@@ -62,9 +62,8 @@ def _dry_run(config: TrainConfig, batch_size: int | None) -> dict[str, Any]:
         f"step       {step['seconds']:.2f} s with {step['batch_size']} of {full} images on "
         f"{found['device']}, loss {step['loss']:.3f}"
     )
-    print(
-        f"memory     {_size(memory['total'])} for each of {found['processes']} processes, of which"
-    )
+    where = "" if found["processes"] == 1 else f" in each of {found['processes']} processes"
+    print(f"memory     {_size(memory['total'])}{where}, of which")
     for part, note in (
         ("weights", ""),
         ("gradients", "the term's and the main one's at once" if memory["regularizer"] else ""),
