@@ -14,7 +14,10 @@ from undrift.config import ChainConfig, MethodConfig, RegularizerConfig, TrainCo
 from undrift.data import load_data
 from undrift.exceptions import InvalidInput
 from undrift.protocol import StudyConfig
-from undrift.study import judge, mean_interval, paired, run_study
+from undrift.remedy import RemedyConfig
+from undrift.study import bench, judge, judgment, mean_interval, paired, pairing, run_study
+from undrift.study.correlation import correlations, spearman
+from undrift.study.job import Job
 
 
 def plan(**changes):
@@ -165,6 +168,139 @@ def test_a_run_of_another_plan_is_not_taken_for_this_one(tmp_path):
         run_study(plan(methods=methods), tmp_path, progress=False)
 
 
+@pytest.fixture(scope="module")
+def looked_into(tmp_path_factory):
+    """A study with everything that is judged beside the last weights."""
+    neutral = {"nothing": RemedyConfig("epsilon_scaling", 1.0), "some": RemedyConfig("snr_t", 0.1)}
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run_study(plan(judge_every=2, remedies=neutral), folder, progress=False)
+
+
+def test_weights_are_judged_on_the_way_without_changing_the_run(looked_into, tmp_path):
+    _, found = looked_into
+    steps = {(r["method"], r["step"]) for r in found["checkpoints"]}
+    assert steps == {("base", 2), ("base", 4), ("plain", 2), ("persistent", 2)}
+    bare = run_study(plan(), tmp_path, progress=False)
+    values = [[row["mmd_sq"], row["frechet"]] for row in bare["rows"]]
+    assert values == [[row["mmd_sq"], row["frechet"]] for row in found["rows"]]
+    assert bare["checkpoints"] == [] and bare["remedies"] == []
+    assert found["correlation"]["mmd_sq"]["overall"]["num_points"] == 6
+
+
+def test_a_remedy_that_does_nothing_changes_nothing(looked_into):
+    _, found = looked_into
+    changes = {(r["method"], r["remedy"], r["metric"]): r["mean"] for r in found["paired_remedies"]}
+    for method in ("plain", "persistent"):
+        assert changes[method, "nothing", "frechet"] == pytest.approx(0, abs=1e-4)
+        assert abs(changes[method, "some", "frechet"]) > 1e-4
+    profiles = {(p["method"], p["remedy"]): p["states"] for p in found["profiles"]}
+    assert len(profiles) == 6
+    for a, b in zip(profiles["plain", "none"], profiles["plain", "nothing"], strict=True):
+        assert a["mmd_sq"] == pytest.approx(b["mmd_sq"], abs=1e-5)
+    assert profiles["plain", "none"][-1]["t"] == 0
+
+
+def test_samples_of_all_methods_are_kept_to_look_at(looked_into):
+    folder, found = looked_into
+    assert all((folder / row["grid"]).is_file() for row in [*found["rows"], *found["remedies"]])
+    assert (folder / "data.png").is_file()
+
+
+def test_a_method_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    train = bench.train
+
+    def fails(config, *arguments, **options):
+        if config.method == "persistent":
+            raise InvalidInput("the loss is nan at step 3")
+        return train(config, *arguments, **options)
+
+    monkeypatch.setattr(bench, "train", fails)
+    found = run_study(plan(budgets=["steps", "compute"]), tmp_path, progress=False)
+    assert [(r["method"], r["budget"]) for r in found["rows"]] == [("plain", "steps")]
+    assert "loss is nan" in found["failures"][0]["reason"]
+    # at equal compute nothing is left to compare with
+    assert {(f["method"], f["budget"]) for f in found["failures"][1:]} == {
+        ("plain", "compute"),
+        ("persistent", "compute"),
+    }
+
+
+def test_equal_compute_gives_the_cheaper_method_more_steps():
+    config = plan(budgets=["compute"], steps=100)
+    costs = {Job(0, "branched", "plain"): 10.0, Job(0, "branched", "persistent"): 25.0}
+    steps = [Job(0, "branched", m, "compute").steps(config, costs) for m in ("plain", "persistent")]
+    assert steps == [250, 100]
+
+
+def test_a_run_at_equal_steps_is_kept_where_only_its_cost_was_asked_for(tmp_path):
+    found = run_study(plan(budgets=["compute"]), tmp_path, progress=False)
+    assert {row["budget"] for row in found["rows"]} == {"steps", "compute"}
+
+
+def test_costs_are_relative_to_plain_within_a_seed():
+    rows = [
+        row(m, seed, "steps", 1.0, 1.0) | {"steps": 10, "train_cpu_s": cost * (1 + seed)}
+        for seed in (0, 1)
+        for m, cost in (("plain", 1.0), ("x", 1.5))
+    ]
+    [plain, x] = pairing.costs(rows)
+    assert plain["relative"]["ratios"] == [1, 1]
+    assert x["relative"]["mean"] == pytest.approx(1.5)
+
+
+def test_no_change_is_taken_against_nothing():
+    pairs = [(row("plain", 0, "steps", -1e-5, 2.0), row("x", 0, "steps", 1e-5, 1.0))]
+    assert [found["metric"] for found in pairing.changes(pairs)] == ["frechet"]
+
+
+def test_rank_correlation_is_spearmans_and_within_groups_its_own():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 30, generator=generator).round(decimals=1).tolist()
+    assert spearman(x, y, [0] * 30) == pytest.approx(stats.spearmanr(x, y).statistic)
+    # each seed falls, all seeds together rise
+    points = [
+        {
+            "run": f"{seed}{k}",
+            "seed": seed,
+            "method": "a",
+            "mmd_sq": seed + k,
+            "frechet": seed * 9 - k,
+        }
+        for seed in range(4)
+        for k in (0.0, 0.1, 0.2)
+    ]
+    found = correlations(points)
+    assert found["overall"]["rho"] > 0.8 and found["within_seed"]["rho"] == pytest.approx(-1)
+    low, high = found["overall"]["interval"]
+    assert low <= found["overall"]["rho"] <= high
+    assert correlations(points[:3]) is None
+
+
+def test_features_are_the_labels_classifier_or_say_what_they_are(monkeypatch):
+    data = load_data("digits", limit=200)
+    bare = replace(data, labels=None)
+
+    def missing():
+        raise InvalidInput("two more packages")
+
+    monkeypatch.setattr(judgment, "EfficientNetFeatures", missing)
+    assert judgment.feature_map(None, data).how["features"] == "classifier"
+    assert judgment.feature_map("pixels", data) is None
+    assert judgment.feature_map(None, bare) is None
+    assert judgment.Judge(bare, 10).how()["features"] == {"features": "pixels"}
+    with pytest.raises(InvalidInput, match="two more packages"):
+        judgment.feature_map("efficientnet-lite0", data)
+    with pytest.raises(InvalidInput, match="no TorchScript file"):
+        judgment.feature_map("nowhere.pt", data)
+
+
+def test_large_data_are_judged_by_an_even_part():
+    data = load_data("digits", limit=100)
+    few = judgment.Judge(data, 10)
+    assert len(few.reference) == 40 and torch.equal(few.reference[1], data.images[2])
+    assert judgment.Judge(data, 50).reference is data.images
+
+
 def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):
     run_study(plan(), tmp_path, progress=False)
     logs = [
@@ -178,10 +314,17 @@ def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):
     ("text", "message"),
     [
         ("methods: {plain: {method: plain}, plain: {method: full}}", "given twice"),
-        ("methods: {plain: {method: magic}}", "method"),
+        ("methods: {plain: {method: magic}}", "methods.plain: method: expected plain,"),
+        ("methods: {plain: {method: plain}, x: }", "methods.x: give options, such as {method"),
+        ("methods: [plain]", "methods: give names"),
+        ("base: {regulariser: {}}", "base.regulariser is no option: did you mean regularizer?"),
+        ("remedies: {x: {remedy: snr}}", "remedies.x: remedy: expected none,"),
+        ("remedies: {x: {remedy: epsilon_scaling, strength: -1}}", "above 0"),
+        ("remedy_methods: [plain]", "no remedies"),
+        ("seeds: 3", "seeds: expected integers in brackets, got 3"),
         ("steps: [", "no YAML"),
         ("just text", "holds no study"),
-        ("epochs: 3", "epochs"),
+        ("stesp: 3", "stesp is no option: did you mean steps?"),
     ],
 )
 def test_a_study_file_that_is_none_is_one_line(text, message, tmp_path, capsys):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from undrift.config import MethodConfig, TrainConfig
+from undrift.remedy import RemedyConfig
 
 Protocol = Literal["branched", "scratch"]
 Budget = Literal["steps", "compute"]
@@ -43,6 +44,11 @@ class StudyConfig:
             the labels), efficientnet-lite0, pixels, or a TorchScript file (if null, the classifier
             where the data have labels, else efficientnet-lite0 where its packages are installed,
             else pixels).
+        remedies: Remedies at sampling time by a name of your own, tried on trained models.
+        remedy_methods: Methods that they are tried on (plain and the reference if null), by the
+            first protocol at equal steps.
+        judge_every: Judge the averaged weights every so many steps too (only the last if null), to
+            see whether the cumulative error predicts quality.
         workers: Runs that go on at once, each on one thread.
     """
 
@@ -58,6 +64,9 @@ class StudyConfig:
     num_samples: int = 3000
     num_reference: int | None = None
     features: str | None = None
+    remedies: dict[str, RemedyConfig] = field(default_factory=dict)
+    remedy_methods: list[str] | None = None
+    judge_every: int | None = None
     workers: int = 1
 
     def length(self, protocol: Protocol) -> int:

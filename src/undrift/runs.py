@@ -47,6 +47,7 @@ def train(
     *,
     accelerator: Any = None,  # noqa: ANN401
     progress: bool = True,
+    look: Callable[[Trainer], None] = lambda trainer: None,
 ) -> dict[str, Any]:
     """Run a training, or what is left of it, in its run directory.
 
@@ -55,6 +56,7 @@ def train(
         data: The images; loaded as the configuration says when None.
         accelerator: Devices, processes, precision; a new one when None.
         progress: Whether to draw a progress bar on stderr.
+        look: Called after each step, to look at the trainer and leave it as it is.
 
     Returns:
         What came out: the folder, steps, last losses, seconds of the processor in training steps.
@@ -89,6 +91,7 @@ def train(
                 _write_grid(trainer, folder / "samples" / f"step-{step:08d}.png")
             if step % checkpoint_every == 0 or step == config.steps:
                 trainer.save_checkpoint(folder / "checkpoints")
+            look(trainer)
 
         trainer.run(on_step)
     result = _result(folder, trainer)

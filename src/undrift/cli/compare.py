@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from undrift.cli.command import session
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from undrift.protocol import StudyConfig
 
 
 @dataclass
@@ -27,6 +33,7 @@ class Config:
 
 
 POSITIONALS = ("study",)
+SHOWN = {"mmd_sq": "D₀²", "frechet": "Fréchet"}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -36,83 +43,94 @@ def run(config: Config) -> dict[str, Any]:
 
     from rich.console import Console
 
+    from undrift.cli.study_file import read_plan
+    from undrift.report.study import write_study_report
     from undrift.study import run_study
 
     plan = read_plan(config.study)
-    plan = replace(plan, seeds=config.seeds or plan.seeds, workers=config.workers or plan.workers)
+    seeds = plan.seeds if config.seeds is None else config.seeds
+    workers = plan.workers if config.workers is None else config.workers
+    plan = replace(plan, seeds=seeds, workers=workers)
     folder = Path(config.output or Path("runs") / Path(config.study).stem)
     called = session()
-    console = Console(stderr=True, quiet=called.quiet)
+    talk = Console(stderr=True, quiet=called.quiet, soft_wrap=True)
     result = run_study(
         plan,
         folder,
-        lambda row: console.print(
-            f"seed {row['seed']}  {row['protocol']:<8}  {row['method']:<18} {row['budget']:<7} "
-            f"{row['steps']:>6} steps  D0² {1e4 * row['mmd_sq']:6.2f}e-4  "
-            f"Fréchet {row['frechet']:.4g}  {row['train_cpu_s']:.0f} s"
-        ),
+        _told(talk, plan),
+        lambda judged_by: _announce(talk, plan, judged_by),
         progress=not called.quiet,
         command=called.command,
     )
-    Console().print(_table(result))
-    print(f"study  {folder / 'study.json'}")
+    report = write_study_report(result, folder)
+    for failure in result["failures"]:
+        where = "{protocol} {method}, seed {seed}, {budget}".format(**failure)
+        talk.print(f"not in the tables: {where}: {failure['reason']}")
+    if not called.json:
+        Console().print(_table(result))
+    print(f"study   {folder / 'study.json'}")
+    print(f"report  {report}")
     return result
 
 
-def read_plan(path: str) -> Any:  # noqa: ANN401
-    """The plan in a YAML file, each value checked.
+def _announce(talk: Console, plan: StudyConfig, judged_by: dict[str, Any]) -> None:
+    """What will be run and how it will be judged, before it is."""
+    from undrift.protocol import CHECKPOINT_RULE
+    from undrift.study.job import jobs
 
-    Raises:
-        InvalidInput: If there is no such file, or it is no plan.
-    """
-    from pathlib import Path
-
-    import yaml
-
-    from undrift.cli.command import build
-    from undrift.exceptions import InvalidInput
-    from undrift.protocol import StudyConfig
-
-    if not Path(path).is_file():
-        raise InvalidInput(f"no such study file: {path}")
-    try:
-        values = yaml.load(Path(path).read_text(), _unique_keys())
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InvalidInput(f"{path} holds no study: give base, methods, steps and seeds")
-    return build(StudyConfig, values, (), f"undrift compare {path}")
+    talk.print(
+        f"{len(list(jobs(plan)))} runs: {len(plan.methods)} methods, seeds "
+        f"{', '.join(map(str, plan.seeds))}, {' and '.join(plan.protocols)}, equal "
+        f"{' and equal '.join(plan.budgets)}"
+    )
+    talk.print(f"checkpoint rule: {CHECKPOINT_RULE}")
+    reference, score = judged_by["num_reference"], judged_by["score_name"]
+    talk.print(
+        f"judged: {plan.num_samples:,} samples of each against {reference:,} images of the "
+        f"training data; D₀² in pixels; {score}"
+    )
+    if plan.features is None and judged_by["features"].get("features") == "pixels":
+        talk.print("the data have no labels and EfficientNet-Lite0 is not installed: pixels it is")
 
 
-def _unique_keys() -> Any:  # noqa: ANN401
-    """A YAML loader that refuses a name that is given twice."""
-    import yaml
+def _told(talk: Console, plan: StudyConfig) -> Callable[[dict[str, Any]], None]:
+    """What tells of each result as it comes."""
+    from undrift.study.job import jobs
 
-    class UniqueKeys(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
-            keys = [key.value for key, _ in node.value]
-            twice = {key for key in keys if keys.count(key) > 1}
-            if twice:
-                raise yaml.YAMLError(f"the name {twice.pop()!r} is given twice")
-            return super().construct_mapping(node, deep)
+    total, done = sum(job.method is not None for job in jobs(plan)), 0
 
-    return UniqueKeys
+    def tell(row: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        talk.print(
+            f"{done:>3} of {total}  seed {row['seed']}  {row['protocol']:<8}  "
+            f"{row['method']:<18}  {row['budget']:<7} {row['steps']:>6} steps  "
+            f"D₀² {1e4 * row['mmd_sq']:6.2f}e-4  Fréchet {row['frechet']:.4g}  "
+            f"{row['train_cpu_s']:.0f} s",
+            highlight=False,
+        )
+
+    return tell
 
 
 def _table(result: dict[str, Any]) -> Any:  # noqa: ANN401
+    from rich import box
     from rich.table import Table
 
     table = Table(title="change against plain, mean over seeds with its 95 % interval")
-    for column in ("protocol", "method", "budget", "metric", "change", "interval", "seeds"):
-        table.add_column(column)
+    table.box, table.title_justify, table.header_style = box.SIMPLE_HEAD, "left", "bold"
+    for column in ("protocol", "budget", "method", "metric", "change", "interval", "seeds"):
+        table.add_column(column, justify="right" if column == "change" else "left")
     for row in result["paired"]:
+        if row["metric"] not in SHOWN:
+            continue
         interval = row["interval"]
         shown = f"{interval[0]:+.1%} to {interval[1]:+.1%}" if interval else "–"
         table.add_row(
             row["protocol"],
-            row["method"],
             row["budget"],
-            row["metric"],
+            row["method"],
+            SHOWN[row["metric"]],
             f"{row['mean']:+.1%}",
             shown,
             str(row["num_seeds"]),

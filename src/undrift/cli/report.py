@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from undrift.profile import ErrorProfile
 
 MARK = "undrift.report"
+STUDY = "study.json"
 DATA_IMAGES = 64
 
 
@@ -25,7 +26,8 @@ class Config:
 
     Arguments:
         sources: Profiles (JSON files of undrift measure), and runs: a run gives its profiles,
-            its training log, its last sample grid and its evaluations.
+            its training log, its last sample grid and its evaluations; or one study (a study.json
+            of undrift compare), which has a page of its own.
         output: File to write; an older report in its place is replaced, nothing else is.
         title: Heading of the page.
     """
@@ -54,6 +56,9 @@ def run(config: Config) -> dict[str, Any]:
         raise InvalidInput("nothing to report on: give profiles or runs")
     output = Path(config.output)
     _check_output(output)
+    studies = [file for source in config.sources if (file := _study_file(Path(source)))]
+    if studies:
+        return _study(config, studies[0], output)
     found = Material()
     for source in config.sources:
         if Path(source).is_dir():
@@ -80,6 +85,27 @@ def run(config: Config) -> dict[str, Any]:
         Console().print(console_table(profiles))
     print(f"report  {path}")
     return {"report": str(path), "profiles": [profile["label"] for profile in profiles]}
+
+
+def _study_file(source: Path) -> Path | None:
+    """The record of a study, where the source is one or its folder."""
+    if source.is_dir():
+        return source / STUDY if (source / STUDY).is_file() else None
+    return source if source.name == STUDY else None
+
+
+def _study(config: Config, file: Path, output: Path) -> dict[str, Any]:
+    """Render the page of a study again, from its record and the sample grids beside it."""
+    from undrift.report.study import read_study, write_study_report
+
+    if len(config.sources) > 1:
+        raise InvalidInput("a study has a page of its own: give its study.json alone")
+    study = read_study(file)
+    path = write_study_report(
+        study, file.parent, output / "report.html" if output.is_dir() else output
+    )
+    print(f"report  {path}")
+    return {"report": str(path), "rows": len(study["rows"])}
 
 
 def add_run(folder: Path, found: Material) -> None:

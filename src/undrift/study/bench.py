@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from undrift.chain import Sampler
-from undrift.checkpoint import FREE_TO_CHANGE, last_checkpoint
-from undrift.config import VARIANTS, TrainConfig
+from undrift.checkpoint import last_checkpoint
+from undrift.config import TrainConfig
 from undrift.data import ImageData
-from undrift.exceptions import InvalidInput
 from undrift.gallery import image_grid
 from undrift.interop import as_sampler
 from undrift.protocol import StudyConfig
 from undrift.runs import load, load_model, train, write_json
+from undrift.study.identity import same_plan
 from undrift.study.job import Job
 from undrift.study.judgment import Judge, Row, feature_map, judgment_file
+from undrift.study.remedied import Remedied
+from undrift.training import Trainer
 
-MOVABLE = FREE_TO_CHANGE | {"start_from"}
-OFFICIAL = ("strength", "length", "num_states", "num_forward", "seed")
-"""The options that the released algorithm takes."""
 GRID_IMAGES = 64
+DATA_GRID = "data.png"
+BASE = "base"
+"""What the run that branches continue is called among the checkpoints."""
+
+
+@dataclass
+class Outcome:
+    """What a run comes to.
+
+    Arguments:
+        train_cpu_s: Processor time of its training steps.
+        row: Its row of the study; None for a base, which is no method's.
+        checkpoints: Judgments of its weights on the way.
+        remedies: Judgments of its chain with remedies.
+        profiles: Cumulative error along its chain, without remedy and with each.
+    """
+
+    train_cpu_s: float
+    row: Row | None = None
+    checkpoints: list[Row] = field(default_factory=list)
+    remedies: list[Row] = field(default_factory=list)
+    profiles: list[Row] = field(default_factory=list)
 
 
 class Bench:
@@ -35,11 +54,10 @@ class Bench:
     Arguments:
         config: The plan.
         folder: Where the study is.
-        progress: Whether runs draw progress bars.
     """
 
-    def __init__(self, config: StudyConfig, folder: Path, *, progress: bool = False) -> None:
-        self.config, self.folder, self.progress = config, folder, progress
+    def __init__(self, config: StudyConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
 
     @cached_property
     def data(self) -> ImageData:
@@ -53,59 +71,102 @@ class Bench:
         config = self.config
         return Judge(self.data, config.num_samples, config.num_reference, features)
 
-    def run(self, job: Job, steps: int) -> Row:
-        """Train and judge one run; what was done before is not done again.
+    def show_data(self) -> None:
+        """Keep a grid of the data, to compare samples with by eye."""
+        if not (self.folder / DATA_GRID).is_file():
+            image_grid(self.judge.reference[:GRID_IMAGES]).save(self.folder / DATA_GRID)
 
-        Returns:
-            The row of the study; for a base, without a judgment.
-        """
+    def run(self, job: Job, steps: int) -> Outcome:
+        """Train and judge one run; what was done before is not done again."""
+        place = job.folder(self.folder, steps)
         training = job.training(self.config, self.folder, steps)
-        result = complete(training, self.data, progress=self.progress)
-        row = {
+        result = complete(training, self.data, self._on_the_way(place, job, steps))
+        cost = float(result["train_cpu_s"])
+        head = {
             "protocol": job.protocol,
-            "method": job.method,
+            "method": job.method or BASE,
             "seed": job.seed,
             "budget": job.budget,
             "steps": steps,
-            "train_cpu_s": result["train_cpu_s"],
+            "train_cpu_s": cost,
+            "run": place.relative_to(self.folder).as_posix(),
         }
-        if job.method is None:
-            return row
-        place = job.folder(self.folder, steps)
-        found, file = self.judged(place, "final", job.seed)
-        grid = file.with_suffix(".png").relative_to(self.folder).as_posix()
-        return row | found | {"run": place.relative_to(self.folder).as_posix(), "grid": grid}
+        outcome = Outcome(cost, checkpoints=self._checkpoints(place, job, head))
+        if job.method is not None:
+            found, file = self.judged(place, "final", job.seed, lambda: self._chain(place))
+            grid = file.with_suffix(".png").relative_to(self.folder).as_posix()
+            outcome.row = head | found | {"grid": grid}
+            remedied = Remedied(self.config, self.judge, self.judged)
+            outcome.remedies = remedied.rows(job, place, head, self._chain)
+            outcome.profiles = remedied.profiles(job, place, self._chain)
+        elif self.config.judge_every:
+            found, _ = self.judged(place, "final", job.seed, lambda: self._chain(place), grid=False)
+            outcome.checkpoints.append(head | {"step": steps} | found)
+        return outcome
 
     def judged(
         self,
         place: Path,
         what: str,
         seed: int,
-        sampler: Sampler | None = None,
+        chain: Callable[[], Sampler],
         how: Mapping[str, Any] | None = None,
+        *,
+        grid: bool = True,
     ) -> tuple[Row, Path]:
-        """The judgment of a chain, and the file that it is kept in beside a grid of samples.
+        """The judgment of a chain, and the file that it is kept in.
 
         Arguments:
             place: Folder of the run.
             what: Which of its judgments.
             seed: Seed of the samples.
-            sampler: The chain; the one that the run left if None.
+            chain: Makes the chain, where it is needed.
             how: What else decides the judgment.
+            grid: Whether to keep a grid of samples beside it.
         """
-        question = self.judge.how() | {"seed": seed} | dict(how or {})
+        question = self._question(seed) | dict(how or {})
         file = judgment_file(place, what, question)
         if not file.is_file():
-            sampler = sampler or as_sampler(load_model(place))
-            samples, generator = self.judge.draw(sampler, seed)
-            image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
+            samples, generator = self.judge.draw(chain(), seed)
+            if grid:
+                image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
             write_json(file, self.judge.scores(samples, generator) | {"how": question})
         row = dict(json.loads(file.read_text()))
         row.pop("how")
         return row, file
 
+    def _question(self, seed: int) -> dict[str, Any]:
+        return self.judge.how() | {"seed": seed}
 
-def complete(config: TrainConfig, data: ImageData, *, progress: bool) -> Mapping[str, Any]:
+    def _chain(self, place: Path) -> Sampler:
+        """The chain that a run left."""
+        return as_sampler(load_model(place))
+
+    def _on_the_way(self, place: Path, job: Job, steps: int) -> Callable[[Trainer], None]:
+        """What judges the averaged weights every so many steps; the last are judged anyway."""
+        every = self.config.judge_every
+
+        def look(trainer: Trainer) -> None:
+            if every and trainer.step % every == 0 and trainer.step < steps:
+                what = f"step-{trainer.step:08d}"
+                self.judged(place, what, job.seed, trainer.averaged_sampler, grid=False)
+
+        return look
+
+    def _checkpoints(self, place: Path, job: Job, head: Row) -> list[Row]:
+        """The judgments that a run has of its weights on the way."""
+        name = judgment_file(place, "step-*", self._question(job.seed)).name
+        found = []
+        for file in sorted(place.glob(name)) if self.config.judge_every else []:
+            row = dict(json.loads(file.read_text()))
+            row.pop("how")
+            found.append(head | {"step": int(file.name.split("-")[2])} | row)
+        return found
+
+
+def complete(
+    config: TrainConfig, data: ImageData, look: Callable[[Trainer], None] = lambda trainer: None
+) -> Mapping[str, Any]:
     """The result of a run that is complete, resumed from its last checkpoint, or new.
 
     Raises:
@@ -119,59 +180,7 @@ def complete(config: TrainConfig, data: ImageData, *, progress: bool) -> Mapping
     resume = last_checkpoint(output / "checkpoints") is not None
     if output.exists() and not resume:
         _set_aside(output)
-    return train(replace(config, resume=resume), data, progress=progress)
-
-
-def same_plan(output: Path, config: TrainConfig) -> None:
-    """Stop at a run that was made with other options; options that it does not know are new.
-
-    Raises:
-        InvalidInput: If there is one.
-    """
-    file = output / "config.yaml"
-    if not file.is_file():
-        return
-    saved = yaml.safe_load(file.read_text()) or {}
-    difference = _difference(saved | {"method": _method(saved)}, _deciding(config))
-    if difference:
-        raise InvalidInput(
-            f"{output} holds a run of another plan ({difference}): choose another --output"
-        )
-
-
-def _deciding(config: TrainConfig) -> dict[str, Any]:
-    """The options that decide what a run comes to."""
-    options = {name: value for name, value in asdict(config).items() if name not in MOVABLE}
-    options["method"] = config.variant or config.method
-    if config.method == "plain" or config.variant is not None:
-        options.pop("objective")
-    if config.variant is None:
-        options.pop("regularizer")
-    elif config.variant != "persistent":
-        options["regularizer"].pop("num_cohorts")
-    if config.variant == "official":
-        options["regularizer"] = {k: options["regularizer"][k] for k in OFFICIAL}
-    return options
-
-
-def _method(saved: Mapping[str, Any]) -> str:
-    """The method of a run, a variant by its own name; first runs name it among the options."""
-    variant = (saved.get("regularizer") or {}).get("variant", "none")
-    method = str(saved.get("method") or ("plain" if variant == "none" else variant))
-    return VARIANTS.get(method, method)
-
-
-def _difference(saved: Any, asked: Mapping[str, Any], prefix: str = "") -> str | None:  # noqa: ANN401
-    for name, value in asked.items():
-        if not isinstance(saved, Mapping) or name not in saved:
-            continue
-        if isinstance(value, Mapping):
-            found = _difference(saved[name], value, f"{prefix}{name}.")
-            if found:
-                return found
-        elif saved[name] != value:
-            return f"{prefix}{name}: {saved[name]} there, {value} now"
-    return None
+    return train(replace(config, resume=resume), data, progress=False, look=look)
 
 
 def _set_aside(output: Path) -> None:

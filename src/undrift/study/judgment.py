@@ -124,6 +124,7 @@ class Judge:
         row = {
             "mmd_sq": estimate.mmd_sq,
             "mmd_sq_se": estimate.standard_error,
+            "mmd_sq_low": estimate.lower_confidence_limit(),
             "p_value": estimate.p_value,
             **_frechet(x, y, generator),
             "kernel_distance": kernel.value,

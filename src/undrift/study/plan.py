@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 
 from undrift.config import TrainConfig
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.protocol import PLAIN, StudyConfig
+from undrift.remedy import apply_remedy
 from undrift.study.job import with_method
+from undrift.study.remedied import NONE
 from undrift.training import Trainer
 from undrift.training.checking import check as check_training
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 SCRATCH = "scratch-"
+FEW = 64
 
 
 def check(config: StudyConfig) -> None:
@@ -28,19 +32,26 @@ def check(config: StudyConfig) -> None:
     _check_methods(config)
     _check_lists(config)
     _check_budgets(config)
+    _check_remedies(config)
     _check_numbers(config)
     for name, training in _trainings(config):
-        _told_of(name, lambda training=training: check_training(training))
+        _told_of(f"method {name}", partial(check_training, training))
 
 
 def rehearse(config: StudyConfig, data: ImageData) -> None:
-    """Build what each method trains with, on the data, and throw it away.
+    """Build what each method trains with and each remedy, on the data, and throw it away.
 
     Raises:
-        InvalidInput: If a method cannot be built.
+        InvalidInput: If a method or a remedy cannot be built.
     """
     for name, training in _trainings(config):
-        _told_of(name, lambda training=training: Trainer(training, data))
+        _told_of(f"method {name}", partial(Trainer, training, data))
+    if not config.remedies:
+        return
+    sampler = Trainer(config.base, data).averaged_sampler()
+    few = data.images[:FEW]
+    for name, remedy in config.remedies.items():
+        _told_of(f"remedy {name}", partial(apply_remedy, sampler, remedy, few))
 
 
 def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
@@ -49,11 +60,12 @@ def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
     return [(name, with_method(start, method)) for name, method in config.methods.items()]
 
 
-def _told_of(name: str, call) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _told_of(what: str, build: Callable[[], object]) -> None:
+    """Say of which part of the plan a complaint is."""
     try:
-        call()
+        build()
     except InvalidInput as error:
-        raise InvalidInput(f"method {name}: {error}") from None
+        raise InvalidInput(f"{what}: {error}") from None
 
 
 def _check_methods(config: StudyConfig) -> None:
@@ -99,6 +111,19 @@ def _check_budgets(config: StudyConfig) -> None:
         raise InvalidInput(f"compute_methods has no {PLAIN}, to compare with: add it")
 
 
+def _check_remedies(config: StudyConfig) -> None:
+    if config.remedy_methods is not None:
+        _known(config.remedy_methods, config, "remedy_methods")
+        if not config.remedies:
+            raise InvalidInput("remedy_methods are given, but no remedies: name some, or drop them")
+    for name, remedy in config.remedies.items():
+        if not NAME.fullmatch(name) or name == NONE or remedy.remedy == "none":
+            raise InvalidInput(
+                f"remedies: {name!r} of remedy {remedy.remedy}: none is always there; give others, "
+                "with names of letters, digits, _ . + -"
+            )
+
+
 def _known(names: Sequence[str], config: StudyConfig, key: str) -> None:
     for name in names:
         if name not in config.methods:
@@ -117,6 +142,7 @@ def _check_numbers(config: StudyConfig) -> None:
         "scratch_steps": (config.scratch_steps, 1),
         "num_samples": (config.num_samples, 4),
         "num_reference": (config.num_reference, 4),
+        "judge_every": (config.judge_every, 1),
         "workers": (config.workers, 1),
     }
     for key, (value, low) in least.items():

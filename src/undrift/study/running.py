@@ -16,20 +16,23 @@ import torch
 
 from undrift.exceptions import InvalidInput
 from undrift.protocol import StudyConfig
-from undrift.study.bench import Bench, same_plan
+from undrift.study.bench import Bench, Outcome
+from undrift.study.course import Course
+from undrift.study.identity import same_plan
 from undrift.study.job import Job, jobs
 from undrift.study.judgment import Row
 from undrift.study.plan import check, rehearse
-from undrift.study.record import record, write
+from undrift.study.record import Findings, record, write
 
-Outcome = Row | str
-"""A row, or why there is none."""
+Ending = Outcome | str
+"""What a run comes to, or why it comes to nothing."""
 
 
 def run_study(
     config: StudyConfig,
     folder: Path,
     on_row: Callable[[Row], None] = lambda row: None,
+    before: Callable[[Row], None] = lambda judged_by: None,
     *,
     progress: bool = True,
     command: str | None = None,
@@ -43,33 +46,36 @@ def run_study(
         config: The plan.
         folder: Where its runs are; a study that was stopped goes on there.
         on_row: Called with each result as it comes.
-        progress: Whether runs draw progress bars (with one worker).
+        before: Called before the first run with how all will be judged.
+        progress: Whether to draw a progress bar over the whole study on stderr.
         command: The command line, for the record.
 
     Returns:
-        What ``study.json`` holds: ``"rows"``, one for each protocol, seed, method and budget, and
-        ``"paired"``, the mean relative changes against plain with their intervals.
+        What ``study.json`` holds (:mod:`undrift.study.record`): ``"rows"``, one for each protocol,
+        seed, method and budget, and ``"paired"``, the mean relative changes against plain with
+        their intervals.
 
     Raises:
         InvalidInput: If the plan contradicts itself or the data cannot be had, before any training.
     """
     check(config)
-    bench = Bench(config, folder, progress=progress)
+    bench = Bench(config, folder)
     rehearse(config, bench.data)
     _check_folder(config, folder)
-    judge = bench.judge
-    rows: list[Row] = []
-    failures: list[Row] = []
+    found, judged_by = Findings(), bench.judge.how()
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        for job, outcome in _outcomes(config, bench):
-            if isinstance(outcome, str):
-                failures.append(_failure(job, outcome))
-            elif job.method is not None:
-                on_row(outcome)
-                rows.append(outcome)
-            write(folder, record(config, judge, rows, failures, command))
-    result = record(config, judge, rows, failures, command)
+    with _alone(folder), Course(config, folder, show=progress) as course:
+        bench.show_data()
+        before(judged_by)
+        for job, ending in _endings(config, bench, course):
+            if isinstance(ending, str):
+                found.fail(job, ending)
+            else:
+                found.add(ending)
+                if ending.row:
+                    on_row(ending.row)
+            write(folder, record(config, bench.judge, found, command))
+    result = record(config, bench.judge, found, command, is_complete=True)
     write(folder, result)
     return result
 
@@ -86,10 +92,10 @@ def _check_folder(config: StudyConfig, folder: Path) -> None:
             same_plan(job.folder(folder, steps), job.training(config, folder, steps))
 
 
-def _outcomes(config: StudyConfig, bench: Bench) -> Iterator[tuple[Job, Outcome]]:
-    """The outcome of each job, once those that it needs are done."""
+def _endings(config: StudyConfig, bench: Bench, course: Course) -> Iterator[tuple[Job, Ending]]:
+    """What each job comes to, once those that it needs are done."""
     waiting, costs, failed = list(jobs(config)), dict[Job, float](), set[Job]()
-    running: dict[Future[Outcome], Job] = {}
+    running: dict[Future[Ending], Job] = {}
     with _workers(config, bench) as submit:
         while waiting or running:
             for job in list(waiting):
@@ -100,23 +106,26 @@ def _outcomes(config: StudyConfig, bench: Bench) -> Iterator[tuple[Job, Outcome]
                     yield job, "a run that it needs has failed"
                 elif len(running) < config.workers and all(need in costs for need in needs):
                     waiting.remove(job)
-                    running[submit(job, job.steps(config, costs))] = job
+                    steps = job.steps(config, costs)
+                    course.start(job, steps)
+                    running[submit(job, steps)] = job
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, outcome = running.pop(future), future.result()
-                if isinstance(outcome, str):
+                job, ending = running.pop(future), future.result()
+                course.finish(job)
+                if isinstance(ending, str):
                     failed.add(job)
                 else:
-                    costs[job] = outcome["train_cpu_s"]
-                yield job, outcome
+                    costs[job] = ending.train_cpu_s
+                yield job, ending
 
 
 @contextmanager
-def _workers(config: StudyConfig, bench: Bench) -> Iterator[Callable[[Job, int], Future[Outcome]]]:
+def _workers(config: StudyConfig, bench: Bench) -> Iterator[Callable[[Job, int], Future[Ending]]]:
     """Yield what starts a job: in this process, or in one of several with a thread each."""
     if config.workers == 1:
 
-        def here(job: Job, steps: int) -> Future[Outcome]:
-            future: Future[Outcome] = Future()
+        def here(job: Job, steps: int) -> Future[Ending]:
+            future: Future[Ending] = Future()
             future.set_result(_attempt(bench, job, steps))
             return future
 
@@ -130,7 +139,7 @@ def _workers(config: StudyConfig, bench: Bench) -> Iterator[Callable[[Job, int],
         pool.shutdown(cancel_futures=True)
 
 
-def _attempt(bench: Bench, job: Job, steps: int) -> Outcome:
+def _attempt(bench: Bench, job: Job, steps: int) -> Ending:
     try:
         return bench.run(job, steps)
     except InvalidInput as error:
@@ -149,7 +158,7 @@ def _start_worker(config: StudyConfig, folder: Path, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _in_worker(job: Job, steps: int) -> Outcome:
+def _in_worker(job: Job, steps: int) -> Ending:
     assert _bench is not None
     return _attempt(_bench, job, steps)
 
@@ -159,11 +168,6 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def _failure(job: Job, reason: str) -> Row:
-    place = {"protocol": job.protocol, "method": job.method, "seed": job.seed}
-    return place | {"budget": job.budget, "reason": reason}
 
 
 @contextmanager
