@@ -149,8 +149,9 @@ def _statistics(x: Tensor) -> dict[Left, FrechetStatistics]:
     parts = [FrechetStatistics.of(x[group]) for group in _groups(len(x))]
     before = list(accumulate(parts, FrechetStatistics.merge))
     after = list(accumulate(reversed(parts), FrechetStatistics.merge))[::-1]
-    inner = {g: before[g - 1].merge(after[g + 1]) for g in range(1, NUM_GROUPS - 1)}
-    return {None: before[-1], 0: after[1], NUM_GROUPS - 1: before[-2], **inner}
+    last = NUM_GROUPS - 1
+    found: dict[Left, FrechetStatistics] = {None: before[-1], 0: after[1], last: before[-2]}
+    return found | {g: before[g - 1].merge(after[g + 1]) for g in range(1, last)}
 
 
 def _kept(left_out: Left) -> Tensor:
