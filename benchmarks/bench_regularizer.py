@@ -1,10 +1,11 @@
-"""A training step with each regularizer over the plain step: time, and peak memory.
+"""A training step of each method over the plain step: time, and peak memory.
 
-``python benchmarks/bench_regularizer.py`` takes about three minutes. Both sides are the trainer of
-``undrift train`` with its defaults, on the same 32x32 color images, network and batch, one thread.
-Steps of both sides alternate; times are processor times of this process, so that a busy machine
-changes the ratios little. The chain has ten modules and one cohort, so that the steps that are
-timed are whole laps of it: what a restart costs is shared among the steps as in a long run.
+``python benchmarks/bench_regularizer.py`` takes about six minutes; ``--methods`` chooses. Both
+sides are the trainer of ``undrift train`` with its defaults, on the same 32x32 color images,
+network and batch, one thread. Steps of both sides alternate; times are processor times of this
+process, so that a busy machine changes the ratios little. The chain has ten modules and one cohort,
+so that the steps that are timed are whole laps of it: what a restart costs is shared among the
+steps as in a long run. The published baselines keep no chains: theirs has a thousand modules.
 
 Memory is the peak of the resident memory over training steps, less what is there before the first
 one, of a process of its own for each variant.
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,40 +31,44 @@ from undrift.training import Trainer
 
 MODULES = 10
 PAIRS = 12  # whole laps of three modules at every second step, and nearly one of ten
+BASELINE_MODULES = 1000
 VARIANTS = ("official", "full", "truncated", "persistent")
-TIME_LIMITS = {"official": None, "full": 2.5, "truncated": 1.9, "persistent": 1.55}
-MEMORY_LIMITS = {"official": None, "full": None, "truncated": 1.15, "persistent": 1.15}
+BASELINES = ("input_perturbation", "dream", "scheduled_sampling", "consistent", "fokker_planck")
+METHODS = VARIANTS + BASELINES
+TIME_LIMITS = {"full": 2.5, "truncated": 1.9, "persistent": 1.55}
+MEMORY_LIMITS = {"truncated": 1.15, "persistent": 1.15}
 NAMES = {"time": "training step", "memory": "peak memory of training"}
 
 
-def bench(pairs: int = PAIRS) -> list[dict[str, Any]]:
+def bench(pairs: int = PAIRS, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
     """Ratios with their limits.
 
     Arguments:
         pairs: Steps of each side.
+        methods: Which methods are held against plain.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = [_entry("time", v, time_ratio(v, pairs), TIME_LIMITS[v]) for v in VARIANTS]
+        found = [_entry("time", m, time_ratio(m, pairs), TIME_LIMITS.get(m)) for m in methods]
     finally:
         torch.set_num_threads(threads)
     plain = memory_of("plain")
-    for variant in VARIANTS:
-        ratio = memory_of(variant) / plain
-        found.append(_entry("memory", variant, ratio, MEMORY_LIMITS[variant]))
+    for method in methods:
+        ratio = memory_of(method) / plain
+        found.append(_entry("memory", method, ratio, MEMORY_LIMITS.get(method)))
     return found
 
 
-def build(variant: str) -> Trainer:
+def build(method: str, modules: int = MODULES) -> Trainer:
     """A trainer whose pool of data is full, as it is in most steps of a run."""
     images = torch.rand(2048, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     config = TrainConfig(
         steps=1_000_000,
         batch_size=64,
         model=ModelConfig(block_out_channels=[32, 64, 64]),
-        chain=ChainConfig(num_steps=MODULES),
-        method=variant,  # type: ignore[arg-type]
+        chain=ChainConfig(num_steps=modules),
+        method=method,  # type: ignore[arg-type]
         regularizer=RegularizerConfig(num_cohorts=1),
     )
     trainer = Trainer(config, ImageData(images, "noise"))
@@ -73,10 +79,11 @@ def build(variant: str) -> Trainer:
     return trainer
 
 
-def time_ratio(variant: str, pairs: int) -> float:
-    """Processor time of the steps of a regularized trainer over that of a plain one."""
-    trainers = build(variant), build("plain")
-    _step(trainers[1])
+def time_ratio(method: str, pairs: int) -> float:
+    """Processor time of the steps of a method's trainer over that of a plain one."""
+    trainers = build(method, _modules(method)), build("plain")
+    for trainer in trainers:
+        _step(trainer)
     if regularizer := trainers[0].regularizer:
         while not regularizer.terms:  # brings up all that is made once
             _step(trainers[0])
@@ -88,9 +95,9 @@ def time_ratio(variant: str, pairs: int) -> float:
     return seconds[0] / seconds[1]
 
 
-def memory_of(variant: str) -> float:
+def memory_of(method: str) -> float:
     """Peak memory that a few training steps need, in bytes, measured in a process of its own."""
-    command = [sys.executable, __file__, "--memory-of", variant]
+    command = [sys.executable, __file__, "--memory-of", method]
     # freed memory goes back at once, so that the peak is that of what is in use
     known = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     out = subprocess.run(command, env=os.environ | known, check=True, stdout=subprocess.PIPE)
@@ -103,9 +110,13 @@ def _step(trainer: Trainer) -> float:
     return time.process_time() - start
 
 
-def _measure_memory(variant: str) -> int:
+def _modules(method: str) -> int:
+    return BASELINE_MODULES if method in BASELINES else MODULES
+
+
+def _measure_memory(method: str) -> int:
     torch.set_num_threads(1)
-    trainer = build(variant)
+    trainer = build(method, _modules(method))
     status = Path("/proc/self/status")
     before = _kilobytes(status, "VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -118,16 +129,17 @@ def _kilobytes(status: Path, key: str) -> int:
     return int(line.split()[1])
 
 
-def _entry(kind: str, variant: str, ratio: float, limit: float | None) -> dict[str, Any]:
-    return {"name": f"{NAMES[kind]}, {variant} over plain", "ratio": ratio, "limit": limit}
+def _entry(kind: str, method: str, ratio: float, limit: float | None) -> dict[str, Any]:
+    return {"name": f"{NAMES[kind]}, {method} over plain", "ratio": ratio, "limit": limit}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS, help="steps of each side")
-    parser.add_argument("--memory-of", help="only the peak memory of this variant, in bytes")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
+    parser.add_argument("--memory-of", help="only the peak memory of this method, in bytes")
     arguments = parser.parse_args()
     if arguments.memory_of:
         print(_measure_memory(arguments.memory_of))
     else:
-        print(json.dumps(bench(arguments.pairs), indent=2))
+        print(json.dumps(bench(arguments.pairs, arguments.methods), indent=2))

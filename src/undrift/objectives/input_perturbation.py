@@ -26,7 +26,7 @@ from undrift.objectives.objective import Objective
 class InputPerturbation(Objective):
     r"""Input perturbation: input :math:`\alpha_t x_0 + \sigma_t(\epsilon + \gamma\xi)`.
 
-    The strength is γ, 0.1 as published (0.15 on CIFAR-10 in a later table of the paper's code).
+    The strength is γ, 0.1 as published (0.15 on CIFAR-10).
 
     References:
         | Input Perturbation Reduces Exposure Bias in Diffusion Models (Ning et al., 2023)
