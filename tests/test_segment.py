@@ -272,3 +272,26 @@ def test_modular_errors_want_the_state_before_the_last(place, capsys) -> None:
     saved = json.loads(capsys.readouterr().out)["saved"]
     assert cli.main(["measure", "run", *FEW, "--merge", saved, "--modular"]) == 2
     assert "--modular measures the state t=1 too" in capsys.readouterr().err
+
+
+# -- older files -------------------------------------------------------------------------------
+
+
+def test_profiles_from_before_modular_errors_load_merge_and_report() -> None:
+    """Schema 1 without the newer keys: they read as null, and nothing is made up for them."""
+    from undrift.report import ReportInput, render_html
+
+    olds = []
+    for seed in (0, 1):
+        sampler = affine_sampler(gaussian_chain(slope_error=-0.5), CosineSchedule(20))
+        data = few(sampler, seed=seed, modular=False, states=[20, 5, 0]).to_dict()
+        newer = ("kl_", "path_", "modular", "exposure_", "variance_f", "nearest", "empirical")
+        for record in data["states"]:
+            for key in [key for key in record if key.startswith(newer)]:
+                del record[key]
+        assert data["schema_version"] == 1
+        olds.append(ErrorProfile.from_dict(data))
+    merged = olds[0].merge(olds[1])
+    for state in (*olds[0].states, *merged.states):
+        assert state.modular_error is None and state.kl_lower is None and state.kl_upper is None
+    assert 'id="nats"' not in render_html(ReportInput("old", [merged.to_dict()]))
