@@ -134,18 +134,19 @@ def _verdict(study: Study, protocol: str, budget: str, metric: str, rows: Sequen
     )
     if best["mean"] >= 0:
         headline = f"{_place(protocol, budget)}, no method has a lower {name} than plain."
-    others = [row for row in rows if row is not best]
+    others = [row for row in rows if row is not best or best["mean"] >= 0]
     kinds = (
         ("Lower too", [r for r in others if told_apart(r) < 0]),
         ("Higher than plain", [r for r in others if told_apart(r) > 0]),
-        ("Not told from plain", [r for r in others if told_apart(r) == 0]),
+        ("Not told from plain", [r for r in others if r["interval"] and told_apart(r) == 0]),
+        ("Without interval", [r for r in others if not r["interval"]]),
     )
     parts = [
         f"{title}: " + ", ".join(f"{row['method']} {change_text(row)}" for row in kind) + "."
         for title, kind in kinds
         if kind
     ]
-    counted = f"{seeds} seed{'s' if seeds != 1 else ''}, 95 % intervals."
+    counted = "1 seed." if seeds == 1 else f"{seeds} seeds, 95 % intervals."
     return Finding(_topic(metric), headline, " ".join([*parts, counted]))
 
 
@@ -209,7 +210,7 @@ def _remedies(study: Study) -> list[Finding]:
         texts = ", ".join(f"{row['remedy']} {change_text(row)}" for row in own)
         headline = (
             f"On {method}, the remedy {best['remedy']} changes the Fréchet distance by "
-            f"{change_text(best)}."
+            f"{change_text(best)}{'' if told_apart(best) else ', not told from 0'}."
         )
         if best["mean"] >= 0:
             headline = f"On {method}, no remedy has a lower Fréchet distance than none."

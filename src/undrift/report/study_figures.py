@@ -72,6 +72,7 @@ def change_plot(study: Study, protocol: str) -> Plot | None:
             _rows(axes, names)
             shown = [row for budget in budgets for row in found[metric, budget]]
             _percent_axis(axes, shown, 3 if surface.is_narrow else 5)
+            _beyond(axes, shown, names)
             axes.set_title(f"{NAMES[metric]} against plain")
 
     words = "; ".join(
@@ -117,6 +118,16 @@ def _percent_axis(axes: Axes, rows: Sequence[Row], ticks: int) -> None:
     axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _percent(x)))
+
+
+def _beyond(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Say in words where a mean lies that the axis does not reach."""
+    edge = axes.get_xlim()[1]
+    for row in rows:
+        if row["mean"] > edge:
+            y = names.index(row["method"]) + NUDGE[row["budget"]]
+            text = f"{_percent(round(row['mean'], 2))} →"
+            axes.text(edge, y, text, ha="right", va="center", color=INK, fontsize=11.5)
 
 
 def _percent(value: float) -> str:
