@@ -60,6 +60,7 @@ def test_a_killed_study_goes_on_from_its_last_checkpoint(tmp_path):
     study = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while not list(base.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        assert study.poll() is None
         time.sleep(0.05)
     workers = processes_of(study.pid)
     os.kill(study.pid, signal.SIGKILL)

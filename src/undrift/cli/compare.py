@@ -66,7 +66,7 @@ def run(config: Config) -> dict[str, Any]:
     for failure in result["failures"]:
         where = "{protocol} {method}, seed {seed}, {budget}".format(**failure)
         talk.print(f"not in the tables: {where}: {failure['reason']}")
-    if not called.json:
+    if result["paired"] and not called.json:
         Console().print(_table(result))
     print(f"study   {folder / 'study.json'}")
     print(f"report  {report}")
