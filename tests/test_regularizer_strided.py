@@ -141,7 +141,7 @@ def test_the_start_of_a_coarse_chain_costs_little():
         regularizer(network, DATA)
         costs[modules] = len(network.timesteps) - 1
         n = modules or 200
-        way, inside = math.ceil(0.7 * n / 5), round(0.3 * n)
+        way, inside = math.ceil(0.7 * n / 3), round(0.3 * n)
         assert costs[modules] == sum(way + inside * c // 4 for c in range(4))
         for _ in range(3):  # until each cohort has left where it was put
             regularizer(network, DATA)

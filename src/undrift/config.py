@@ -137,8 +137,9 @@ class RegularizerConfig:
         num_forward: Forward draws that they are compared with (1024 if null).
         num_cohorts: Cohorts of the persistent variant.
         every: The term is computed in every k-th step (if null, 2; 1 for official, as released).
-        window: Share of the chain, its end at data, in which the term is computed (if null, 0.3,
-            where the error is by measurement; all of it for official, as released).
+        window: Share of the chain, its end at data, in which the term is computed (if null, 0.15
+            for persistent, 0.3 for truncated and full, where the error is by measurement; all of it
+            for official, as released).
         stride: Times of the chain that one step of a new cohort spans on its way to the window.
         weighting: Weights of the steps; measured takes the downstream gains of a profile.
         rho: Exponent of the exponential weights.
@@ -155,7 +156,7 @@ class RegularizerConfig:
     num_cohorts: int = 4
     every: int | None = None
     window: float | None = None
-    stride: int = 5
+    stride: int = 3
     weighting: Literal["uniform", "exponential", "measured"] = "uniform"
     rho: float = 3.0
     profile: str | None = None

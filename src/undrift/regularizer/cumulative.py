@@ -35,7 +35,8 @@ Variant = Literal["official", "full", "truncated", "persistent"]
 STATES_PER_DATUM = {"official": 1.0, "full": 0.25, "truncated": 0.25, "persistent": 0.5}
 """States by default, as a share of the batch: what keeps a training step's cost in bounds."""
 NUM_FORWARD = 1024
-EVERY, WINDOW, STRIDE = 2, 0.3, 5
+EVERY, STRIDE = 2, 3
+WINDOWS = {"official": 1.0, "full": 0.3, "truncated": 0.3, "persistent": 0.15}
 
 
 class CumulativeErrorRegularizer:
@@ -76,13 +77,14 @@ class CumulativeErrorRegularizer:
         num_cohorts: Number of cohorts of ``"persistent"``, which take turns.
         every: The term is computed in every k-th call; it is 0 in the others. When None, 2; 1 for
             ``"official"``, as released.
-        window: Share of the chain, its end at data, in which the term is computed; when None, 0.3,
-            the best on the digits (docs/results); all of it for ``"official"``. Where the error
-            is not told from 0 (see a profile) the term is only noise; it is there at the end.
+        window: Share of the chain, its end at data, in which the term is computed; when None, 0.15
+            for ``"persistent"``, 0.3 for ``"truncated"`` and ``"full"`` (docs/results), all of it
+            for ``"official"``. Where the error is not told from 0 (see a profile) the term is only
+            noise; it is there at the end.
         stride: Times of the chain that one step of a new cohort spans on its way to the window of
             ``"persistent"``; 1 is the chain itself. Larger steps drift more, which makes the error
-            that the gradient sees larger, and cost less. 5 is the best of 1, 5 and 12 on the digits
-            (docs/results), where forward draws instead of the way took away most of the gain.
+            that the gradient sees larger, and cost less; too large ones make training correct too
+            much (docs/results).
         weighting: :math:`w_t`, of mean 1 over the window: ``"uniform"``; ``"exponential"``,
             proportional to :math:`e^{\rho (T - t)/T}`; or a table of times and weights, such as the
             measured downstream gains of a profile, interpolated.
@@ -129,9 +131,9 @@ class CumulativeErrorRegularizer:
     ) -> None:
         released = variant == "official"
         every = every if every is not None else 1 if released else EVERY
-        window = window if window is not None else 1.0 if released else WINDOW
         counts = {"length": length, "num_cohorts": num_cohorts, "every": every, "stride": stride}
         _check_options(variant, strength, counts | {"log_every": log_every})
+        window = window if window is not None else WINDOWS[variant]
         if not 0 < window <= 1:
             raise InvalidInput(f"window of the regularizer is {window}: choose above 0, up to 1")
         _check_sizes(num_states=num_states, num_forward=num_forward)
