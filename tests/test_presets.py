@@ -48,7 +48,7 @@ def test_a_preset_makes_a_step_of_a_few_images(name, capsys, tmp_path, monkeypat
     assert code == 0 and found["method"] == "regularized"
     assert found["parameters"] == PARAMETERS[name]
     assert found["memory"]["weights"] == 4 * PARAMETERS[name]
-    assert found["starting_passes"] == 4 * 7 + 3 + 7 + 11
+    assert found["starting_passes"] == 4 * 14 + 2 + 4 + 6
     assert 0.1 < found["step"]["loss"] < 3
     gibibytes = found["memory"]["total"] / 2**30
     assert 6 < gibibytes * 128 / found["batch_size"] < 26

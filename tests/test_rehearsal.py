@@ -46,7 +46,7 @@ def test_the_parts_are_those_of_the_network_and_the_optimizer():
     assert {name: memory[name] for name in parts} == parts
     assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
     assert rehearse(SMALL, 8)["memory"]["gradients"] == weights
-    assert found["starting_passes"] == 3 * 7 + 5 + 10 and found["states"] == 16
+    assert found["starting_passes"] == 3 * 14 + 2 + 5 and found["states"] == 16
 
 
 def test_graphs_that_live_one_after_the_other_do_not_add_up():
