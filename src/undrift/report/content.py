@@ -119,3 +119,11 @@ def labels(profiles: Sequence[Profile]) -> list[str]:
             name = f"{label(profile)} ({count})"
         names.append(name)
     return names
+
+
+def by_topic(found: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
+    """Findings by what they are about, in the order in which topics come up."""
+    topics: dict[str, list[Finding]] = {}
+    for finding in found:
+        topics.setdefault(finding.topic, []).append(finding)
+    return list(topics.items())

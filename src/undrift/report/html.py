@@ -6,27 +6,21 @@ can be mailed, archived and analyzed again. A content security policy forbids an
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from undrift.report import canvas, chain_figures, nats_figures, training_figures
-from undrift.report.canvas import Plot
-from undrift.report.content import Finding, ReportInput, labels, states
+from undrift.report.content import ReportInput, by_topic, labels, states
 from undrift.report.findings import findings
 from undrift.report.images import inline_images
 from undrift.report.nats import is_memorizing
 from undrift.report.numbers import MISSING, power_of_ten
+from undrift.report.page import embedded, inline, script_and_style, template, tied, write_page
 from undrift.report.tables import (
     flatten,
     headline_table,
@@ -55,43 +49,20 @@ def write_report(report: ReportInput, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir():
         target = target / "report.html"
-    text = render_html(report)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
-    return target
+    return write_page(target, render_html(report))
 
 
 def render_html(report: ReportInput) -> str:
     """Return a report as the text of one self-contained HTML page."""
-    script = _asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["tied"] = _tied
-    template = environment.from_string(_asset("report.html.j2"))
-    return template.render(
+    return template("report.html.j2", tied=tied).render(
         report=report,
         missing=MISSING,
-        style=Markup(_asset("style.css")),
-        script=Markup(script),
-        script_hash=digest,
-        data=Markup(embedded_json(report)),
+        data=embedded_json(report),
+        **script_and_style(),
         subtitle=_subtitle(report),
         **_numbers(report),
         **_plots(report),
     )
-
-
-def _asset(name: str) -> str:
-    return resources.files("undrift.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _tied(text: str) -> str:
-    """Return a text whose numbers do not break from their signs and units at the end of a line."""
-    return re.sub(r" (?=[±=%<])|(?<=[±=<]) ", "\N{NO-BREAK SPACE}", text)
 
 
 def _subtitle(report: ReportInput) -> str:
@@ -117,7 +88,7 @@ def _numbers(report: ReportInput) -> dict[str, Any]:
     settings = settings_table(profiles)
     return {
         "names": names,
-        "topics": _by_topic(findings(profiles)),
+        "topics": by_topic(findings(profiles)),
         "table": table,
         "unit": power_of_ten(table.exponent) if table and table.exponent else "",
         "quality": quality_table(report.quality) if report.quality else None,
@@ -129,13 +100,6 @@ def _numbers(report: ReportInput) -> dict[str, Any]:
         "versions": flatten(report.versions),
         "images": inline_images(report.sample_grids),
     }
-
-
-def _by_topic(found: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
-    topics: dict[str, list[Finding]] = {}
-    for finding in found:
-        topics.setdefault(finding.topic, []).append(finding)
-    return list(topics.items())
 
 
 def _commands(report: ReportInput) -> list[tuple[str, str]]:
@@ -160,7 +124,7 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     logs = report.training_logs if training_figures.panels(report.training_logs) else []
 
     def plot(condition: bool, make: Any, *arguments: Any) -> dict[str, Markup] | None:
-        return _inline(make(*arguments)) if condition else None
+        return inline(make(*arguments)) if condition else None
 
     return {
         "colors": colors,
@@ -207,11 +171,7 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     }
 
 
-def _inline(plot: Plot) -> dict[str, Markup]:
-    return {"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)}
-
-
-def embedded_json(report: ReportInput) -> str:
+def embedded_json(report: ReportInput) -> Markup:
     r"""Return the report's data as JSON that cannot end the ``<script>`` it sits in.
 
     ``<``, ``>`` and ``&`` are escaped; NaN and infinities become null.
@@ -237,24 +197,8 @@ def embedded_json(report: ReportInput) -> str:
         "versions": report.versions,
         "notes": report.notes,
     }
-    text = json.dumps(_plain(data), allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return embedded(data)
 
 
 def _stride(rows: Sequence[Any]) -> int:
     return max(1, -(-len(rows) // MOST_LOG_ROWS))
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON knows it: no NaN, no tuples, no foreign types."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int | bool):
-        return value
-    return str(value)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from undrift.exceptions import InvalidInput
-from undrift.report.canvas import NUM_COLORS, Plot
-from undrift.report.content import SampleGrid, number
-from undrift.report.findings import Finding
+from undrift.report.canvas import NUM_COLORS
+from undrift.report.content import SampleGrid, by_topic, number
 from undrift.report.images import InlineImage, inline_images
 from undrift.report.numbers import MISSING
+from undrift.report.page import embedded, inline, script_and_style, template, tied, write_page
 from undrift.report.study_content import (
     PROTOCOLS,
     Study,
@@ -85,12 +78,7 @@ def write_study_report(study: Study, folder: Path, path: Path | None = None) -> 
         The path of the file.
     """
     target = path or folder / "report.html"
-    text = render_study(study, folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
-    return target
+    return write_page(target, render_study(study, folder))
 
 
 def render_study(study: Study, folder: Path) -> str:
@@ -101,22 +89,14 @@ def render_study(study: Study, folder: Path) -> str:
     """
     if not study["rows"]:
         raise InvalidInput("the study has no results yet: run undrift compare")
-    script = _asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["tied"] = _tied
-    environment.filters["words"] = lambda text: re.findall(r"\S+|\s+", text)
-    return environment.from_string(_asset("study.html.j2")).render(
+    page = template("study.html.j2", tied=tied, words=lambda text: re.findall(r"\S+|\s+", text))
+    return page.render(
         title=_title(study),
         subtitle=_subtitle(study),
-        style=Markup(_asset("style.css")),
-        script=Markup(script),
-        script_hash=digest,
-        data=Markup(_embedded(study)),
+        data=embedded(study),
+        **script_and_style(),
         study=study,
-        topics=_by_topic(verdicts(study)),
+        topics=by_topic(verdicts(study)),
         chip=chip,
         where=where,
         missing=MISSING,
@@ -143,15 +123,15 @@ def _parts(study: Study, folder: Path) -> dict[str, Any]:
         "budgets": {
             protocol: [b for p, b in groups(study) if p == protocol] for protocol in protocols
         },
-        "changes": {p: _inline(change_plot(study, p)) for p in protocols},
-        "values": {p: _inline(value_plot(study, p)) for p in protocols},
+        "changes": {p: inline(change_plot(study, p)) for p in protocols},
+        "values": {p: inline(value_plot(study, p)) for p in protocols},
         "results": {(p, b): results_table(study, p, b) for p, b in groups(study)},
         "costs": cost_table(study),
         "remedy_names": remedies,
-        "profiles": _inline(profile_plot(profiles, remedies)) if profiles else None,
+        "profiles": inline(profile_plot(profiles, remedies)) if profiles else None,
         "profile_seed": profiles[0].get("seed") if profiles else None,
         "remedies": remedy_table(study),
-        "scatter": _inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
+        "scatter": inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
         "scatter_names": names,
         "correlations": _correlation_rows(found.get("mmd_sq") or {}),
         "images": _grids(study, folder),
@@ -216,42 +196,3 @@ def _subtitle(study: Study) -> str:
     if created := study.get("created"):
         parts.append(str(created)[:16].replace("T", " "))
     return " · ".join(parts)
-
-
-def _by_topic(found: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
-    topics: dict[str, list[Finding]] = {}
-    for finding in found:
-        topics.setdefault(finding.topic, []).append(finding)
-    return list(topics.items())
-
-
-def _asset(name: str) -> str:
-    return resources.files("undrift.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _inline(plot: Plot | None) -> dict[str, Markup] | None:
-    return {"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)} if plot else None
-
-
-def _tied(text: str) -> str:
-    """A text whose numbers do not break from their signs and units at the end of a line."""
-    return re.sub(r" (?=[±=%<])|(?<=[±=<]) ", "\N{NO-BREAK SPACE}", text)
-
-
-def _embedded(study: Study) -> str:
-    """The study as JSON that cannot end the ``<script>`` it sits in."""
-    text = json.dumps(_plain(study), allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """A value as JSON knows it: no NaN, no foreign types."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -11,11 +11,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from undrift.report.canvas import (
@@ -28,6 +26,7 @@ from undrift.report.canvas import (
     scale_linear,
 )
 from undrift.report.numbers import MISSING, plus_minus, scientific
+from undrift.report.page import asset, inline, template, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,28 +87,16 @@ def write_theory(page: TheoryPage, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     target = target / "theory.html" if target.is_dir() else target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(render_theory(page), encoding="utf-8")
-    partial.replace(target)
-    return target
+    return write_page(target, render_theory(page))
 
 
 def render_theory(page: TheoryPage) -> str:
     """The page as text: no script, no request."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["lowered"] = _lowered
-    return environment.from_string(_asset("theory.html.j2")).render(
+    return template("theory.html.j2", lowered=_lowered).render(
         page=page,
-        style=Markup(_asset("style.css") + _STYLE),
+        style=Markup(asset("style.css") + _STYLE),
         chains=[_chain(view, i) for i, view in enumerate(page.chains)],
     )
-
-
-def _asset(name: str) -> str:
-    return resources.files("undrift.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _chain(view: ChainView, index: int) -> dict[str, Any]:
@@ -117,8 +104,8 @@ def _chain(view: ChainView, index: int) -> dict[str, Any]:
     if sum(row.get("mu") is not None for row in view.rows) >= FEWEST_FACTORS:
         plots.append(factor_plot(view, index))
     header, body = step_table(view.rows)
-    inline = [{"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)} for plot in plots]
-    return {"view": view, "plots": inline, "header": header, "body": body}
+    drawn = [inline(plot) for plot in plots]
+    return {"view": view, "plots": drawn, "header": header, "body": body}
 
 
 def budget_plot(view: ChainView, index: int = 0) -> Plot:

@@ -1,0 +1,87 @@
+"""What all pages are made of: one file each, whole or not at all, with everything inside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from undrift.report.canvas import Plot
+
+
+def write_page(target: Path, text: str) -> Path:
+    """Write a page, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def asset(name: str) -> str:
+    """The text of a file that lies beside the pages."""
+    return resources.files("undrift.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def template(name: str, **filters: Callable[..., Any]) -> Template:
+    """A template that escapes what it is given and stops at what it is not."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= filters
+    return environment.from_string(asset(name))
+
+
+def script_and_style() -> dict[str, Any]:
+    """The style of a page, its script, and the hash by which its security policy lets that run."""
+    script = asset("report.js")
+    digest = hashlib.sha256(script.encode()).digest()
+    return {
+        "style": Markup(asset("style.css")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(digest).decode("ascii"),
+    }
+
+
+def tied(text: str) -> str:
+    """A text whose numbers do not break from their signs and units at the end of a line."""
+    return re.sub(r" (?=[±=%<])|(?<=[±=<]) ", "\N{NO-BREAK SPACE}", text)
+
+
+def inline(plot: Plot | None) -> dict[str, Markup] | None:
+    """Both drawings of a plot as parts of a page; None where there is nothing to draw."""
+    return {"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)} if plot else None
+
+
+def embedded(data: Any) -> Markup:  # noqa: ANN401
+    r"""Data as JSON that cannot end the ``<script>`` it sits in.
+
+    ``<``, ``>`` and ``&`` are escaped; NaN and infinities become null.
+
+    >>> embedded({"a": ["<b>", float("nan")]})
+    Markup('{"a":["\\u003cb\\u003e",null]}')
+    """
+    text = json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """A value as JSON knows it: no NaN, no tuples, no foreign types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
