@@ -366,8 +366,10 @@ def test_bad_input_costs_one_line_and_writes_nothing(prepare, command, words, pl
 
 def test_data_without_labels_have_no_classifier(place, capfd):
     torch.save(load_data("digits", limit=30).images, place / "bare.pt")
-    err = complaint(capfd, place, "evaluate", "run", "--data", "bare.pt")
-    assert "give --features efficientnet, pixels" in err
+    err = complaint(
+        capfd, place, "evaluate", "run", "--data", "bare.pt", "--features", "classifier"
+    )
+    assert "choose the features efficientnet-lite0, pixels" in err
 
 
 def test_a_damaged_run_is_named(place, capfd):

@@ -1,6 +1,7 @@
 """Feature maps: independent of blocks and mode, trained once, named for what they are."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from undrift.features import (
     ClassifierFeatures,
     EfficientNetFeatures,
     TorchScriptFeatures,
+    choice,
+    choose_features,
     digit_features,
     extract_features,
     score_name,
@@ -261,3 +264,26 @@ def test_unusable_torchscript(tmp_path):
         with pytest.raises(InvalidInput, match=message) as caught:
             TorchScriptFeatures(**options)
         assert "\n" not in str(caught.value)
+
+
+def test_features_are_chosen_by_name_or_by_what_the_data_have(monkeypatch):
+    data = load_data("digits", limit=200)
+    bare = replace(data, labels=None)
+    monkeypatch.setattr(choice, "EfficientNetFeatures", lambda: "ImageNet")
+    assert choose_features(None, data).how["features"] == "classifier"
+    assert choose_features(None, bare) == choose_features("efficientnet-lite0", data) == "ImageNet"
+    assert choose_features("pixels", data) is None
+    with pytest.raises(InvalidInput, match="no labels for a classifier"):
+        choose_features("classifier", bare)
+    with pytest.raises(InvalidInput, match=r"no TorchScript file nowhere\.pt"):
+        choose_features("nowhere.pt", data)
+
+
+def test_without_labels_and_packages_the_features_have_to_be_chosen(monkeypatch):
+    def missing():
+        raise InvalidInput("pip install two packages")
+
+    monkeypatch.setattr(choice, "EfficientNetFeatures", missing)
+    bare = replace(load_data("digits", limit=20), labels=None)
+    with pytest.raises(InvalidInput, match=r"pixels or a TorchScript file.*pip install two"):
+        choose_features(None, bare)

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from undrift.checkpoint import StartingPoint, same_run
-from undrift.config import ModelConfig, RegularizerConfig, TrainConfig
+from undrift.checkpoint import StartingPoint, difference, same_run
+from undrift.config import ModelConfig, ObjectiveConfig, RegularizerConfig, TrainConfig
 from undrift.exceptions import InvalidInput
 from undrift.training.building import build_network
 
@@ -74,7 +74,7 @@ def old(config):
 
 
 def test_a_checkpoint_from_before_an_option_has_its_default(tmp_path):
-    config = TrainConfig(model=SMALL)
+    config = TrainConfig(method="persistent", model=SMALL)
     same_run(old(config), config, tmp_path)
     start = StartingPoint("run", state={"config": old(config)})
     assert start.inherit(TrainConfig()).model == SMALL
@@ -83,3 +83,22 @@ def test_a_checkpoint_from_before_an_option_has_its_default(tmp_path):
         same_run(old(config), other, tmp_path / "step-1")
     with pytest.raises(InvalidInput, match="attention-sizes"):
         start.inherit(replace(config, model=replace(SMALL, attention_sizes=[16])))
+
+
+def test_options_that_a_method_has_no_use_for_do_not_matter():
+    changed = RegularizerConfig(stride=9, window=0.5)
+    for method, found in (
+        ("plain", None),
+        ("dream", None),
+        ("official", None),
+        ("full", "regularizer.window: None there, 0.5 now"),
+        ("persistent", "regularizer.window: None there, 0.5 now"),
+    ):
+        config = TrainConfig(method=method)
+        assert difference(asdict(config), replace(config, regularizer=changed)) == found
+    strides = replace(TrainConfig(method="regularized"), regularizer=RegularizerConfig(stride=9))
+    assert difference(asdict(TrainConfig(method="persistent")), strides).startswith(
+        "regularizer.stride"
+    )
+    weaker = TrainConfig(method="dream", objective=ObjectiveConfig(strength=0.5))
+    assert difference(asdict(TrainConfig(method="dream")), weaker).startswith("objective.strength")

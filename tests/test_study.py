@@ -13,6 +13,7 @@ from undrift.cli import main
 from undrift.config import ChainConfig, MethodConfig, RegularizerConfig, TrainConfig
 from undrift.data import load_data
 from undrift.exceptions import InvalidInput
+from undrift.features import choose_features
 from undrift.protocol import StudyConfig
 from undrift.remedy import RemedyConfig
 from undrift.study import bench, judge, judgment, mean_interval, paired, pairing, run_study
@@ -276,22 +277,11 @@ def test_rank_correlation_is_spearmans_and_within_groups_its_own():
     assert correlations(points[:3]) is None
 
 
-def test_features_are_the_labels_classifier_or_say_what_they_are(monkeypatch):
+def test_a_judge_says_which_features_it_uses():
     data = load_data("digits", limit=200)
-    bare = replace(data, labels=None)
-
-    def missing():
-        raise InvalidInput("two more packages")
-
-    monkeypatch.setattr(judgment, "EfficientNetFeatures", missing)
-    assert judgment.feature_map(None, data).how["features"] == "classifier"
-    assert judgment.feature_map("pixels", data) is None
-    assert judgment.feature_map(None, bare) is None
-    assert judgment.Judge(bare, 10).how()["features"] == {"features": "pixels"}
-    with pytest.raises(InvalidInput, match="two more packages"):
-        judgment.feature_map("efficientnet-lite0", data)
-    with pytest.raises(InvalidInput, match="no TorchScript file"):
-        judgment.feature_map("nowhere.pt", data)
+    assert judgment.Judge(data, 10).how()["features"] == {"features": "pixels"}
+    classifier = choose_features("classifier", data)
+    assert judgment.Judge(data, 10, features=classifier).how()["features"] == dict(classifier.how)
 
 
 def test_large_data_are_judged_by_an_even_part():

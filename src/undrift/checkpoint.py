@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from undrift.config import ChainConfig, ModelConfig, TrainConfig
+from undrift.config import VARIANTS, ChainConfig, ModelConfig, TrainConfig
 from undrift.exceptions import InvalidInput
 from undrift.interop import load_pipeline
 
 STATE_FILE = "training_state.pt"
 KEPT_CHECKPOINTS = 2
-FREE_TO_CHANGE = {
+FREE_TO_CHANGE = (
     "resume",
     "output",
     "checkpoint_every",
     "sample_every",
     "log_every",
     "tensorboard",
-}
+)
+"""Options that say where a run is written and what is shown of it, not what it comes to."""
+OFFICIAL = ("strength", "length", "num_states", "num_forward", "seed")
+"""The options of a regularizer that the released algorithm takes."""
+OF_PERSISTENT = ("num_cohorts", "stride")
 
 
 class appearing:  # noqa: N801
@@ -108,13 +112,49 @@ def same_run(saved: Mapping[str, Any], config: TrainConfig, checkpoint: Path) ->
     Raises:
         InvalidInput: If an option that matters differs.
     """
+    if found := difference(saved, config):
+        raise InvalidInput(
+            f"{checkpoint} does not fit the configuration ({found}): "
+            f"resume with --config {checkpoint.parent.parent / 'config.yaml'}"
+        )
+
+
+def difference(
+    saved: Mapping[str, Any], config: TrainConfig, but: Collection[str] = ()
+) -> str | None:
+    """The first option, of those that matter, that a saved configuration has otherwise; or None.
+
+    Arguments:
+        saved: The saved configuration; options that are younger than it have their defaults.
+        config: The configuration now. What its method has no use for does not matter.
+        but: Further options that may differ.
+
+    Example:
+        >>> difference({"steps": 10}, TrainConfig(steps=20))
+        'steps: 10 there, 20 now'
+    """
     saved = _completed(saved)
-    for key, value in asdict(config).items():
-        if key not in FREE_TO_CHANGE and saved.get(key) != value:
-            raise InvalidInput(
-                f"{checkpoint} does not fit the configuration ({_difference(key, saved, value)}): "
-                f"resume with --config {checkpoint.parent.parent / 'config.yaml'}"
-            )
+    saved = {**saved, "method": VARIANTS.get(saved["method"], saved["method"])}
+    deciding = {name: value for name, value in _deciding(config).items() if name not in but}
+    return _first_difference(saved, deciding)
+
+
+def _deciding(config: TrainConfig) -> dict[str, Any]:
+    """The options that decide what a run comes to."""
+    options = {name: value for name, value in asdict(config).items() if name not in FREE_TO_CHANGE}
+    options["method"] = config.variant or config.method
+    regularizer = options.pop("regularizer")
+    if config.method == "plain" or config.variant is not None:
+        options.pop("objective")
+    if config.variant == "persistent":
+        options["regularizer"] = regularizer
+    elif config.variant == "official":
+        options["regularizer"] = {name: regularizer[name] for name in OFFICIAL}
+    elif config.variant is not None:
+        options["regularizer"] = {
+            name: value for name, value in regularizer.items() if name not in OF_PERSISTENT
+        }
+    return options
 
 
 def _completed(saved: Mapping[str, Any], default: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
@@ -128,13 +168,17 @@ def _completed(saved: Mapping[str, Any], default: Mapping[str, Any] | None = Non
     return {**default, **saved, **known}
 
 
-def _difference(key: str, saved: Mapping[str, Any], value: Any) -> str:  # noqa: ANN401
-    """Which option differs, by its full name."""
-    there = saved.get(key)
-    if isinstance(there, Mapping) and isinstance(value, Mapping):
-        inner = next(name for name in value if there.get(name) != value[name])
-        return _difference(inner, there, value[inner]).replace(inner, f"{key}.{inner}", 1)
-    return f"{key}: {there} there, {value} now"
+def _first_difference(
+    saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
+) -> str | None:
+    for name, value in asked.items():
+        there = saved.get(name)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            if found := _first_difference(there, value, f"{prefix}{name}."):
+                return found
+        elif there != value:
+            return f"{prefix}{name}: {there} there, {value} now"
+    return None
 
 
 @dataclass

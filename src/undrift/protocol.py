@@ -42,8 +42,7 @@ class StudyConfig:
             four times the samples, if null).
         features: Features of the quality metrics, which no method was trained on: classifier (of
             the labels), efficientnet-lite0, pixels, or a TorchScript file (if null, the classifier
-            where the data have labels, else efficientnet-lite0 where its packages are installed,
-            else pixels).
+            where the data have labels, else efficientnet-lite0).
         remedies: Remedies at sampling time by a name of your own, tried on trained models.
         remedy_methods: Methods that they are tried on (plain and the reference if null), by the
             first protocol at equal steps.

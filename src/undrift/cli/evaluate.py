@@ -13,7 +13,6 @@ from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from undrift.data import ImageData
-    from undrift.features import FeatureMap
 
 KIND = "undrift.evaluation"
 SCHEMA_VERSION = 1
@@ -28,8 +27,8 @@ class Config(DataChoice, ChainChoice):
 
     Arguments:
         num_samples: Images to draw.
-        features: classifier (of the data's labels), efficientnet, pixels, or a TorchScript file
-            (the classifier where the data have labels if null).
+        features: classifier (of the data's labels), efficientnet-lite0, pixels, or a TorchScript
+            file (if null, the classifier where the data have labels, else efficientnet-lite0).
         num_resamples: Bootstrap resamples for the error of the Fréchet distance.
         reference: What the data stand for in the final error: the population they were drawn from,
             or themselves (empirical).
@@ -55,6 +54,7 @@ def run(config: Config) -> dict[str, Any]:
     import torch
 
     from undrift.cli.sample import draw
+    from undrift.features import choose_features
     from undrift.interop import network_of
     from undrift.quality import quality_scores
     from undrift.runs import versions, write_json
@@ -62,7 +62,7 @@ def run(config: Config) -> dict[str, Any]:
     _check(config)
     sampler = subject.chain(config)
     data = subject.data(config, config.run, network_of(sampler))
-    features = feature_map(config.features, data)
+    features = choose_features(config.features, data)
     samples = draw(sampler, config.run, config.num_samples, config.batch_size, config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     scores = quality_scores(
@@ -125,28 +125,6 @@ def _check(config: Config) -> None:
         raise InvalidInput(f"--num-resamples is {config.num_resamples}: at least 2")
     if config.output is not None:
         subject.check_free(Path(config.output))
-
-
-def feature_map(name: str | None, data: ImageData) -> FeatureMap | None:
-    """The feature map that was chosen.
-
-    Raises:
-        InvalidInput: If it cannot be had, or the data have no labels to choose it by.
-    """
-    from undrift.features import ClassifierFeatures, EfficientNetFeatures, TorchScriptFeatures
-
-    if name in (None, "classifier"):
-        if data.labels is None:
-            raise InvalidInput(
-                f"the data {data.name} have no labels for a classifier: give --features "
-                "efficientnet, pixels, or a TorchScript file"
-            )
-        return ClassifierFeatures.cached(data)
-    if name == "pixels":
-        return None
-    if name == "efficientnet":
-        return EfficientNetFeatures()
-    return TorchScriptFeatures(str(name))
 
 
 def _final_error(samples: Any, data: ImageData, config: Config) -> dict[str, Any]:  # noqa: ANN401

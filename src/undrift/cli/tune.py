@@ -40,8 +40,8 @@ class Config(DataChoice, ChainChoice):
         refine: Strengths to try around the best one, by golden sections.
         metric: What is minimized.
         num_samples: Images to draw for each strength.
-        features: classifier (of the data's labels), efficientnet, pixels, or a TorchScript file
-            (the classifier where the data have labels, else pixels, if null).
+        features: classifier (of the data's labels), efficientnet-lite0, pixels, or a TorchScript
+            file (if null, the classifier where the data have labels, else pixels).
         seed: Seed of the split and of all noise; every strength gets the same noise.
         output: File to write, with a plot beside it (a new one in the folder tunings of the run if
             null).
@@ -65,7 +65,7 @@ def run(config: Config) -> dict[str, Any]:
     """Search, judge, save the curve, show it."""
     remedy, values = _check(config)
 
-    from undrift.cli.evaluate import feature_map
+    from undrift.features import choose_features
     from undrift.interop import network_of
     from undrift.runs import versions, write_json
     from undrift.tuning import tune
@@ -81,7 +81,7 @@ def run(config: Config) -> dict[str, Any]:
         metric=config.metric,
         refine=config.refine,
         num_samples=config.num_samples,
-        features=feature_map(named, data),
+        features=choose_features(named, data),
         batch_size=config.batch_size,
         seed=config.seed,
         progress=not session().quiet,

@@ -8,6 +8,7 @@ on ImageNet (:class:`EfficientNetFeatures`), and any TorchScript file
 FID.
 """
 
+from undrift.features.choice import choose_features
 from undrift.features.classifier import ClassifierFeatures, digit_features
 from undrift.features.extract import FeatureMap, extract_features, score_name
 from undrift.features.pretrained import EfficientNetFeatures, TorchScriptFeatures
@@ -17,6 +18,7 @@ __all__ = [
     "EfficientNetFeatures",
     "FeatureMap",
     "TorchScriptFeatures",
+    "choose_features",
     "digit_features",
     "extract_features",
     "score_name",

@@ -13,13 +13,14 @@ from undrift.chain import Sampler
 from undrift.checkpoint import last_checkpoint
 from undrift.config import TrainConfig
 from undrift.data import ImageData
+from undrift.features import choose_features
 from undrift.gallery import image_grid
 from undrift.interop import as_sampler
 from undrift.protocol import StudyConfig
 from undrift.runs import load, load_model, train, write_json
 from undrift.study.identity import same_plan
 from undrift.study.job import Job
-from undrift.study.judgment import Judge, Row, feature_map, judgment_file
+from undrift.study.judgment import Judge, Row, judgment_file
 from undrift.study.remedied import Remedied
 from undrift.training import Trainer
 
@@ -67,7 +68,7 @@ class Bench:
     @cached_property
     def judge(self) -> Judge:
         """What all models are judged by."""
-        features = feature_map(self.config.features, self.data)
+        features = choose_features(self.config.features, self.data)
         config = self.config
         return Judge(self.data, config.num_samples, config.num_reference, features)
 

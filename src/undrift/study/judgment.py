@@ -19,15 +19,7 @@ from torch import Tensor
 
 from undrift.chain import Sampler
 from undrift.data import ImageData
-from undrift.exceptions import InvalidInput
-from undrift.features import (
-    ClassifierFeatures,
-    EfficientNetFeatures,
-    FeatureMap,
-    TorchScriptFeatures,
-    extract_features,
-    score_name,
-)
+from undrift.features import FeatureMap, choose_features, extract_features, score_name
 from undrift.interop import network_of
 from undrift.kernels import RBFMixture
 from undrift.quality.frechet import frechet_distance, frechet_estimate
@@ -41,34 +33,6 @@ BLOCK = 250
 NEIGHBORS = 3
 MOST_DIM = 256
 """Features beyond which the Fréchet distance has no bootstrap: it would take minutes a model."""
-
-
-def feature_map(name: str | None, data: ImageData) -> FeatureMap | None:
-    """Features that no generative method was trained on.
-
-    Arguments:
-        name: classifier, efficientnet-lite0, pixels, or the path of a TorchScript file; None for
-            the first of the three that the data and the installation allow.
-        data: The images, with labels or without.
-
-    Returns:
-        The feature map; None for the pixels themselves.
-
-    Raises:
-        InvalidInput: If the features that were asked for cannot be had.
-    """
-    if name == "classifier" or (name is None and data.labels is not None):
-        return ClassifierFeatures.cached(data)
-    if name == "pixels":
-        return None
-    if name in ("efficientnet-lite0", "efficientnet"):
-        return EfficientNetFeatures()
-    if name is not None:
-        return TorchScriptFeatures(name)
-    try:
-        return EfficientNetFeatures()
-    except InvalidInput:
-        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +123,7 @@ def judge(sampler: Sampler, data: ImageData, num_samples: int, seed: int) -> Row
         num_samples: Number of samples.
         seed: Seed of the samples: the same noise for every method.
     """
-    features = ClassifierFeatures.cached(data) if data.labels is not None else None
+    features = choose_features("pixels" if data.labels is None else "classifier", data)
     bench = Judge(data, num_samples, features=features)
     return bench.scores(*bench.draw(sampler, seed))
 
