@@ -14,7 +14,7 @@ from tiny import TinyNetwork, exact_sampler, noise_source, tiny_sampler
 from undrift.exceptions import InvalidInput
 from undrift.kernels import RBFMixture
 from undrift.mmd import mmd_sq
-from undrift.regularizer import CumulativeErrorRegularizer, GradientBalance
+from undrift.regularizer import CumulativeErrorRegularizer, GradientBalance, Pyramid
 from undrift.rollout import Streams
 from undrift.samplers import DDIMSampler
 
@@ -428,7 +428,7 @@ def test_it_sits_out_all_but_every_kth_call_and_sees_all_data():
     for call in range(1, 10):
         network.timesteps = []
         value = regularizer(network, torch.full((1, 3), float(call)) + DATA[:1])
-        assert (float(value) != 0) == (call >= 6 and call % 3 == 0)  # 4 data are the least
+        assert (float(value.detach()) != 0) == (call >= 6 and call % 3 == 0)  # 4 data at least
         assert bool(regularizer.log) == bool(network.timesteps) == bool(value)
     offsets = regularizer.pool.data[:, 0] - DATA[0, 0]
     assert offsets.tolist() == pytest.approx(range(1, 10), abs=1e-5)
@@ -627,3 +627,15 @@ def test_two_processes_make_one_kernel_and_one_gradient():
     from accelerate import debug_launcher
 
     debug_launcher(in_each_process, num_processes=2)
+
+
+def test_a_pyramid_sees_noise_alike_at_all_levels_and_brightness_most_at_the_top():
+    noise = torch.randn(4000, 2, 8, 8, generator=noise_source())
+    variances = Pyramid()(noise).var(0)
+    assert variances.shape == (2 * (64 + 16 + 4 + 1),)
+    assert variances.min() > 0.85 and variances.max() < 1.15
+    brighter = Pyramid()(noise + 0.1) - Pyramid()(noise)
+    sizes = [0.1] * 128 + [0.2] * 32 + [0.4] * 8 + [0.8] * 2
+    torch.testing.assert_close(brighter.mean(0), torch.tensor(sizes))
+    odd = torch.arange(6.0).view(1, 1, 2, 3)  # the last column belongs to no block of 2x2
+    torch.testing.assert_close(Pyramid()(odd)[0, -1], torch.tensor((0 + 1 + 3 + 4) / 2))

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from scipy import stats
 
 from undrift.chain import Sampler
 from undrift.cli import main
+from undrift.cli.study_file import read_plan
 from undrift.config import ChainConfig, MethodConfig, RegularizerConfig, TrainConfig
 from undrift.data import load_data
 from undrift.exceptions import InvalidInput
@@ -18,7 +20,10 @@ from undrift.protocol import StudyConfig
 from undrift.remedy import RemedyConfig
 from undrift.study import bench, judge, judgment, mean_interval, paired, pairing, run_study
 from undrift.study.correlation import correlations, spearman
-from undrift.study.job import Job
+from undrift.study.job import Job, jobs
+from undrift.study.plan import check
+
+STUDIES = Path(__file__).parent.parent / "studies"
 
 
 def plan(**changes):
@@ -325,3 +330,18 @@ def test_a_study_file_that_is_none_is_one_line(text, message, tmp_path, capsys):
     assert len(lines) == 1
     assert message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_studies_of_the_results_page_are_plans_without_contradiction(file):
+    config = read_plan(str(file))
+    check(config)
+    at_compute = config.compute_methods or config.methods
+    rows = len(config.seeds) * len(config.protocols) * (len(config.methods) + len(at_compute))
+    assert sum(job.method is not None for job in jobs(config)) == rows >= 2 * 4
+
+
+def test_there_are_studies():
+    assert {"digits", "digits-all", "fashion-mnist", "patches", "search"} <= {
+        file.stem for file in STUDIES.glob("*.yaml")
+    }

@@ -20,7 +20,7 @@ from undrift.config import (
 )
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
-from undrift.training import Trainer, build_network
+from undrift.training import Trainer, build_network, build_regularizer
 
 IMAGES = ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
 MODEL = ModelConfig(block_out_channels=[8, 8], norm_num_groups=4)
@@ -516,3 +516,35 @@ def test_two_processes_train_one_model(tmp_path):
     assert files == [*own, STATE_FILE]
     with pytest.raises(InvalidInput, match="was made by 2 processes: use as many"):
         Trainer(config("persistent", steps=4), IMAGES).load_checkpoint(last_checkpoint(tmp_path))
+
+
+def test_a_term_that_starts_late_leaves_the_steps_before_it_plain():
+    late = replace(config("persistent").regularizer, start=0.5)
+    plain, regularized = train(config())[1], train(config("persistent", regularizer=late))[1]
+    assert [row["loss"] for row in plain[:4]] == [row["loss"] for row in regularized[:4]]
+    assert [row["loss"] for row in plain[4:]] != [row["loss"] for row in regularized[4:]]
+    assert ["regularizer" in row for row in regularized] == [False] * 3 + [True] + [False] * 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel": "energy"}, {"bandwidth": 4.0}, {"features": "pyramid"}]
+)
+def test_what_compares_the_states_can_be_chosen(options):
+    chosen = replace(config("persistent").regularizer, **options)
+    _, usual = train(config("persistent"), until=1)
+    trainer, rows = train(config("persistent", regularizer=chosen), until=1)
+    assert rows[0]["regularizer"] != usual[0]["regularizer"]
+    assert rows[0]["loss"] == usual[0]["loss"]
+    network = Trainer(config(), IMAGES).bare_network
+    released = build_regularizer(
+        config("official", regularizer=chosen), trainer.sampler.with_network(network)
+    )
+    assert released.kernel.bandwidth == "pooled" and released.feature_map is None
+
+
+def test_the_bandwidth_is_in_units_of_the_mean_squared_distance():
+    wide = replace(config("persistent").regularizer, bandwidth=3.0)
+    kernel = Trainer(config("persistent", regularizer=wide), IMAGES).regularizer.kernel
+    y = IMAGES.images
+    pairs = torch.pdist(y.flatten(1))
+    assert kernel.fit(y).scales[0] == pytest.approx(float(4 * 3 * pairs.square().mean()), rel=1e-4)

@@ -30,7 +30,7 @@ FREE_TO_CHANGE = (
     "tensorboard",
 )
 """Options that say where a run is written and what is shown of it, not what it comes to."""
-OFFICIAL = ("strength", "length", "num_states", "num_forward", "seed")
+OFFICIAL = ("strength", "length", "num_states", "num_forward", "start", "seed")
 """The options of a regularizer that the released algorithm takes."""
 OF_PERSISTENT = ("num_cohorts", "stride")
 

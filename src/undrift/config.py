@@ -144,6 +144,12 @@ class RegularizerConfig:
         weighting: Weights of the steps; measured takes the downstream gains of a profile.
         rho: Exponent of the exponential weights.
         profile: Profile whose downstream gains are the measured weights.
+        kernel: What compares states with forward draws: a mixture of Gaussian kernels, or the
+            energy distance; official has its own.
+        bandwidth: Bandwidth of the Gaussian kernels over the mean squared distance of the draws.
+        features: What the kernel sees of them: pixels, or a pyramid of block means, which weighs
+            what is coarse, such as the brightness, more.
+        start: Share of the training steps that are plain before the first term.
         seed: Seed of the regularizer's own random stream, mixed with that of the run.
     """
 
@@ -160,6 +166,10 @@ class RegularizerConfig:
     weighting: Literal["uniform", "exponential", "measured"] = "uniform"
     rho: float = 3.0
     profile: str | None = None
+    kernel: Literal["rbf", "energy"] = "rbf"
+    bandwidth: float = 1.0
+    features: Literal["pixels", "pyramid"] = "pixels"
+    start: float = 0.0
     seed: int = 0
 
 

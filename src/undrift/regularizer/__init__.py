@@ -26,6 +26,7 @@ References:
 
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer, Variant
+from undrift.regularizer.pyramid import Pyramid
 from undrift.regularizer.weighting import Weighting
 
-__all__ = ["CumulativeErrorRegularizer", "GradientBalance", "Variant", "Weighting"]
+__all__ = ["CumulativeErrorRegularizer", "GradientBalance", "Pyramid", "Variant", "Weighting"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undrift.denoiser import Denoiser
 from undrift.exceptions import InvalidInput
-from undrift.kernels import RBFMixture
+from undrift.kernels import Kernel, RBFMixture
 from undrift.mmd import mmd_sq
 from undrift.regularizer.balance import GradientBalance, NoOpWatch
 from undrift.regularizer.processes import averaged, gather, norm, num_processes, process_index
@@ -89,8 +89,10 @@ class CumulativeErrorRegularizer:
             proportional to :math:`e^{\rho (T - t)/T}`; or a table of times and weights, such as the
             measured downstream gains of a profile, interpolated.
         rho: ρ of the exponential weights.
-        kernel: A kernel on states; its bandwidth is set anew from the forward draws in each call.
-        feature_map: Map from states to what the kernel compares; the states themselves when None.
+        kernel: A kernel on states; a bandwidth that is no number is set anew from the forward
+            draws in each call. When None, the mixture of Gaussian kernels.
+        feature_map: Map from states to what the kernel compares, such as :class:`Pyramid`; the
+            states themselves when None.
         log_every: After how many terms the discrepancy is logged, beside its null floor: the same
             estimator on forward draws alone. A fixed strength is held against the main term as
             often, where that is given.
@@ -124,7 +126,7 @@ class CumulativeErrorRegularizer:
         stride: int = STRIDE,
         weighting: Weighting = "uniform",
         rho: float = 3.0,
-        kernel: RBFMixture | None = None,
+        kernel: Kernel | None = None,
         feature_map: Callable[[Tensor], Tensor] | None = None,
         log_every: int = 25,
         seed: int = 0,
@@ -145,7 +147,7 @@ class CumulativeErrorRegularizer:
         self.every = every
         grid = self.sampler.grid
         self.weights = step_weights(grid, weighting, rho, window_start(grid, window))
-        self.kernel = kernel or (
+        self.kernel: Kernel = kernel or (
             RBFMixture("pooled", reduction="sum") if released else RBFMixture()
         )
         self.feature_map = feature_map

@@ -20,6 +20,7 @@ from undrift.config import (
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.interop import as_sampler, ddpm_scheduler
+from undrift.kernels import EnergyKernel, Kernel, RBFMixture
 from undrift.objectives import (
     ConsistentDiffusion,
     Dream,
@@ -30,7 +31,7 @@ from undrift.objectives import (
     ScoreFokkerPlanck,
 )
 from undrift.profile import ErrorProfile
-from undrift.regularizer import CumulativeErrorRegularizer, GradientBalance, Weighting
+from undrift.regularizer import CumulativeErrorRegularizer, GradientBalance, Pyramid, Weighting
 from undrift.rollout import seed_of
 from undrift.samplers import DenoiserSampler
 from undrift.schedule import SCHEDULES
@@ -153,6 +154,8 @@ def build_regularizer(
         stride=config.stride,
         weighting=_weighting(config),
         rho=config.rho,
+        kernel=_kernel(config) if variant != "official" else None,
+        feature_map=Pyramid() if config.features == "pyramid" and variant != "official" else None,
         seed=seed_of(seed, config.seed),
     )
 
@@ -269,6 +272,12 @@ def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
     check_halvings(data.image_shape, len(options.block_out_channels) - 1)
     network.register_to_config(sample_size=height if height == width else (height, width))
     return cast(nn.Module, network)
+
+
+def _kernel(config: RegularizerConfig) -> Kernel:
+    if config.kernel == "energy":
+        return EnergyKernel()
+    return RBFMixture(multipliers=tuple(config.bandwidth * m for m in RBFMixture.multipliers))
 
 
 def _weighting(config: RegularizerConfig) -> Weighting:

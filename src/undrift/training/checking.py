@@ -26,6 +26,7 @@ def check(config: TrainConfig) -> None:
         "optimizer.learning-rate": config.optimizer.learning_rate,
         "optimizer.max-grad-norm": config.optimizer.max_grad_norm,
         "regularizer.gradient-share": config.regularizer.gradient_share,
+        "regularizer.bandwidth": config.regularizer.bandwidth,
     }
     for option, value in positive.items():
         if not 0 < value < INFINITY:
@@ -67,5 +68,6 @@ def _bounds(config: TrainConfig) -> Iterator[tuple[str, float | None, float, flo
         ("model.dropout", model.dropout),
         ("optimizer.beta1", optimizer.beta1),
         ("optimizer.beta2", optimizer.beta2),
+        ("regularizer.start", config.regularizer.start),
     ):
         yield option, share, 0, 1
