@@ -143,3 +143,24 @@ def test_the_page_is_made_again_without_computing(folder, page, tmp_path, capsys
 
 def test_methods_beyond_the_palette_have_another_mark():
     assert len({chip(k) for k in range(12)}) == 12
+
+
+def test_the_tables_become_markdown(folder, tmp_path, capsys):
+    output = tmp_path / "tables.md"
+    for _ in range(2):  # tables may be replaced
+        assert main(["report", str(folder), "--output", str(output)]) == 0
+    lines = output.read_text().splitlines()
+    section = results_table(study(), "branched", "steps")
+    assert lines.count("**Branched, equal steps**") == 1
+    start = lines.index("**Branched, equal steps**") + 2
+    assert [cell.strip() for cell in lines[start].strip("|").split("|")][1:] == section.columns
+    body = lines[start + 2 : start + 2 + len(section.rows)]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
+    assert cells == [[name, *values] for name, values in section.rows]
+    assert any("undrift compare studies/digits-all.yaml" in line for line in lines[-2:])
+    (tmp_path / "notes.md").write_text("mine")
+    assert main(["report", str(folder), "--output", str(tmp_path / "notes.md")]) == 2
+    assert (tmp_path / "notes.md").read_text() == "mine"
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "new.md")]) == 2
+    assert "choose a .html file" in capsys.readouterr().err

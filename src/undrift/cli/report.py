@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 MARK = "undrift.report"
 STUDY = "study.json"
+MARKDOWN = ".md"
 DATA_IMAGES = 64
 
 
 @dataclass
 class Config:
     """Write one self-contained HTML page about one or several models; the first is the baseline.
+
+    A study can also become Markdown: its tables, by an output that ends in .md.
 
     Arguments:
         sources: Profiles (JSON files of undrift measure), and runs: a run gives its profiles,
@@ -59,6 +62,8 @@ def run(config: Config) -> dict[str, Any]:
     studies = [file for source in config.sources if (file := _study_file(Path(source)))]
     if studies:
         return _study(config, studies[0], output)
+    if output.suffix == MARKDOWN:
+        raise InvalidInput(f"{output} would be Markdown, as a study can have: choose a .html file")
     found = Material()
     for source in config.sources:
         if Path(source).is_dir():
@@ -95,15 +100,18 @@ def _study_file(source: Path) -> Path | None:
 
 
 def _study(config: Config, file: Path, output: Path) -> dict[str, Any]:
-    """Render the page of a study again, from its record and the sample grids beside it."""
+    """Render the page of a study again, from its record and the grids beside it, or its tables."""
     from undrift.report.study import read_study, write_study_report
+    from undrift.report.study_markdown import write_study_markdown
 
     if len(config.sources) > 1:
         raise InvalidInput("a study has a page of its own: give its study.json alone")
     study = read_study(file)
-    path = write_study_report(
-        study, file.parent, output / "report.html" if output.is_dir() else output
-    )
+    if output.suffix == MARKDOWN:
+        path = write_study_markdown(study, output)
+    else:
+        page = output / "report.html" if output.is_dir() else output
+        path = write_study_report(study, file.parent, page)
     print(f"report  {path}")
     return {"report": str(path), "rows": len(study["rows"])}
 
