@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,7 +27,14 @@ from undrift.errors.population import stream_seed
 from undrift.errors.segment import SegmentErrors, data_process, segment_errors
 from undrift.errors.walk import Walk
 from undrift.exceptions import InvalidInput
-from undrift.interop import as_sampler, check_image_shape, check_weights, network_of, weights_digest
+from undrift.interop import (
+    as_sampler,
+    check_image_shape,
+    check_weights,
+    evaluating,
+    network_of,
+    weights_digest,
+)
 from undrift.kernels import Kernel, RBFMixture
 from undrift.profile import Criterion, ErrorProfile, with_ratios
 from undrift.progress import progress_bar
@@ -180,20 +186,6 @@ def measure(
         datetime.now(UTC).isoformat(timespec="seconds"),
         criterion,
     )
-
-
-@contextmanager
-def evaluating(network: Any) -> Iterator[None]:  # noqa: ANN401
-    """Evaluation mode for a network (no dropout), then the mode that each part of it had."""
-    parts = list(network.modules()) if isinstance(network, nn.Module) else []
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, training in zip(parts, modes, strict=True):
-            part.training = training
 
 
 def _asked_for(grid: tuple[float, ...], states: States) -> tuple[float, ...]:

@@ -81,8 +81,7 @@ def draw(sampler: Sampler, run: str, count: int, batch_size: int, seed: int) -> 
     """
     from undrift.errors.cumulative import check_states
     from undrift.errors.population import Population
-    from undrift.interop import image_shape, network_of
-    from undrift.measurement import evaluating
+    from undrift.interop import evaluating, image_shape, network_of
     from undrift.progress import progress_bar
 
     network = network_of(sampler)

@@ -2,13 +2,13 @@ r"""Run a feature map over many images, block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from undrift.exceptions import InvalidInput
+from undrift.interop import evaluating
 
 FeatureMap = Callable[[Tensor], Tensor]
 """From images :math:`(B, C, H, W)` in :math:`[-1, 1]` to features with shape (B, *)."""
@@ -40,7 +40,7 @@ def extract_features(
     if features is None:
         return _finite(images.detach().flatten(1).to("cpu", torch.float32))
     device = _device_of(features, images.device)
-    with torch.no_grad(), _evaluating(features):
+    with torch.no_grad(), evaluating(features):
         blocks = [features(block.to(device)).cpu() for block in images.split(batch_size)]
     return _finite(torch.cat(blocks).flatten(1).float())
 
@@ -72,17 +72,3 @@ def _finite(features: Tensor) -> Tensor:
 def _device_of(features: FeatureMap, default: torch.device) -> torch.device:
     parameters = features.parameters() if isinstance(features, nn.Module) else iter(())
     return next((parameter.device for parameter in parameters), default)
-
-
-@contextmanager
-def _evaluating(features: FeatureMap) -> Iterator[None]:
-    """Evaluation mode for a module, then for each part of it the mode that it had."""
-    parts = list(features.modules()) if isinstance(features, nn.Module) else []
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, training in zip(parts, modes, strict=True):
-            part.training = training

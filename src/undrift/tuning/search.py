@@ -29,9 +29,8 @@ from undrift.data import ImageData
 from undrift.errors.population import Population, stream_seed
 from undrift.exceptions import InvalidInput
 from undrift.features import FeatureMap, extract_features
-from undrift.interop import network_of
+from undrift.interop import evaluating, network_of
 from undrift.kernels import Kernel, RBFMixture
-from undrift.measurement import evaluating
 from undrift.progress import progress_bar
 from undrift.quality.frechet import frechet_distance, frechet_estimate
 from undrift.remedy import NEUTRAL, RemedyConfig, apply_remedy
