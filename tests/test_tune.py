@@ -269,7 +269,7 @@ CASES = [
     ("tune run --remedy time_shift --values 1.5", "whole number"),
     ("tune run --remedy snr_t --num-samples 3", "--num-samples is 3"),
     ("tune run --remedy snr_t --refine -1", "--refine is -1"),
-    ("tune run --remedy snr_t --output run", "run is there already"),
+    ("tune run --remedy snr_t --output run", "run is a folder: give a file in it"),
     ("tune nowhere --remedy snr_t", "no such folder"),
     ("tune run --remedy analytic_variance --features pixels --sampler euler", "has not"),
     ("sample run --remedy epsilon", "unknown remedy 'epsilon'"),

@@ -30,9 +30,6 @@ FREE_TO_CHANGE = (
     "tensorboard",
 )
 """Options that say where a run is written and what is shown of it, not what it comes to."""
-OFFICIAL = ("strength", "length", "num_states", "num_forward", "start", "seed")
-"""The options of a regularizer that the released algorithm takes."""
-OF_PERSISTENT = ("num_cohorts", "stride")
 
 
 class appearing:  # noqa: N801
@@ -143,17 +140,8 @@ def _deciding(config: TrainConfig) -> dict[str, Any]:
     """The options that decide what a run comes to."""
     options = {name: value for name, value in asdict(config).items() if name not in FREE_TO_CHANGE}
     options["method"] = config.variant or config.method
-    regularizer = options.pop("regularizer")
-    if config.method == "plain" or config.variant is not None:
-        options.pop("objective")
-    if config.variant == "persistent":
-        options["regularizer"] = regularizer
-    elif config.variant == "official":
-        options["regularizer"] = {name: regularizer[name] for name in OFFICIAL}
-    elif config.variant is not None:
-        options["regularizer"] = {
-            name: value for name, value in regularizer.items() if name not in OF_PERSISTENT
-        }
+    for section, used in config.in_use.items():
+        options[section] = {k: value for k, value in options[section].items() if k in used}
     return options
 
 

@@ -5,7 +5,7 @@ Nothing here imports torch, so that a command line can show its options at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 Method = Literal[
@@ -30,6 +30,24 @@ VARIANTS: dict[str, Variant] = {
     "persistent": "persistent",
 }
 """The regularizer's variant of each method that has one; ``regularized`` is the best of them."""
+UNUSED: dict[Variant, set[str]] = {
+    "persistent": {"length"},
+    "truncated": {"num_cohorts", "stride"},
+    "full": {"num_cohorts", "stride"},
+    "official": {
+        *("num_cohorts", "stride", "gradient_share", "num_inference_steps"),
+        *("kernel", "bandwidth", "features"),
+    },
+}
+"""Options of the regularizer that a variant has no use for."""
+OBJECTIVE: dict[str, tuple[str, ...]] = {
+    "input_perturbation": ("strength", "seed"),
+    "consistent": ("strength", "seed"),
+    "fokker_planck": ("strength", "seed"),
+    "dream": ("strength", "seed"),
+    "scheduled_sampling": ("length", "seed"),
+}
+"""Options of the objective that a baseline has a use for."""
 
 
 @dataclass
@@ -208,6 +226,18 @@ class MethodConfig:
     def variant(self) -> Variant | None:
         """The regularizer's variant, or None for a method without one."""
         return VARIANTS.get(self.method)
+
+    @property
+    def in_use(self) -> dict[str, set[str]]:
+        """The options of each section that the method has a use for.
+
+        Example:
+            >>> sorted(MethodConfig("dream").in_use["objective"])
+            ['seed', 'strength']
+        """
+        known = {f.name for f in fields(RegularizerConfig)}
+        regularizer = known - UNUSED[self.variant] if self.variant else set()
+        return {"regularizer": regularizer, "objective": set(OBJECTIVE.get(self.method, ()))}
 
 
 @dataclass

@@ -122,6 +122,12 @@ def network_of(sampler: Sampler) -> Any:  # noqa: ANN401
     return getattr(getattr(sampler, "denoiser", sampler), "network", None)
 
 
+def device_of(network: Any) -> torch.device | None:  # noqa: ANN401
+    """Where the weights of a network are; None for what has none."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), None)
+
+
 @contextmanager
 def evaluating(network: Any) -> Iterator[None]:  # noqa: ANN401
     """Evaluation mode for a network (no dropout), then the mode that each part of it had."""

@@ -93,6 +93,9 @@ class RemedyConfig:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise InvalidInput(f"{name} of {self.remedy} is {value}: give a finite number")
+        for name in sorted(set().union(*_OPTIONS.values()) - set(_OPTIONS[self.remedy])):
+            if getattr(self, name) != _DEFAULTS[name]:
+                raise InvalidInput(f"{name} means nothing to the remedy {self.remedy}: drop it")
         if self.remedy == "none" and self.strength is not None:
             raise InvalidInput("the remedy none has no strength: leave it out")
         if self.remedy in ("epsilon_scaling", "analytic_variance") and self.value <= 0:
@@ -239,5 +242,6 @@ def _number(name: str, text: str) -> float:
         raise InvalidInput(f"{name} of a remedy is {text!r}: give a number") from None
 
 
+_DEFAULTS = {f.name: f.default for f in fields(RemedyConfig)}
 assert set(_OPTIONS) == set(get_args(RemedyName))
 assert {f.name for f in fields(RemedyConfig)} >= {o for own in _OPTIONS.values() for o in own}

@@ -33,7 +33,7 @@ class Config:
 
 
 POSITIONALS = ("study",)
-SHOWN = {"mmd_sq": "D₀²", "frechet": "Fréchet"}
+SHOWN = {"mmd_sq": "D₀²", "empirical_mmd_sq": "D₀² to the data set", "frechet": "Fréchet"}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -89,8 +89,15 @@ def _announce(talk: Console, plan: StudyConfig, judged_by: dict[str, Any]) -> No
         f"judged: {plan.num_samples:,} samples of each against {reference:,} images of the "
         f"training data; D₀² in pixels; {score}"
     )
-    if plan.features is None and judged_by["features"].get("features") == "pixels":
-        talk.print("the data have no labels and EfficientNet-Lite0 is not installed: pixels it is")
+    if judged_by["warning"]:
+        talk.print(f"note: Fréchet distance: {judged_by['warning']}")
+    for name, method in plan.methods.items():
+        walked = method.regularizer.num_inference_steps
+        if method.variant and walked != plan.num_inference_steps:
+            talk.print(
+                f"note: {name} regularizes a chain of {walked or 'all'} modules, and models are "
+                f"judged by one of {plan.num_inference_steps or 'all'}: see num_inference_steps"
+            )
 
 
 def _told(talk: Console, plan: StudyConfig) -> Callable[[dict[str, Any]], None]:

@@ -86,6 +86,8 @@ def run(config: Config) -> dict[str, Any]:
         "kernel": asdict(scores.kernel),
         "precision": scores.precision_recall.precision,
         "recall": scores.precision_recall.recall,
+        "precision_se": scores.precision_recall.precision_se,
+        "recall_se": scores.precision_recall.recall_se,
         "how": {
             "model": config.run,
             "sampler": sampler.describe(),
@@ -111,8 +113,8 @@ def quality_rows(record: dict[str, Any]) -> list[tuple[str, str, float | None, f
         (label, "D₀²", error["mmd_sq"], error["mmd_sq_se"]),
         (label, frechet["name"], frechet["value"], frechet["standard_error"]),
         (label, "Kernel distance", kernel["value"], kernel["standard_error"]),
-        (label, "Precision", record["precision"], None),
-        (label, "Recall", record["recall"], None),
+        (label, "Precision", record["precision"], record.get("precision_se")),
+        (label, "Recall", record["recall"], record.get("recall_se")),
     ]
 
 

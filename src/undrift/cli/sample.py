@@ -47,7 +47,7 @@ def run(config: Config) -> dict[str, Any]:
     if config.num_images < 1:
         raise InvalidInput(f"--num-images is {config.num_images}: at least 1")
     if config.output is not None:
-        subject.check_free(Path(config.output))
+        subject.check_free(Path(config.output), folder=True)
     sampler = subject.chain(config)
     images = draw(sampler, config.run, config.num_images, config.batch_size, config.seed)
     if config.output is not None:

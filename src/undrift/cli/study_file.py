@@ -30,8 +30,8 @@ def read_plan(path: str) -> StudyConfig:
     if not Path(path).is_file():
         raise InvalidInput(f"no such study file: {path}")
     try:
-        values = yaml.load(Path(path).read_text(), _unique_keys())
-    except yaml.YAMLError as error:
+        values = yaml.load(Path(path).read_text("utf-8"), _unique_keys())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InvalidInput(f"{path} holds no study: give base, methods, steps and seeds")

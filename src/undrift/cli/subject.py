@@ -220,14 +220,20 @@ def free_file(folder: Path, stem: str, suffix: str) -> Path:
     return path
 
 
-def check_free(path: Path) -> None:
+def check_free(path: Path, *, folder: bool = False) -> None:
     """Stop before any work if a result would overwrite another, or cannot be written.
+
+    Arguments:
+        path: Where it will be.
+        folder: Whether it will be a folder, which may be there already if it is empty.
 
     Raises:
         InvalidInput: If so.
     """
     import os
 
+    if path.is_dir() and not folder:
+        raise InvalidInput(f"{path} is a folder: give a file in it as --output")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InvalidInput(f"{path} is there already: choose another --output")
     there = next(parent for parent in path.absolute().parents if parent.exists())

@@ -120,6 +120,8 @@ def _check(config: Config) -> tuple[RemedyConfig, list[float] | None]:
     if config.refine < 0:
         raise InvalidInput(f"--refine is {config.refine}: 0 or more")
     if config.output is not None:
+        if Path(config.output).suffix == ".png":
+            raise InvalidInput(f"--output {config.output} is for the record: choose a .json file")
         subject.check_free(Path(config.output))
         subject.check_free(Path(config.output).with_suffix(".png"))
     values = _values(config)

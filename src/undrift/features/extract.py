@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from undrift.exceptions import InvalidInput
-from undrift.interop import evaluating
+from undrift.interop import device_of, evaluating
 
 FeatureMap = Callable[[Tensor], Tensor]
 """From images :math:`(B, C, H, W)` in :math:`[-1, 1]` to features with shape (B, *)."""
@@ -39,7 +39,7 @@ def extract_features(
         raise InvalidInput("no images to take features of")
     if features is None:
         return _finite(images.detach().flatten(1).to("cpu", torch.float32))
-    device = _device_of(features, images.device)
+    device = device_of(features) or images.device
     with torch.no_grad(), evaluating(features):
         blocks = [features(block.to(device)).cpu() for block in images.split(batch_size)]
     return _finite(torch.cat(blocks).flatten(1).float())
@@ -67,8 +67,3 @@ def _finite(features: Tensor) -> Tensor:
             f"({int(bad.sum())} such images): look for NaN in the samples"
         )
     return features
-
-
-def _device_of(features: FeatureMap, default: torch.device) -> torch.device:
-    parameters = features.parameters() if isinstance(features, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), default)

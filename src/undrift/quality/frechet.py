@@ -223,7 +223,7 @@ def frechet_estimate(
         num_x=len(x),
         num_y=len(y),
         dim=x.shape[1],
-        warning=_warning(len(x), len(y), x.shape[1]),
+        warning=sample_size_warning(len(x), len(y), x.shape[1]),
     )
 
 
@@ -255,7 +255,8 @@ def _check(x_features: Tensor, y_features: Tensor) -> None:
         )
 
 
-def _warning(num_x: int, num_y: int, dim: int) -> str | None:
+def sample_size_warning(num_x: int, num_y: int, dim: int) -> str | None:
+    """What to say of too few samples for so many features; None where they are enough."""
     if min(num_x, num_y) >= 2 * dim:
         return None
     return (

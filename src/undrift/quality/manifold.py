@@ -17,6 +17,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +30,17 @@ from undrift.quality.frechet import in_float64
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares of samples that look like data, and of data that samples look like."""
+    """Shares of samples that look like data, and of data that samples look like.
+
+    The standard errors are those of a share of independent points, with the balls as they are; how
+    much the balls themselves vary is not in them.
+    """
 
     precision: float
     recall: float
     num_neighbors: int
+    precision_se: float
+    recall_se: float
 
 
 def precision_recall(
@@ -57,8 +64,9 @@ def precision_recall(
 
     Example:
         >>> y = torch.arange(10.0)[:, None]
-        >>> precision_recall(y[:5], y, num_neighbors=1)
-        PrecisionRecall(precision=1.0, recall=0.6, num_neighbors=1)
+        >>> found = precision_recall(y[:5], y, num_neighbors=1)
+        >>> found.precision, found.recall, round(found.recall_se, 3)
+        (1.0, 0.6, 0.155)
     """
     n, m = len(x_features), len(y_features)
     fits = x_features.ndim == 2 and x_features.shape[1:] == y_features.shape[1:]
@@ -71,10 +79,13 @@ def precision_recall(
     x, y = in_float64(x_features) - center, in_float64(y_features) - center
     inside_data = _inside(x, y, _radii_sq(y, num_neighbors, block_size), block_size)
     inside_samples = _inside(y, x, _radii_sq(x, num_neighbors, block_size), block_size)
+    precision, recall = (float(inside.double().mean()) for inside in (inside_data, inside_samples))
     return PrecisionRecall(
-        precision=float(inside_data.double().mean()),
-        recall=float(inside_samples.double().mean()),
+        precision=precision,
+        recall=recall,
         num_neighbors=num_neighbors,
+        precision_se=math.sqrt(precision * (1 - precision) / n),
+        recall_se=math.sqrt(recall * (1 - recall) / m),
     )
 
 

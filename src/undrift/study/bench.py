@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
 
 from undrift.chain import Sampler
 from undrift.checkpoint import last_checkpoint
@@ -18,7 +20,7 @@ from undrift.gallery import image_grid
 from undrift.interop import as_sampler
 from undrift.protocol import StudyConfig
 from undrift.runs import load, load_model, train, write_json
-from undrift.study.identity import same_plan
+from undrift.study.identity import same_data, same_plan
 from undrift.study.job import Job
 from undrift.study.judgment import Judge, Row, judgment_file
 from undrift.study.remedied import Remedied
@@ -81,6 +83,7 @@ class Bench:
         """Train and judge one run; what was done before is not done again."""
         place = job.folder(self.folder, steps)
         training = job.training(self.config, self.folder, steps)
+        same_plan(place, training, moved=job.base is not None)
         result = complete(training, self.data, self._on_the_way(place, job, steps))
         cost = float(result["train_cpu_s"])
         head = {
@@ -132,16 +135,23 @@ class Bench:
             if grid:
                 image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
             write_json(file, self.judge.scores(samples, generator) | {"how": question})
+        return self._row(file), file
+
+    def _row(self, file: Path) -> Row:
+        """A judgment that was kept, with the error against the data set itself."""
         row = dict(json.loads(file.read_text()))
         row.pop("how")
-        return row, file
+        return row | {"empirical_mmd_sq": row["mmd_sq"] + self.judge.data_set_offset}
 
     def _question(self, seed: int) -> dict[str, Any]:
-        return self.judge.how() | {"seed": seed}
+        modules = self.config.num_inference_steps
+        chain = {"num_inference_steps": modules} if modules else {}
+        return self.judge.how() | chain | {"seed": seed}
 
     def _chain(self, place: Path) -> Sampler:
         """The chain that a run left."""
-        return as_sampler(load_model(place))
+        pipeline = load_model(place).to(PartialState().device)
+        return as_sampler(pipeline, self.config.num_inference_steps)
 
     def _on_the_way(self, place: Path, job: Job, steps: int) -> Callable[[Trainer], None]:
         """What judges the averaged weights every so many steps; the last are judged anyway."""
@@ -150,7 +160,8 @@ class Bench:
         def look(trainer: Trainer) -> None:
             if every and trainer.step % every == 0 and trainer.step < steps:
                 what = f"step-{trainer.step:08d}"
-                self.judged(place, what, job.seed, trainer.averaged_sampler, grid=False)
+                chain = partial(trainer.averaged_sampler, self.config.num_inference_steps)
+                self.judged(place, what, job.seed, chain, grid=False)
 
         return look
 
@@ -159,9 +170,7 @@ class Bench:
         name = judgment_file(place, "step-*", self._question(job.seed)).name
         found = []
         for file in sorted(place.glob(name)) if self.config.judge_every else []:
-            row = dict(json.loads(file.read_text()))
-            row.pop("how")
-            found.append(head | {"step": int(file.name.split("-")[2])} | row)
+            found.append(head | {"step": int(file.name.split("-")[2])} | self._row(file))
         return found
 
 
@@ -171,12 +180,12 @@ def complete(
     """The result of a run that is complete, resumed from its last checkpoint, or new.
 
     Raises:
-        InvalidInput: If another plan's run is there.
+        InvalidInput: If the run that is there has other data.
     """
     assert config.output is not None
     output = Path(config.output)
-    same_plan(output, config)
     if (output / "result.json").is_file():
+        same_data(output, data)
         return dict(json.loads((output / "result.json").read_text()))
     resume = last_checkpoint(output / "checkpoints") is not None
     if output.exists() and not resume:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
 
 from undrift.checkpoint import difference
 from undrift.config import TrainConfig
+from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 
 
-def same_plan(output: Path, config: TrainConfig) -> None:
-    """Stop at a run that was made with other options; a study may have moved, with its bases.
+def same_plan(output: Path, config: TrainConfig, *, moved: bool) -> None:
+    """Stop at a run that was made with other options.
+
+    Arguments:
+        output: Folder of the run.
+        config: What the plan asks for.
+        moved: Whether it continues a run of the study, which may have another place by now.
 
     Raises:
         InvalidInput: If there is one.
@@ -20,8 +27,25 @@ def same_plan(output: Path, config: TrainConfig) -> None:
     file = output / "config.yaml"
     if not file.is_file():
         return
-    found = difference(yaml.safe_load(file.read_text()) or {}, config, but=["start_from"])
+    saved = yaml.safe_load(file.read_text("utf-8")) or {}
+    found = difference(saved, config, but=["start_from"] if moved else [])
     if found:
         raise InvalidInput(
             f"{output} holds a run of another plan ({found}): choose another --output"
+        )
+
+
+def same_data(output: Path, data: ImageData) -> None:
+    """Stop at a run that is complete and was trained on other images.
+
+    Raises:
+        InvalidInput: If it was.
+    """
+    file = output / "versions.json"
+    saved = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    there = (saved.get("data") or {}).get("fingerprint")
+    if there not in (None, data.fingerprint):
+        raise InvalidInput(
+            f"{output} was trained on other images than {data.name} holds now: bring these back, "
+            "or choose another --output"
         )

@@ -1,6 +1,14 @@
 r"""What a model's samples are judged by: the same samples' noise, reference and features for all.
 
-:math:`D_0^2` is the unbiased MMD² of samples against the data in pixels. Fréchet and kernel
+:math:`D_0^2` is the unbiased MMD² of samples against the data in pixels, and there are two of it.
+Against the *population* (``mmd_sq``, as :func:`~undrift.measure` has it) the data are N independent
+draws of what the model should be like; but the model was trained on these very draws, and one that
+repeats them reads less than 0. Against the *data set itself* (``empirical_mmd_sq``) only such a
+model reads 0. The two differ by
+
+.. math:: (k(x, x) - E\, k(y, y')) / N,
+
+the same for every model, below 1/N. A relative change is smaller by the second. Fréchet and kernel
 distance, precision and recall are taken on features that no method was trained on.
 """
 
@@ -9,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +28,9 @@ from torch import Tensor
 from undrift.chain import Sampler
 from undrift.data import ImageData
 from undrift.features import FeatureMap, choose_features, extract_features, score_name
-from undrift.interop import network_of
-from undrift.kernels import RBFMixture
-from undrift.quality.frechet import frechet_distance, frechet_estimate
+from undrift.interop import device_of, network_of
+from undrift.kernels import RBFMixture, squared_distances
+from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_size_warning
 from undrift.quality.kernel import kernel_distance
 from undrift.quality.manifold import precision_recall
 from undrift.two_sample import mmd_estimate
@@ -70,11 +78,22 @@ class Judge:
         """The kernel, its bandwidth fixed by the reference."""
         return RBFMixture().fit(self.reference)
 
+    @cached_property
+    def data_set_offset(self) -> float:
+        r"""What :math:`D_0^2` against the data set itself is above that against its population."""
+        y, kernel = self.reference.flatten(1), self.kernel
+        total = sum(
+            float(kernel.radial_(squared_distances(rows, y)).sum(dtype=torch.float64))
+            for rows in y.split(BLOCK)
+        )
+        between = (total - len(y) * kernel.self_value) / (len(y) * (len(y) - 1))
+        return (kernel.self_value - between) / len(self.data)
+
     def draw(self, sampler: Sampler, seed: int) -> tuple[Tensor, torch.Generator]:
         """Samples of a chain, the same noise for every chain, and the generator that goes on."""
         generator = torch.Generator().manual_seed(SAMPLING_SEED + seed)
         sizes = [min(BLOCK, self.num_samples - k) for k in range(0, self.num_samples, BLOCK)]
-        shape, device = self.data.image_shape, _device(network_of(sampler))
+        shape, device = self.data.image_shape, device_of(network_of(sampler))
         blocks = [
             sampler.sample((n, *shape), generator=generator, device=device).cpu() for n in sizes
         ]
@@ -94,13 +113,21 @@ class Judge:
             "kernel_distance": kernel.value,
             "kernel_distance_se": kernel.standard_error,
             "precision": None,
+            "precision_se": None,
             "recall": None,
+            "recall_se": None,
             "pixel_variance_ratio": float(samples.var(0).sum() / self.data.images.var(0).sum()),
         }
         if min(len(x), len(y)) > NEIGHBORS:
             shares = precision_recall(x, y, num_neighbors=NEIGHBORS)
-            row |= {"precision": shares.precision, "recall": shares.recall}
+            row |= {key: value for key, value in asdict(shares).items() if key in row}
         return row
+
+    @property
+    def warning(self) -> str | None:
+        """What the Fréchet distance cannot say for want of samples."""
+        _, dim = extract_features(self.reference[:2], self.features).shape
+        return sample_size_warning(self.num_samples, len(self.reference), dim)
 
     def how(self) -> dict[str, Any]:
         """All that decides a judgment besides the chain and the seed."""
@@ -144,9 +171,3 @@ def _frechet(x: Tensor, y: Tensor, generator: torch.Generator) -> Row:
         return {"frechet": frechet_distance(x, y), "frechet_se": None}
     quality = frechet_estimate(x, y, num_resamples=30, generator=generator)
     return {"frechet": quality.value, "frechet_se": quality.standard_error}
-
-
-def _device(network: Any) -> torch.device | None:  # noqa: ANN401
-    parameters = getattr(network, "parameters", lambda: iter(()))()
-    parameter = next(iter(parameters), None)
-    return None if parameter is None else parameter.device

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import partial
 
-from undrift.config import TrainConfig
+from undrift.config import MethodConfig, TrainConfig
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
+from undrift.interop import device_of, network_of
 from undrift.protocol import PLAIN, StudyConfig
 from undrift.remedy import apply_remedy
 from undrift.study.job import with_method
@@ -34,6 +35,7 @@ def check(config: StudyConfig) -> None:
     _check_budgets(config)
     _check_remedies(config)
     _check_numbers(config)
+    _told_of("base", partial(check_training, config.base))
     for name, training in _trainings(config):
         _told_of(f"method {name}", partial(check_training, training))
 
@@ -49,7 +51,7 @@ def rehearse(config: StudyConfig, data: ImageData) -> None:
     if not config.remedies:
         return
     sampler = Trainer(config.base, data).averaged_sampler()
-    few = data.images[:FEW]
+    few = data.images[:FEW].to(device_of(network_of(sampler)))
     for name, remedy in config.remedies.items():
         _told_of(f"remedy {name}", partial(apply_remedy, sampler, remedy, few))
 
@@ -75,6 +77,14 @@ def _check_methods(config: StudyConfig) -> None:
         raise InvalidInput(
             f"base.method is {config.base.method}: the base is plain; name methods under methods"
         )
+    _check_base(config)
+    for name, method in config.methods.items():
+        for option in _set(method):
+            section, _, own = option.partition(".")
+            if own not in method.in_use[section]:
+                raise InvalidInput(
+                    f"methods.{name}.{option} means nothing to {method.method}: leave it out"
+                )
     folders: dict[str, str] = {}
     for name in config.methods:
         if not NAME.fullmatch(name) or name.startswith(SCRATCH):
@@ -87,6 +97,31 @@ def _check_methods(config: StudyConfig) -> None:
             raise InvalidInput(f"methods {same} and {name} would share a folder: rename one")
 
 
+def _check_base(config: StudyConfig) -> None:
+    """Stop at options of the base that the study does not pass on."""
+    for option in _set(config.base):
+        raise InvalidInput(f"base.{option} is no option of a plain base: put it under methods")
+    own, plain = config.base, TrainConfig()
+    for option, instead in (
+        ("seed", "give seeds"),
+        ("output", "give --output"),
+        ("resume", "a study always goes on with what is there"),
+    ):
+        if getattr(own, option) != getattr(plain, option):
+            raise InvalidInput(f"base.{option} is not for a study: {instead}")
+
+
+def _set(method: MethodConfig) -> list[str]:
+    """Options of a method's sections that are not as they are by default."""
+    default = MethodConfig()
+    return [
+        f"{section}.{option}"
+        for section in default.in_use
+        for option, value in asdict(getattr(method, section)).items()
+        if value != getattr(getattr(default, section), option)
+    ]
+
+
 def _check_lists(config: StudyConfig) -> None:
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InvalidInput(f"seeds {config.seeds}: give at least one, each once")
@@ -95,10 +130,12 @@ def _check_lists(config: StudyConfig) -> None:
             raise InvalidInput(f"{key} {list(values)}: give at least one, each once")
     if "scratch" in config.protocols and config.scratch_steps is None:
         raise InvalidInput("the protocol scratch needs scratch_steps: say how many")
+    if "scratch" not in config.protocols and config.scratch_steps is not None:
+        raise InvalidInput("scratch_steps are given, but protocols has no scratch: add it")
 
 
 def _check_budgets(config: StudyConfig) -> None:
-    if "compute" in config.budgets:
+    if "compute" in config.budgets or config.reference != StudyConfig.reference:
         _known([config.reference], config, "reference")
     if config.compute_methods is None:
         return
@@ -114,8 +151,8 @@ def _check_budgets(config: StudyConfig) -> None:
 def _check_remedies(config: StudyConfig) -> None:
     if config.remedy_methods is not None:
         _known(config.remedy_methods, config, "remedy_methods")
-        if not config.remedies:
-            raise InvalidInput("remedy_methods are given, but no remedies: name some, or drop them")
+        if not config.remedies or not config.remedy_methods:
+            raise InvalidInput("remedies and remedy_methods go together: name both, or drop them")
     for name, remedy in config.remedies.items():
         if not NAME.fullmatch(name) or name == NONE or remedy.remedy == "none":
             raise InvalidInput(
@@ -141,6 +178,7 @@ def _check_numbers(config: StudyConfig) -> None:
         "steps": (config.steps, 1),
         "scratch_steps": (config.scratch_steps, 1),
         "num_samples": (config.num_samples, 4),
+        "num_inference_steps": (config.num_inference_steps, 1),
         "num_reference": (config.num_reference, 4),
         "judge_every": (config.judge_every, 1),
         "workers": (config.workers, 1),

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -87,7 +88,7 @@ def record(
         "profiles": _sorted(found.profiles, config),
         "failures": found.failures,
         "checkpoint_rule": CHECKPOINT_RULE,
-        "judged_by": judge.how(),
+        "judged_by": judge.how() | {"warning": judge.warning},
         "config": asdict(config),
         "versions": versions(),
         "data": dict(judge.data.how),
@@ -99,6 +100,14 @@ def record(
 def write(folder: Path, found: Mapping[str, Any]) -> None:
     """Write ``study.json``, whole or not at all."""
     write_json(folder / "study.json", dict(found))
+
+
+def rows_of(folder: Path) -> int:
+    """How many results the ``study.json`` of a folder has; 0 for none that can be read."""
+    try:
+        return len(json.loads((folder / "study.json").read_text("utf-8"))["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _sorted(rows: Sequence[Row], config: StudyConfig) -> list[Row]:

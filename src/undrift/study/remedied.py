@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from undrift.chain import Sampler
+from undrift.interop import device_of, network_of
 from undrift.measurement import measure
 from undrift.protocol import PLAIN, StudyConfig
 from undrift.remedy import RemedyConfig, apply_remedy
@@ -81,6 +82,8 @@ class Remedied:
     ) -> Row:
         count = min(self.config.num_samples, MOST_CHAINS)
         how = {"remedy": asdict(remedy), "num_samples": count, "seed": seed, "states": STATES}
+        if modules := self.config.num_inference_steps:
+            how["num_inference_steps"] = modules
         file = judgment_file(place, f"profile-{name}", how)
         if not file.is_file():
             sampler = self._apply(chain(place), remedy)
@@ -102,7 +105,9 @@ class Remedied:
         return dict(json.loads(file.read_text()))
 
     def _apply(self, sampler: Sampler, remedy: RemedyConfig) -> Sampler:
-        return apply_remedy(sampler, remedy, self.judge.reference)
+        return apply_remedy(
+            sampler, remedy, self.judge.reference.to(device_of(network_of(sampler)))
+        )
 
 
 def denser_near_data(grid: tuple[float, ...], count: int = STATES) -> list[float]:

@@ -22,7 +22,7 @@ from undrift.study.identity import same_plan
 from undrift.study.job import Job, jobs
 from undrift.study.judgment import Row
 from undrift.study.plan import check, rehearse
-from undrift.study.record import Findings, record, write
+from undrift.study.record import Findings, record, rows_of, write
 
 Ending = Outcome | str
 """What a run comes to, or why it comes to nothing."""
@@ -62,8 +62,9 @@ def run_study(
     bench = Bench(config, folder)
     rehearse(config, bench.data)
     _check_folder(config, folder)
-    found, judged_by = Findings(), bench.judge.how()
+    found, judged_by = Findings(), bench.judge.how() | {"warning": bench.judge.warning}
     folder.mkdir(parents=True, exist_ok=True)
+    before_this = rows_of(folder)
     with _alone(folder), Course(config, folder, show=progress) as course:
         bench.show_data()
         before(judged_by)
@@ -74,7 +75,8 @@ def run_study(
                 found.add(ending)
                 if ending.row:
                     on_row(ending.row)
-            write(folder, record(config, bench.judge, found, command))
+            if len(found.rows) >= before_this:  # what is there is not lost when this is stopped
+                write(folder, record(config, bench.judge, found, command))
     result = record(config, bench.judge, found, command, is_complete=True)
     write(folder, result)
     return result
@@ -89,7 +91,8 @@ def _check_folder(config: StudyConfig, folder: Path) -> None:
     for job in jobs(config):
         if job.budget == "steps":
             steps = job.steps(config, {})
-            same_plan(job.folder(folder, steps), job.training(config, folder, steps))
+            training = job.training(config, folder, steps)
+            same_plan(job.folder(folder, steps), training, moved=job.base is not None)
 
 
 def _endings(config: StudyConfig, bench: Bench, course: Course) -> Iterator[tuple[Job, Ending]]:
