@@ -13,6 +13,13 @@ of the two other kinds are asked for *their* clean target, :math:`x_0` or
 alternative, the output that stands for :math:`\hat\epsilon = \epsilon` at the perturbed input, is
 :math:`x_0 + \gamma\sigma_t\xi/\alpha_t` or :math:`v - \gamma\sigma_t^2\xi/\alpha_t`: it has the
 same optimum in the noise network's terms, but a target without bound where the signal ends.
+
+The difference matters: with the clean v as target the implied noise is
+
+.. math:: \hat\epsilon = \sigma_t y_t + \alpha_t E[v|y_t] = (1 + \sigma_t^2\gamma^2)\,E[\epsilon|y_t],
+
+and for Gaussian data of variance 1, where :math:`E[v|y_t] = 0` for every γ, the method changes
+nothing. What was published is the method on a network that predicts the noise.
 """
 
 from __future__ import annotations

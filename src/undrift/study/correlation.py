@@ -8,8 +8,9 @@ methods and times of training. *Within* groups, ranks are taken and centered ins
 
 so what the groups differ by has no part in it. The interval resamples whole runs, since the
 checkpoints of one run are not independent. Runs of one seed share base, data and sampling noise, so
-the intervals are too narrow where few seeds vary, within methods above all. Both numbers of a point come from the same samples: that
-part of the correlation is noise shared by two judgments, and makes it a little too large.
+the intervals are too narrow where few seeds vary, within methods above all. Both numbers of a point
+come from the same samples: that part of the correlation is noise shared by two judgments, and makes
+it a little too large.
 """
 
 from __future__ import annotations
