@@ -16,7 +16,8 @@ same optimum in the noise network's terms, but a target without bound where the 
 
 The difference matters: with the clean v as target the implied noise is
 
-.. math:: \hat\epsilon = \sigma_t y_t + \alpha_t E[v|y_t] = (1 + \sigma_t^2\gamma^2)\,E[\epsilon|y_t],
+.. math:: \hat\epsilon = \sigma_t y_t + \alpha_t E[v|y_t]
+          = (1 + \sigma_t^2\gamma^2)\,E[\epsilon|y_t],
 
 and for Gaussian data of variance 1, where :math:`E[v|y_t] = 0` for every γ, the method changes
 nothing. What was published is the method on a network that predicts the noise.
