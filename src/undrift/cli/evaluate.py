@@ -173,4 +173,7 @@ def _show(result: dict[str, Any], path: Path) -> None:
     console.print(table)
     if result["frechet"]["warning"]:
         print(f"note        {result['frechet']['warning']}")
+    sizes = result["num_samples"], result["num_reference"]
+    if sizes[0] != sizes[1]:
+        print("note        precision and recall depend on both sizes: compare them at equal ones")
     print(f"evaluation  {path}")

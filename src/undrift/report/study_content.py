@@ -241,7 +241,8 @@ def _failed(row: Row) -> str:
 def results_table(study: Study, protocol: str, budget: str) -> Section:
     """Mean, spread and paired change of each method by one protocol and budget."""
     rows = [r for r in study["rows"] if (protocol_of(r), r["budget"]) == (protocol, budget)]
-    exponent = {m: common_exponent(_means(rows, m)) for m in NAMES}
+    exponent = {m: _exponent(rows, m) for m in NAMES}
+    exponent["empirical_mmd_sq"] = exponent["mmd_sq"]
     shown = [m for m in NAMES if any(number(row, m) is not None for row in rows)]
     columns = ["steps", "CPU s"]
     for metric in shown:
@@ -273,7 +274,7 @@ def remedy_table(study: Study) -> Section | None:
     bare = [row | {"remedy": "none"} for row in study["rows"] if row.get("run") in runs]
     rows = [row for row in bare if row["budget"] == "steps"] + list(remedied)
     shown = ("mmd_sq", "frechet", "precision", "recall")
-    exponent = {m: common_exponent(_means(rows, m)) for m in shown}
+    exponent = {m: _exponent(rows, m) for m in shown}
     columns = ["remedy"]
     for metric in shown:
         columns.append(f"{NAMES[metric]} {unit(exponent[metric])}".strip())
@@ -327,8 +328,17 @@ def spread_text(values: Sequence[float | None], exponent: int = 0) -> str:
     return f"{scaled(mean, exponent)} ± {scaled(spread, exponent)}"
 
 
-def _means(rows: Sequence[Row], metric: str) -> list[float | None]:
-    return [number(row, metric) for row in rows]
+def _exponent(rows: Sequence[Row], metric: str) -> int:
+    """The exponent that shows the smallest of the methods' means, or two digits of the largest."""
+    own: dict[str, list[float]] = {}
+    for row in rows:
+        if (value := number(row, metric)) is not None:
+            own.setdefault(row["method"], []).append(value)
+    means = [abs(sum(values) / len(values)) for values in own.values()]
+    if not means:
+        return 0
+    largest = max(means)
+    return common_exponent([max(min(means), largest / 100)])
 
 
 def _whole(rows: Sequence[Row], key: str) -> str:
