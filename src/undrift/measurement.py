@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from undrift.data.images import fingerprint
 from undrift.errors.cumulative import ForwardDraws, Reference, default_count
@@ -31,6 +31,7 @@ from undrift.interop import (
     as_sampler,
     check_image_shape,
     check_weights,
+    device_of,
     evaluating,
     network_of,
     weights_digest,
@@ -221,8 +222,7 @@ def _data(
     how["shape"] = list(x.shape)
     if "fingerprint" not in how:
         how["fingerprint"] = fingerprint(x.detach().to("cpu", torch.float32).contiguous())
-    if device is None and isinstance(network, nn.Module):
-        device = next((parameter.device for parameter in network.parameters()), None)
+    device = device_of(network) if device is None else device
     return x if device is None else x.to(device), how
 
 

@@ -138,9 +138,8 @@ class RemedyConfig:
             'snr_t:0.02,high=0.01'
         """
         head = self.remedy if self.strength is None else f"{self.remedy}:{self.strength:.12g}"
-        default = RemedyConfig()
         own = ((name, getattr(self, name)) for name in _OPTIONS[self.remedy])
-        return ",".join([head, *(f"{k}={v}" for k, v in own if v != getattr(default, k))])
+        return ",".join([head, *(f"{k}={v}" for k, v in own if v != _DEFAULTS[k])])
 
 
 def parse(text: str) -> RemedyConfig:
@@ -179,8 +178,9 @@ def apply_remedy(
     Arguments:
         sampler: The chain of a trained model; it is left as it is.
         remedy: Which remedy, and how strong.
-        data: Images of the training data, with shape :math:`(N, *)`, which analytic_variance and
-            the variance data of time_shift estimate from; a remedy that needs none ignores them.
+        data: Images of the training data, with shape :math:`(N, *)`, on any device, which
+            analytic_variance and the variance data of time_shift estimate from; a remedy that needs
+            none ignores them.
         seed: Seed of the draws that an estimate needs.
 
     Raises:
@@ -197,6 +197,7 @@ def apply_remedy(
     import torch
 
     from undrift import samplers
+    from undrift.interop import device_of, network_of
 
     if remedy.remedy == "none":
         return sampler
@@ -214,7 +215,8 @@ def apply_remedy(
             sampler, factor=remedy.value, tolerance=remedy.tolerance or None
         )
         generator = torch.Generator().manual_seed(seed)
-        return analytic.fit(_needed(data, remedy), generator=generator)
+        images = _needed(data, remedy).to(device_of(network_of(sampler)))
+        return analytic.fit(images, generator=generator)
     return samplers.SNRCorrectedSampler(
         sampler, remedy.value, remedy.high, weighting=remedy.weighting
     )

@@ -81,14 +81,14 @@ def draw(sampler: Sampler, run: str, count: int, batch_size: int, seed: int) -> 
     """
     from undrift.errors.cumulative import check_states
     from undrift.errors.population import Population
-    from undrift.interop import evaluating, image_shape, network_of
+    from undrift.interop import device_of, evaluating, image_shape, network_of
     from undrift.progress import progress_bar
 
     network = network_of(sampler)
     shape = image_shape(network)
     if shape is None:
         raise InvalidInput(f"the model of {run} does not say what size of images it makes")
-    device = next(network.parameters()).device
+    device = device_of(network)
     modules, quiet = len(sampler.grid) - 1, session().quiet
     with (
         evaluating(network),

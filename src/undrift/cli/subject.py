@@ -75,12 +75,12 @@ def chain(config: ChainChoice) -> Sampler:
         InvalidInput: If there is no such model, sampler or remedy, or the weights are damaged.
     """
     remedy = parse(config.remedy or "none")
-    sampler, device = bare_chain(config)
-    return apply_remedy(sampler, remedy, _remedy_data(config, remedy, sampler, device))
+    sampler = bare_chain(config)
+    return apply_remedy(sampler, remedy, _remedy_data(config, remedy, sampler))
 
 
-def bare_chain(config: ChainChoice) -> tuple[Sampler, torch.device]:
-    """The chain without its remedy, and the device that it is on.
+def bare_chain(config: ChainChoice) -> Sampler:
+    """The chain without its remedy, on its device.
 
     Raises:
         InvalidInput: If there is no such model or sampler, or the weights are damaged.
@@ -96,11 +96,11 @@ def bare_chain(config: ChainChoice) -> tuple[Sampler, torch.device]:
     network = network_of(sampler)
     check_weights(network)
     network.to(device)
-    return sampler, device
+    return sampler
 
 
 def _remedy_data(
-    config: ChainChoice, remedy: RemedyConfig, sampler: Sampler, device: torch.device
+    config: ChainChoice, remedy: RemedyConfig, sampler: Sampler
 ) -> torch.Tensor | None:
     """The images that a remedy is estimated from, if it is: the chosen, else the run's own."""
     from undrift.interop import network_of
@@ -112,7 +112,7 @@ def _remedy_data(
         hint = "give --data" if isinstance(config, DataChoice) else "sample a run of undrift train"
         raise InvalidInput(f"{remedy.remedy} is estimated from data that nobody names: {hint}")
     logger.info("%s: estimated from the data", remedy.remedy)
-    return data(chosen, config.run, network_of(sampler)).images.to(device)
+    return data(chosen, config.run, network_of(sampler)).images
 
 
 def data(config: DataChoice, run: str, network: Any) -> ImageData:  # noqa: ANN401

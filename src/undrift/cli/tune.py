@@ -70,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
     from undrift.runs import versions, write_json
     from undrift.tuning import tune
 
-    sampler, _ = subject.bare_chain(config)
+    sampler = subject.bare_chain(config)
     data = subject.data(config, config.run, network_of(sampler))
     named = config.features or ("pixels" if data.labels is None else None)
     tuning = tune(

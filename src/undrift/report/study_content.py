@@ -278,7 +278,7 @@ def remedy_table(study: Study) -> Section | None:
     columns = ["remedy"]
     for metric in shown:
         columns.append(f"{NAMES[metric]} {unit(exponent[metric])}".strip())
-        columns += ["against none"] if metric in ("mmd_sq", "frechet") else []
+        columns += ["against none"] if metric in COMPARED else []
     table = {(r["method"], r["remedy"], r["metric"]): r for r in study["paired_remedies"]}
     body = []
     for method, remedy in sorted(
@@ -289,7 +289,7 @@ def remedy_table(study: Study) -> Section | None:
         cells = [remedy]
         for metric in shown:
             cells.append(spread_text([number(r, metric) for r in own], exponent[metric]))
-            if metric in ("mmd_sq", "frechet"):
+            if metric in COMPARED:
                 change = table.get((method, remedy, metric))
                 cells.append(change_text(change) if change else MISSING)
         body.append((method, cells))

@@ -123,11 +123,12 @@ class Judge:
             row |= {key: value for key, value in asdict(shares).items() if key in row}
         return row
 
-    @property
-    def warning(self) -> str | None:
-        """What the Fréchet distance cannot say for want of samples."""
+    @cached_property
+    def account(self) -> dict[str, Any]:
+        """How models are judged, and what the Fréchet distance cannot say for want of samples."""
         _, dim = extract_features(self.reference[:2], self.features).shape
-        return sample_size_warning(self.num_samples, len(self.reference), dim)
+        warning = sample_size_warning(self.num_samples, len(self.reference), dim)
+        return self.how() | {"warning": warning}
 
     def how(self) -> dict[str, Any]:
         """All that decides a judgment besides the chain and the seed."""

@@ -11,7 +11,6 @@ from functools import partial
 from undrift.config import MethodConfig, TrainConfig
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
-from undrift.interop import device_of, network_of
 from undrift.protocol import PLAIN, StudyConfig
 from undrift.remedy import apply_remedy
 from undrift.study.job import with_method
@@ -51,7 +50,7 @@ def rehearse(config: StudyConfig, data: ImageData) -> None:
     if not config.remedies:
         return
     sampler = Trainer(config.base, data).averaged_sampler()
-    few = data.images[:FEW].to(device_of(network_of(sampler)))
+    few = data.images[:FEW]
     for name, remedy in config.remedies.items():
         _told_of(f"remedy {name}", partial(apply_remedy, sampler, remedy, few))
 
@@ -79,12 +78,10 @@ def _check_methods(config: StudyConfig) -> None:
         )
     _check_base(config)
     for name, method in config.methods.items():
-        for option in _set(method):
-            section, _, own = option.partition(".")
-            if own not in method.in_use[section]:
-                raise InvalidInput(
-                    f"methods.{name}.{option} means nothing to {method.method}: leave it out"
-                )
+        for option in _idle(method):
+            raise InvalidInput(
+                f"methods.{name}.{option} means nothing to {method.method}: leave it out"
+            )
     folders: dict[str, str] = {}
     for name in config.methods:
         if not NAME.fullmatch(name) or name.startswith(SCRATCH):
@@ -99,7 +96,7 @@ def _check_methods(config: StudyConfig) -> None:
 
 def _check_base(config: StudyConfig) -> None:
     """Stop at options of the base that the study does not pass on."""
-    for option in _set(config.base):
+    for option in _idle(config.base):
         raise InvalidInput(f"base.{option} is no option of a plain base: put it under methods")
     own, plain = config.base, TrainConfig()
     for option, instead in (
@@ -111,14 +108,14 @@ def _check_base(config: StudyConfig) -> None:
             raise InvalidInput(f"base.{option} is not for a study: {instead}")
 
 
-def _set(method: MethodConfig) -> list[str]:
-    """Options of a method's sections that are not as they are by default."""
+def _idle(method: MethodConfig) -> list[str]:
+    """Options that are set, though the method has no use for them."""
     default = MethodConfig()
     return [
         f"{section}.{option}"
-        for section in default.in_use
+        for section, used in method.in_use.items()
         for option, value in asdict(getattr(method, section)).items()
-        if value != getattr(getattr(default, section), option)
+        if option not in used and value != getattr(getattr(default, section), option)
     ]
 
 

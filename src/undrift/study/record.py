@@ -88,7 +88,7 @@ def record(
         "profiles": _sorted(found.profiles, config),
         "failures": found.failures,
         "checkpoint_rule": CHECKPOINT_RULE,
-        "judged_by": judge.how() | {"warning": judge.warning},
+        "judged_by": judge.account,
         "config": asdict(config),
         "versions": versions(),
         "data": dict(judge.data.how),

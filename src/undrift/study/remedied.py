@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from undrift.chain import Sampler
-from undrift.interop import device_of, network_of
 from undrift.measurement import measure
 from undrift.protocol import PLAIN, StudyConfig
 from undrift.remedy import RemedyConfig, apply_remedy
@@ -105,9 +104,7 @@ class Remedied:
         return dict(json.loads(file.read_text()))
 
     def _apply(self, sampler: Sampler, remedy: RemedyConfig) -> Sampler:
-        return apply_remedy(
-            sampler, remedy, self.judge.reference.to(device_of(network_of(sampler)))
-        )
+        return apply_remedy(sampler, remedy, self.judge.reference)
 
 
 def denser_near_data(grid: tuple[float, ...], count: int = STATES) -> list[float]:

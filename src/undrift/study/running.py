@@ -62,7 +62,7 @@ def run_study(
     bench = Bench(config, folder)
     rehearse(config, bench.data)
     _check_folder(config, folder)
-    found, judged_by = Findings(), bench.judge.how() | {"warning": bench.judge.warning}
+    found, judged_by = Findings(), bench.judge.account
     folder.mkdir(parents=True, exist_ok=True)
     before_this = rows_of(folder)
     with _alone(folder), Course(config, folder, show=progress) as course:

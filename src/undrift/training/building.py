@@ -20,7 +20,7 @@ from undrift.config import (
 from undrift.data import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.interop import as_sampler, ddpm_scheduler
-from undrift.kernels import EnergyKernel, Kernel, RBFMixture
+from undrift.kernels import EnergyKernel, RBFMixture
 from undrift.objectives import (
     ConsistentDiffusion,
     Dream,
@@ -154,9 +154,8 @@ def build_regularizer(
         stride=config.stride,
         weighting=_weighting(config),
         rho=config.rho,
-        kernel=_kernel(config) if variant != "official" else None,
-        feature_map=Pyramid() if config.features == "pyramid" and variant != "official" else None,
         seed=seed_of(seed, config.seed),
+        **({} if variant == "official" else _comparison(config)),
     )
 
 
@@ -274,10 +273,13 @@ def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
     return cast(nn.Module, network)
 
 
-def _kernel(config: RegularizerConfig) -> Kernel:
-    if config.kernel == "energy":
-        return EnergyKernel()
-    return RBFMixture(multipliers=tuple(config.bandwidth * m for m in RBFMixture.multipliers))
+def _comparison(config: RegularizerConfig) -> dict[str, Any]:
+    """What states are compared with forward draws by, where it is not the released algorithm's."""
+    multipliers = tuple(config.bandwidth * m for m in RBFMixture.multipliers)
+    return {
+        "kernel": EnergyKernel() if config.kernel == "energy" else RBFMixture("mean", multipliers),
+        "feature_map": Pyramid() if config.features == "pyramid" else None,
+    }
 
 
 def _weighting(config: RegularizerConfig) -> Weighting:

@@ -77,7 +77,6 @@ class Trainer:
         self.sampler = build_sampler(self.bare_network, self.scheduler)
         self.objective = build_objective(config, self.sampler, config.seed)
         self.regularizer = build_regularizer(config, self.sampler, config.seed)
-        self._first_term = config.regularizer.start * config.steps
         self.stream = data.batches(
             config.batch_size,
             torch.Generator().manual_seed(config.seed + 1),
@@ -114,7 +113,8 @@ class Trainer:
         x_0 = self._batch()
         self.optimizer.zero_grad()
         with self._own_random_numbers():
-            if self.regularizer is None or self.step < self._first_term:
+            first_term = self.config.regularizer.start * self.config.steps
+            if self.regularizer is None or self.step < first_term:
                 main = self._main_term(x_0)
                 self.accelerator.backward(main)
             else:

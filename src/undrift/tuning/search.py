@@ -29,7 +29,7 @@ from undrift.data import ImageData
 from undrift.errors.population import Population, stream_seed
 from undrift.exceptions import InvalidInput
 from undrift.features import FeatureMap, extract_features
-from undrift.interop import evaluating, network_of
+from undrift.interop import device_of, evaluating, network_of
 from undrift.kernels import Kernel, RBFMixture
 from undrift.progress import progress_bar
 from undrift.quality.frechet import frechet_distance, frechet_estimate
@@ -228,8 +228,7 @@ class _Bench:
         self.reference = extract_features(self.images, self.features)
         self.variance = float(self.images.var(0).sum())
         self.fitted: AnalyticVarianceSampler | None = None
-        parameters = getattr(network_of(self.sampler), "parameters", lambda: iter(()))()
-        self.device = getattr(next(iter(parameters), None), "device", torch.device("cpu"))
+        self.device = device_of(network_of(self.sampler))
 
     def search(self, values: Sequence[float], metric: Metric, refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
@@ -288,8 +287,7 @@ class _Bench:
         """The chain with a remedy; what is estimated from data is estimated once."""
         if self.fitted is not None and remedy.remedy == "analytic_variance":
             return self.fitted.with_factor(remedy.value)
-        data = self.images.to(self.device) if remedy.needs_data else None
-        sampler = apply_remedy(self.sampler, remedy, data, seed=self.seed)
+        sampler = apply_remedy(self.sampler, remedy, self.images, seed=self.seed)
         if isinstance(sampler, AnalyticVarianceSampler):
             self.fitted = sampler
         return sampler
