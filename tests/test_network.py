@@ -5,9 +5,17 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from tiny import TinyNetwork, tiny_sampler
 from undrift.checkpoint import StartingPoint, difference, same_run
-from undrift.config import ModelConfig, ObjectiveConfig, RegularizerConfig, TrainConfig
+from undrift.config import (
+    CHOSEN,
+    ModelConfig,
+    ObjectiveConfig,
+    RegularizerConfig,
+    TrainConfig,
+)
 from undrift.exceptions import InvalidInput
+from undrift.regularizer import CumulativeErrorRegularizer
 from undrift.training.building import build_network
 
 SMALL = ModelConfig(block_out_channels=[8, 16, 16], norm_num_groups=8)
@@ -99,3 +107,31 @@ def test_options_that_a_method_has_no_use_for_do_not_matter():
     weaker = TrainConfig(method="dream", objective=ObjectiveConfig(strength=0.5))
     found = difference(asdict(TrainConfig(method="dream")), weaker)
     assert found == "objective.strength: None there, 0.5 now"
+
+
+def test_a_run_tells_what_its_variant_chose_so_that_another_default_makes_another_run():
+    config = TrainConfig(method="persistent", batch_size=40)
+    chosen = replace(config, regularizer=config.chosen(config.batch_size))
+    assert asdict(chosen.regularizer) == asdict(RegularizerConfig()) | {
+        "num_states": 20,
+        "num_forward": 1024,
+        "every": 2,
+        "window": 0.15,
+    }
+    assert difference(asdict(chosen), config) is None
+    assert difference(asdict(config), chosen) is None
+    before = replace(chosen, regularizer=replace(chosen.regularizer, every=4))
+    assert difference(asdict(before), config) == "regularizer.every: 4 there, 2 now"
+    assert asdict(TrainConfig(method="plain").chosen(64)) == asdict(RegularizerConfig())
+
+
+@pytest.mark.parametrize("variant", sorted(CHOSEN))
+def test_the_library_chooses_what_the_configuration_says(variant):
+    config = TrainConfig(method=variant, batch_size=24)
+    sampler = tiny_sampler(TinyNetwork(), 20)
+    chosen, own = config.chosen(24), CumulativeErrorRegularizer(sampler, variant=variant)
+    num_states, num_forward = own.sizes(24)
+    assert (num_states, own.every) == (chosen.num_states, chosen.every)
+    assert num_forward == (chosen.num_forward or chosen.num_states)
+    said = CumulativeErrorRegularizer(sampler, variant=variant, window=chosen.window)
+    assert said.weights == own.weights

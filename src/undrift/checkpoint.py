@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 
-from undrift.config import VARIANTS, ChainConfig, ModelConfig, TrainConfig
+from undrift.config import (
+    VARIANTS,
+    ChainConfig,
+    MethodConfig,
+    ModelConfig,
+    RegularizerConfig,
+    TrainConfig,
+)
 from undrift.exceptions import InvalidInput
 from undrift.interop import load_pipeline
 
@@ -131,7 +138,11 @@ def difference(
         'steps: 10 there, 20 now'
     """
     saved = _completed(saved)
-    saved = {**saved, "method": VARIANTS.get(saved["method"], saved["method"])}
+    saved = {
+        **saved,
+        "method": VARIANTS.get(saved["method"], saved["method"]),
+        "regularizer": saved["regularizer"] | _chosen(saved),
+    }
     deciding = {name: value for name, value in _deciding(config).items() if name not in but}
     return _first_difference(saved, deciding)
 
@@ -140,9 +151,17 @@ def _deciding(config: TrainConfig) -> dict[str, Any]:
     """The options that decide what a run comes to."""
     options = {name: value for name, value in asdict(config).items() if name not in FREE_TO_CHANGE}
     options["method"] = config.variant or config.method
+    options["regularizer"] = asdict(config.chosen(config.batch_size))
     for section, used in config.in_use.items():
         options[section] = {k: value for k, value in options[section].items() if k in used}
     return options
+
+
+def _chosen(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The regularizer's options of a saved configuration, as its variant chooses them if null."""
+    known = {f.name: saved["regularizer"][f.name] for f in fields(RegularizerConfig)}
+    method = MethodConfig(saved["method"], RegularizerConfig(**known))
+    return asdict(method.chosen(saved["batch_size"]))
 
 
 def _completed(saved: Mapping[str, Any], default: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401

@@ -71,7 +71,7 @@ def train(
     main = trainer.accelerator.is_main_process
     folder = _resumed(config, trainer) if config.resume else _new_folder(config, trainer)
     if main and not config.resume:
-        _describe(folder, config, trainer)
+        _describe(folder, trainer)
     checkpoint_every = config.checkpoint_every or max(1, config.steps // 10)
     sample_every = config.sample_every
     if sample_every is None:
@@ -202,10 +202,10 @@ def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
     return folder
 
 
-def _describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:
+def _describe(folder: Path, trainer: Trainer) -> None:
     import yaml
 
-    resolved = asdict(replace(config, output=str(folder)))
+    resolved = asdict(replace(trainer.config, output=str(folder)))
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
     made = {"data": dict(trainer.data.how), "chain": trainer.sampler.describe()}
     write_json(folder / "versions.json", {"versions": versions(), **made})

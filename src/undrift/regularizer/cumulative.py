@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from undrift.config import CHOSEN, Variant
 from undrift.denoiser import Denoiser
 from undrift.exceptions import InvalidInput
 from undrift.kernels import Kernel, RBFMixture
@@ -30,13 +31,7 @@ from undrift.rollout import (
 )
 from undrift.samplers import DenoiserSampler
 
-Variant = Literal["official", "full", "truncated", "persistent"]
-
-STATES_PER_DATUM = {"official": 1.0, "full": 0.25, "truncated": 0.25, "persistent": 0.5}
-"""States by default, as a share of the batch: what keeps a training step's cost in bounds."""
-NUM_FORWARD = 1024
-EVERY, STRIDE = 2, 3
-WINDOWS = {"official": 1.0, "full": 0.3, "truncated": 0.3, "persistent": 0.15}
+STRIDE = 3
 
 
 class CumulativeErrorRegularizer:
@@ -132,10 +127,12 @@ class CumulativeErrorRegularizer:
         seed: int = 0,
     ) -> None:
         released = variant == "official"
-        every = every if every is not None else 1 if released else EVERY
+        _check_variant(variant)
+        chosen = CHOSEN[variant]
+        every = every if every is not None else chosen.every
         counts = {"length": length, "num_cohorts": num_cohorts, "every": every, "stride": stride}
-        _check_options(variant, strength, counts | {"log_every": log_every})
-        window = window if window is not None else WINDOWS[variant]
+        _check_options(strength, counts | {"log_every": log_every})
+        window = window if window is not None else chosen.window
         if not 0 < window <= 1:
             raise InvalidInput(f"window of the regularizer is {window}: choose above 0, up to 1")
         _check_sizes(num_states=num_states, num_forward=num_forward)
@@ -143,7 +140,7 @@ class CumulativeErrorRegularizer:
         self.variant = variant
         self.strength = strength if strength is not None else 1.0 if released else GradientBalance()
         self.num_states = num_states
-        self.num_forward = num_forward if num_forward or released else NUM_FORWARD
+        self.num_forward = num_forward or chosen.num_forward
         self.every = every
         grid = self.sampler.grid
         self.weights = step_weights(grid, weighting, rho, window_start(grid, window))
@@ -246,7 +243,7 @@ class CumulativeErrorRegularizer:
         def share(total: int) -> int:
             return max(2, -(-total // num_processes()))
 
-        own = max(2, int(STATES_PER_DATUM[self.variant] * batch))
+        own = max(2, int(CHOSEN[self.variant].states * batch))
         num_states = share(self.num_states) if self.num_states else own
         return num_states, share(self.num_forward) if self.num_forward else num_states
 
@@ -371,12 +368,13 @@ class CumulativeErrorRegularizer:
         self.watch.note(self.terms, main, strength * reg, strength)
 
 
-def _check_options(
-    variant: str, strength: float | GradientBalance | None, counts: Mapping[str, int]
-) -> None:
-    if variant not in get_args(Variant):
-        known = ", ".join(get_args(Variant))
+def _check_variant(variant: str) -> None:
+    if variant not in CHOSEN:
+        known = ", ".join(CHOSEN)
         raise InvalidInput(f"unknown variant {variant!r} of the regularizer: choose {known}")
+
+
+def _check_options(strength: float | GradientBalance | None, counts: Mapping[str, int]) -> None:
     if isinstance(strength, (int, float)) and not 0 <= strength < math.inf:
         raise InvalidInput(f"strength of the regularizer is {strength}: choose a number from 0 on")
     for name, value in counts.items():

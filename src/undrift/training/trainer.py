@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +62,8 @@ class Trainer:
         _check_processes(config, self.accelerator.num_processes)
         start = StartingPoint.load(config.start_from) if config.start_from else None
         state = start.state if start else None
-        config = self.config = start.inherit(config) if start else config
+        config = start.inherit(config) if start else config
+        config = self.config = replace(config, regularizer=config.chosen(config.batch_size))
         network, self.scheduler = starting_network(config, data, start)
         optimizer, self.lr_schedule = build_optimizer(
             config.optimizer, network, config.steps, warm=state is not None
