@@ -2,9 +2,11 @@
 
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 from study_record import study
 from undrift.cli import main
@@ -25,7 +27,7 @@ def folder(tmp_path_factory):
         if row["seed"] == 0:
             file = place / row["grid"]
             file.parent.mkdir(exist_ok=True)
-            image_grid(torch.zeros(4, 1, 8, 8)).save(file)
+            image_grid(torch.linspace(-1, 1, 256).view(4, 1, 8, 8)).save(file)
     (place / "study.json").write_text(json.dumps(found))
     return place
 
@@ -144,6 +146,37 @@ def test_the_page_is_made_again_without_computing(folder, page, tmp_path, capsys
 
 def test_methods_beyond_the_palette_have_another_mark():
     assert len({chip(k) for k in range(12)}) == 12
+
+
+def test_pictures_of_the_markdown_are_files_that_need_no_page(folder, tmp_path):
+    output = tmp_path / "page.md"
+    assert main(["report", str(folder), "--output", str(output)]) == 0
+    text = output.read_text()
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert sorted(shown) == sorted(
+        str(file.relative_to(tmp_path)) for file in (tmp_path / "page_files").iterdir()
+    )
+    for name in (name for name in shown if name.endswith(".svg")):
+        root = ElementTree.parse(tmp_path / name).getroot()
+        drawn = ElementTree.tostring(root, encoding="unicode")
+        used = set(re.findall(r"var\((--[\w-]+)\)", drawn))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and {"--ink", "--panel"} <= used
+        assert all(f"{variable}:" in drawn for variable in used)
+        assert "persistent" in drawn and int(root.get("width")) == 984
+    grid = Image.open(tmp_path / "page_files" / "samples-branched-plain.png")
+    source = Image.open(folder / "seed-0" / "branched-plain-steps.png")
+    factor = grid.width // source.width
+    assert min(grid.size) >= 240 and grid.size == (source.width * factor, source.height * factor)
+    assert grid.reduce(factor).tobytes() == source.tobytes()
+
+
+def test_a_folder_that_is_no_pages_is_left_alone(folder, tmp_path, capsys):
+    mine = tmp_path / "page_files" / "values-branched.svg"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert main(["report", str(folder), "--output", str(tmp_path / "page.md")]) == 2
+    assert "page_files is there already" in capsys.readouterr().err
+    assert mine.read_text() == "mine" and not (tmp_path / "page.md").exists()
 
 
 def test_the_tables_become_markdown(folder, tmp_path, capsys):

@@ -25,7 +25,7 @@ DATA_IMAGES = 64
 class Config:
     """Write one self-contained HTML page about one or several models; the first is the baseline.
 
-    A study can also become Markdown: its tables, by an output that ends in .md.
+    A study can also become Markdown, by an output that ends in .md; its pictures go beside it.
 
     Arguments:
         sources: Profiles (JSON files of undrift measure), and runs: a run gives its profiles,
@@ -108,7 +108,7 @@ def _study(config: Config, file: Path, output: Path) -> dict[str, Any]:
         raise InvalidInput("a study has a page of its own: give its study.json alone")
     study = read_study(file)
     if output.suffix == MARKDOWN:
-        path = write_study_markdown(study, output)
+        path = write_study_markdown(study, file.parent, output)
     else:
         page = output / "report.html" if output.is_dir() else output
         path = write_study_report(study, file.parent, page)

@@ -23,7 +23,7 @@ from undrift.report.numbers import power_of_ten, scaled, shared_exponent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Placeholders; the page defines what they look like (style.css).
+# Placeholders; the page defines what they look like (colors.css).
 INK, MUTED, GRID, PANEL = "#0000e0", "#0000e1", "#0000e2", "#0000e3"
 NUM_COLORS = 6
 _STEPS = [1, 2, 2.5, 5, 10]

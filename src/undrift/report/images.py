@@ -37,10 +37,33 @@ def inline_images(grids: Sequence[SampleGrid]) -> list[InlineImage]:
     return [_inline(grid[0], grid[1], grid[2] if len(grid) > 2 else None) for grid in grids]
 
 
+def enlarged(grid: SampleGrid, side: int = PIXELATED_BELOW // 2) -> bytes:
+    """A sample grid as PNG, its pixels multiplied until it is as large as that.
+
+    Arguments:
+        grid: Its label and the image.
+        side: The shorter side at least, in pixels.
+
+    Raises:
+        InvalidInput: If the image cannot be read.
+    """
+    image = _plain(_read(grid[0], grid[1]))
+    factor = -(-side // min(image.size))
+    buffer = io.BytesIO()
+    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(
+        buffer, "PNG", optimize=True
+    )
+    return buffer.getvalue()
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """An image in a mode that PNG has."""
+    known = ("1", "L", "LA", "P", "RGB", "RGBA")
+    return image if image.mode in known else image.convert("RGB")
+
+
 def _inline(label: str, source: Image.Image | bytes, caption: str | None) -> InlineImage:
-    image = _read(label, source)
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        image = image.convert("RGB")
+    image = _plain(_read(label, source))
     if max(image.size) > LONGEST_SIDE:
         image = image.copy()
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

@@ -17,12 +17,14 @@ from markupsafe import Markup
 
 from undrift.report.canvas import Plot
 
+_ALONE = "svg { background: var(--panel); font-family: sans-serif; stroke-linejoin: round; }"
 
-def write_page(target: Path, text: str) -> Path:
-    """Write a page, whole or not at all."""
+
+def write_page(target: Path, content: str | bytes) -> Path:
+    """Write a page or a picture of it, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(target)
     return target
 
@@ -41,12 +43,17 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
     return environment.from_string(asset(name))
 
 
+def page_style() -> Markup:
+    """The colors and the style of a page."""
+    return Markup(asset("colors.css") + asset("style.css"))
+
+
 def script_and_style() -> dict[str, Any]:
     """The style of a page, its script, and the hash by which its security policy lets that run."""
     script = asset("report.js")
     digest = hashlib.sha256(script.encode()).digest()
     return {
-        "style": Markup(asset("style.css")),
+        "style": page_style(),
         "script": Markup(script),
         "script_hash": base64.b64encode(digest).decode("ascii"),
     }
@@ -60,6 +67,15 @@ def tied(text: str) -> str:
 def inline(plot: Plot | None) -> dict[str, Markup] | None:
     """Both drawings of a plot as parts of a page; None where there is nothing to draw."""
     return {"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)} if plot else None
+
+
+def standalone(plot: Plot) -> str:
+    """The wide drawing of a plot as an SVG file, which brings the colors of the pages with it."""
+    box = re.search(r'viewBox="0 0 (\S+) (\S+)"', plot.wide)
+    size = f' width="{float(box[1]):.0f}" height="{float(box[2]):.0f}"' if box else ""
+    style = f"<style>{asset('colors.css')}{_ALONE}</style>"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg"{size} '
+    return re.sub(r"^<svg ([^>]*>)", lambda m: f"{head}{m[1]}{style}", plot.wide, count=1) + "\n"
 
 
 def embedded(data: Any) -> Markup:  # noqa: ANN401

@@ -10,8 +10,8 @@ from typing import Any
 
 from undrift.exceptions import InvalidInput
 from undrift.report.canvas import NUM_COLORS
-from undrift.report.content import SampleGrid, by_topic, number
-from undrift.report.images import InlineImage, inline_images
+from undrift.report.content import by_topic, number
+from undrift.report.images import inline_images
 from undrift.report.numbers import MISSING
 from undrift.report.page import embedded, inline, script_and_style, template, tied, write_page
 from undrift.report.study_content import (
@@ -24,6 +24,7 @@ from undrift.report.study_content import (
     remedy_table,
     results_table,
     rho_text,
+    sample_grids,
     verdicts,
     where,
 )
@@ -134,7 +135,7 @@ def _parts(study: Study, folder: Path) -> dict[str, Any]:
         "scatter": inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
         "scatter_names": names,
         "correlations": _correlation_rows(found.get("mmd_sq") or {}),
-        "images": _grids(study, folder),
+        "images": {p: inline_images(found) for p, found in sample_grids(study, folder).items()},
         "config": flatten(study.get("config") or {}),
         "judged": flatten(study.get("judged_by") or {}),
         "versions": flatten(study.get("versions") or {}),
@@ -160,22 +161,6 @@ def _correlation_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         "within_method": "within methods",
     }
     return [(text, rho_text(found[key])) for key, text in words.items() if found.get(key)]
-
-
-def _grids(study: Study, folder: Path) -> dict[str, list[InlineImage]]:
-    """Sample grids of the first seed at equal steps, by protocol; those that are still there."""
-    grids: dict[str, list[SampleGrid]] = {}
-    data = folder / "data.png"
-    for row in study["rows"]:
-        file = folder / str(row.get("grid", ""))
-        first = row["seed"] == study["rows"][0]["seed"] and row["budget"] == "steps"
-        if not first or not row.get("grid") or not file.is_file():
-            continue
-        own = grids.setdefault(protocol_of(row), [])
-        if not own and data.is_file():
-            own.append(("data", data.read_bytes(), str((study.get("data") or {}).get("name", ""))))
-        own.append((row["method"], file.read_bytes(), f"{row['steps']:,} steps"))
-    return {protocol: inline_images(found) for protocol, found in grids.items()}
 
 
 def _title(study: Study) -> str:

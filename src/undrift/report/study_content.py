@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from undrift.report.content import number
+from undrift.report.content import SampleGrid, number
 from undrift.report.findings import Finding
 from undrift.report.numbers import (
     MISSING,
@@ -294,6 +295,27 @@ def remedy_table(study: Study) -> Section | None:
                 cells.append(change_text(change) if change else MISSING)
         body.append((method, cells))
     return Section("Remedies at sampling time", columns, body)
+
+
+def sample_grids(study: Study, folder: Path) -> dict[str, list[SampleGrid]]:
+    """Sample grids of the first seed at equal steps, by protocol; those that are still there.
+
+    Arguments:
+        study: What ``study.json`` holds.
+        folder: Folder of the study.
+    """
+    grids: dict[str, list[SampleGrid]] = {}
+    data = folder / "data.png"
+    for row in study["rows"]:
+        file = folder / str(row.get("grid", ""))
+        first = row["seed"] == study["rows"][0]["seed"] and row["budget"] == "steps"
+        if not first or not row.get("grid") or not file.is_file():
+            continue
+        own = grids.setdefault(protocol_of(row), [])
+        if not own and data.is_file():
+            own.append(("data", data.read_bytes(), str((study.get("data") or {}).get("name", ""))))
+        own.append((row["method"], file.read_bytes(), f"{row['steps']:,} steps"))
+    return grids
 
 
 def cost_table(study: Study) -> Section | None:

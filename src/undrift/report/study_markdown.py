@@ -1,46 +1,88 @@
-"""The tables of a study as Markdown, for a README, a paper's appendix or a results page."""
+"""A study as Markdown with its pictures, for a README, a paper's appendix or a results page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from undrift.exceptions import InvalidInput
+from undrift.report.content import SampleGrid
 from undrift.report.findings import Finding
-from undrift.report.page import write_page
+from undrift.report.images import enlarged
+from undrift.report.page import standalone, write_page
 from undrift.report.study_content import (
+    PROTOCOLS,
     Section,
     Study,
     cost_table,
     groups,
     remedy_table,
     results_table,
+    sample_grids,
     verdicts,
 )
+from undrift.report.study_figures import change_plot, value_plot
+
+Picture = Callable[[str, str, bytes], str]
+"""Takes a picture by name, words and content, and gives the text that shows it."""
+LEGEND = "Small dots: seeds; bars: means and intervals. Filled: equal steps; hollow: equal compute."
+IN_A_ROW = 4
+"""Sample grids side by side."""
 
 MARK = "<!-- undrift.report -->"
 """The first line, by which an older file may be replaced."""
 
 
-def write_study_markdown(study: Study, path: Path) -> Path:
-    """Write the tables of a study, whole or not at all.
+def write_study_markdown(study: Study, folder: Path, path: Path) -> Path:
+    """Write a study as Markdown, with its pictures in a folder beside it.
+
+    The pictures of ``page.md`` are in ``page_files``; they are written before the page, whole or
+    not at all each.
 
     Arguments:
         study: What ``study.json`` holds.
+        folder: Folder of the study, where its sample grids are.
         path: The file to write.
 
     Returns:
         The path of the file.
+
+    Raises:
+        InvalidInput: If the study has no results yet, or a folder of that name is not a page's.
     """
-    return write_page(path, study_markdown(study))
+    beside = path.with_name(f"{path.stem}_files")
+    if beside.exists() and not path.exists():
+        raise InvalidInput(f"{beside} is there already: choose another --output")
+    files, text = study_markdown(study, folder, beside.name)
+    for name, content in files.items():
+        write_page(beside / name, content)
+    return write_page(path, text)
 
 
-def study_markdown(study: Study) -> str:
-    """What a study found and its tables, with what it takes to make them again.
+def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, bytes], str]:
+    """What a study found, its plots, tables and samples, and what it takes to make them again.
 
     Arguments:
         study: What ``study.json`` holds.
+        folder: Folder of the study, where its sample grids are.
+        beside: Folder of the pictures, as the text has it.
+
+    Returns:
+        The pictures by the names of their files, and the text.
+
+    Raises:
+        InvalidInput: If the study has no results yet.
     """
-    return "\n\n".join([MARK, *_parts(study)]) + "\n"
+    if not study["rows"]:
+        raise InvalidInput("the study has no results yet: run undrift compare")
+    files: dict[str, bytes] = {}
+
+    def picture(name: str, alt: str, content: bytes) -> str:
+        files[name] = content
+        return f"![{alt}]({beside}/{name})"
+
+    parts = [MARK, *_parts(study, folder, picture)]
+    return files, "\n\n".join(parts) + "\n"
 
 
 def markdown_table(section: Section, head: str = "method") -> str:
@@ -62,16 +104,40 @@ def markdown_table(section: Section, head: str = "method") -> str:
     return "\n".join([texts[0], rule, *texts[1:]])
 
 
-def _parts(study: Study) -> Iterator[str]:
+def _parts(study: Study, folder: Path, picture: Picture) -> Iterator[str]:
     for finding in verdicts(study):
         yield _bullet(finding)
+    for protocol in dict.fromkeys(protocol for protocol, _ in groups(study)):
+        where = PROTOCOLS.get(protocol, protocol)
+        for name, words, plot in (
+            ("changes", f"Changes against plain, {where}", change_plot(study, protocol)),
+            ("values", f"Values of each seed, {where}", value_plot(study, protocol)),
+        ):
+            if plot is not None:
+                yield picture(f"{name}-{protocol}.svg", words, standalone(plot).encode())
+    yield LEGEND
     sections = [results_table(study, *group) for group in groups(study)]
     for section in [*sections, remedy_table(study), cost_table(study)]:
         if section is not None:
             yield f"**{section.title[:1].upper()}{section.title[1:]}**"
             yield markdown_table(section)
     yield "Mean ± standard deviation over seeds; changes of the same seed, with 95 % intervals."
+    for protocol, grids in sample_grids(study, folder).items():
+        yield f"**Samples, {PROTOCOLS.get(protocol, protocol)}**"
+        for first in range(0, len(grids), IN_A_ROW):
+            yield _gallery(protocol, grids[first : first + IN_A_ROW], picture)
     yield _origin(study)
+
+
+def _gallery(protocol: str, grids: Sequence[SampleGrid], picture: Picture) -> str:
+    """A row of sample grids, as a table."""
+    names = [grid[0] for grid in grids]
+    images = [
+        picture(f"samples-{protocol}-{grid[0]}.png", f"samples of {grid[0]}", enlarged(grid))
+        for grid in grids
+    ]
+    rows = [names, [":-:"] * len(names), images]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _bullet(finding: Finding) -> str:

@@ -26,7 +26,7 @@ from undrift.report.canvas import (
     scale_linear,
 )
 from undrift.report.numbers import MISSING, plus_minus, scientific
-from undrift.report.page import asset, inline, template, write_page
+from undrift.report.page import inline, page_style, template, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def render_theory(page: TheoryPage) -> str:
     """The page as text: no script, no request."""
     return template("theory.html.j2", lowered=_lowered).render(
         page=page,
-        style=Markup(asset("style.css") + _STYLE),
+        style=page_style() + Markup(_STYLE),
         chains=[_chain(view, i) for i, view in enumerate(page.chains)],
     )
 
