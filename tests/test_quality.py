@@ -16,7 +16,7 @@ from undrift.quality import (
     precision_recall,
     quality_scores,
 )
-from undrift.quality.frechet import gaussian_distance
+from undrift.quality.frechet import SAMPLES_PER_FEATURE, gaussian_distance
 
 
 def normal(*shape, seed=0):
@@ -165,10 +165,30 @@ def test_a_fixed_reference_adds_no_spread():
 
 
 def test_too_few_samples_are_warned_of():
-    enough = frechet_estimate(normal(16, 8), normal(20, 8), num_resamples=2)
-    few = frechet_estimate(normal(15, 8), normal(20, 8), num_resamples=2)
+    enough = frechet_estimate(normal(24, 3), normal(30, 3), num_resamples=2)
+    few = frechet_estimate(normal(23, 3), normal(30, 3), num_resamples=2)
     assert enough.warning is None
-    assert "15 samples are too few for 8 features: take 16" in few.warning
+    assert "23 samples are too few for 3 features: take 24" in few.warning
+
+
+def test_with_enough_samples_for_each_feature_the_interval_holds():
+    dim, runs = 16, 40
+    covered = 0
+    for seed in range(runs):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(2, SAMPLES_PER_FEATURE * dim, dim, generator=generator)
+        found = frechet_estimate(x, y, num_resamples=60, generator=generator)
+        assert found.warning is None
+        covered += found.interval[0] == 0  # the truth
+    assert covered >= 0.85 * runs
+
+
+def test_a_part_taken_away_leaves_the_rest():
+    x = normal(40, 5) + 3
+    rest = FrechetStatistics.of(x).without(FrechetStatistics.of(x[:13]))
+    own = FrechetStatistics.of(x[13:])
+    assert rest.count == own.count
+    assert torch.allclose(rest.mean, own.mean) and torch.allclose(rest.scatter, own.scatter)
 
 
 @pytest.mark.parametrize(

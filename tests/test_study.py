@@ -427,8 +427,9 @@ def test_a_study_file_that_is_none_is_one_line(text, message, tmp_path, capsys):
 def test_the_studies_of_the_results_page_are_plans_without_contradiction(file):
     config = read_plan(str(file))
     check(config)
-    at_compute = config.compute_methods or config.methods
-    rows = len(config.seeds) * len(config.protocols) * (len(config.methods) + len(at_compute))
+    at = {"steps": config.methods, "compute": config.compute_methods or config.methods}
+    rows = sum(len(at[budget]) for budget in config.budgets)
+    rows *= len(config.seeds) * len(config.protocols)
     assert sum(job.method is not None for job in jobs(config)) == rows >= 2 * 4
 
 

@@ -11,6 +11,7 @@ from test_commands import complaint, files, place, result  # noqa: F401
 from undrift import cli
 from undrift.data import ImageData
 from undrift.denoiser import Denoiser
+from undrift.errors.population import stream_seed
 from undrift.exceptions import InvalidInput
 from undrift.kernels import RBFMixture
 from undrift.mmd import mmd_sq
@@ -19,7 +20,7 @@ from undrift.remedy import RemedyConfig, parse
 from undrift.samplers import AncestralSampler, DDIMSampler
 from undrift.schedule import LinearSchedule
 from undrift.tuning import frechet_change, mmd_change, tune
-from undrift.tuning.search import _halves, _sections
+from undrift.tuning.search import _Bench, _halves, _sections
 
 SPREAD = 0.04
 SHAPE = (1, 2, 4)
@@ -118,6 +119,53 @@ def test_a_strength_that_blows_the_chain_up_is_recorded_and_never_the_best():
     assert blown.strength == 1e30 and blown.mmd_sq is None and blown.frechet is None
     assert found.best is found.curve[0] and found.best.strength is None
     json.dumps(found.to_dict())
+    huge = tuned(chain(0.95), "snr_t,high=1e17,weighting=constant", [1e17], refine=0)
+    assert all(trial is huge.best or trial.mmd_sq is None for trial in huge.curve)
+
+
+def test_a_chain_that_blows_up_on_the_held_out_half_only_is_said_to(monkeypatch):
+    draw = _Bench._draw
+
+    def blowing(self, remedy, seed):
+        x = draw(self, remedy, seed)
+        return x if seed == stream_seed(self.seed, "search") else 1e30 * x
+
+    monkeypatch.setattr(_Bench, "_draw", blowing)
+    found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0)
+    assert found.remedy.remedy == "epsilon_scaling" and not found.helps
+    assert "blows up" in found.verdict
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_verdict_has_data_and_noise_that_the_search_never_saw(monkeypatch):
+    seen, compare, seeds = [], _Bench.compare, []
+    draw = _Bench._draw
+
+    def noted(self, best, held_out):
+        seen.append((self.images, held_out, len(seeds)))
+        return compare(self, best, held_out)
+
+    def drawn(self, remedy, seed):
+        seeds.append(seed)
+        return draw(self, remedy, seed)
+
+    monkeypatch.setattr(_Bench, "compare", noted)
+    monkeypatch.setattr(_Bench, "_draw", drawn)
+    tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0)
+    ((search, held_out, before),) = seen
+    rows = {tuple(x.flatten().tolist()) for x in search}
+    assert not rows & {tuple(x.flatten().tolist()) for x in held_out}
+    assert len(set(seeds[before:])) == 1 and not set(seeds[:before]) & set(seeds[before:])
+
+
+def test_many_pixels_have_a_frechet_distance_only_where_it_is_searched_by(monkeypatch):
+    monkeypatch.setattr("undrift.tuning.search.MOST_DIM", 7)  # the images have 8
+    found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0)
+    assert [trial.frechet for trial in found.curve] == [None, None]
+    assert list(found.changes) == ["mmd_sq"] and found.helps
+    found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0, metric="frechet")
+    assert all(t.frechet is not None and t.frechet_se is None for t in found.curve)
+    assert set(found.changes) == {"mmd_sq", "frechet"} and found.helps
 
 
 # --- the search ---------------------------------------------------------------------------------
@@ -177,8 +225,31 @@ def test_both_ends_of_a_change_are_the_distances_themselves():
     assert change.best == pytest.approx(float(mmd_sq(best, y, kernel=kernel)), abs=1e-6)
     assert change.none == pytest.approx(float(mmd_sq(none, y, kernel=kernel)), abs=1e-6)
     change = frechet_change(best, none, y)
-    assert change.best == pytest.approx(frechet_distance(best, y), rel=1e-9)
+    assert change.best == pytest.approx(frechet_distance(best, y), abs=0.1)  # less its bias
     assert change.difference == pytest.approx(change.best - change.none)
+
+
+def test_the_frechet_distance_of_a_change_is_freed_of_its_bias():
+    generator, ends = noise_source(0), []
+    for _ in range(30):
+        x, y = torch.randn(2, 200, 16, generator=generator)
+        change = frechet_change(0.95 * x, x, y)
+        ends.append([change.best, change.none, frechet_distance(0.95 * x, y)])
+    best, none, plain = torch.tensor(ends).mean(0).tolist()
+    truth = 16 * 0.05**2
+    assert best == pytest.approx(truth, abs=0.06) and none == pytest.approx(0, abs=0.06)
+    assert plain > 10 * truth
+
+
+def test_a_chain_that_only_shrinks_is_not_called_better():
+    generator, smaller = noise_source(1), 0
+    for _ in range(10):
+        x, y = torch.randn(2, 200, 24, generator=generator)
+        shrunk = 0.96 * x
+        smaller += frechet_distance(shrunk, y) < frechet_distance(x, y)  # as its bias is
+        change = frechet_change(shrunk, x, y)
+        assert not (change.is_distinguishable and change.difference < 0)
+    assert smaller >= 8
 
 
 @pytest.mark.parametrize("which", ["mmd_sq", "frechet"])

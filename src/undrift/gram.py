@@ -12,6 +12,7 @@ of the size of the distances themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -176,6 +177,7 @@ def tile_size(block_size: int | None, device: torch.device) -> int:
 
 
 def _not_finite(label: str, sample: Sample) -> InvalidInput:
-    row = int((~sample.sq_norms.isfinite()).nonzero()[0])
+    # distances overflow before norms do: then the largest is named
+    row = int(torch.where(sample.sq_norms.isfinite(), sample.sq_norms, math.inf).argmax())
     kind = "NaN" if sample.points[row].isnan().any() else "too large or infinite"
     return InvalidInput(f"{label} is {kind} in row {row}: drop such samples, or find their origin")

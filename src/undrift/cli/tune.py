@@ -182,6 +182,8 @@ def _show(tuning: Tuning, name: str, run: str, path: Path) -> None:
     console = Console()
     console.print(table)
     print(f"verdict  {tuning.verdict}")
+    if warning := tuning.how["warning"]:
+        print(f"note     Fréchet distance: {warning}")
     print(f"curve    {path}, {path.with_suffix('.png').name}")
     if tuning.helps:
         print(f"next     undrift evaluate {run} --remedy {tuning.remedy.text}")
@@ -194,8 +196,9 @@ def _plot(tuning: Tuning, name: str, path: Path) -> None:
     trials = [trial for trial in tuning.curve if trial.mmd_sq is not None]
     shown = [trial for trial in trials if trial.strength is not None]
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
-    panels = (("mmd_sq", "$D_0^2$"), ("frechet", "Fréchet distance"))
-    for axes, (metric, label) in zip(figure.subplots(1, 2), panels, strict=True):
+    names = {"mmd_sq": "$D_0^2$", "frechet": "Fréchet distance"}
+    panels = [key for key in names if all(getattr(t, key) is not None for t in trials)]
+    for axes, metric in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         strengths = [trial.strength for trial in shown]
         values = [getattr(trial, metric) for trial in shown]
         errors = [getattr(trial, f"{metric}_se") or 0.0 for trial in shown]
@@ -205,7 +208,7 @@ def _plot(tuning: Tuning, name: str, path: Path) -> None:
                 axes.axhline(getattr(trial, metric), ls="--", color="#6b7280", label="none")
         if tuning.best.strength is not None:
             axes.axvline(tuning.best.strength, color="#d97706", lw=1, label="best")
-        axes.set(xlabel=AXES[name], ylabel=label)
+        axes.set(xlabel=AXES[name], ylabel=names[metric])
         axes.legend(frameon=False)
         axes.grid(axis="y", alpha=0.3)
     figure.suptitle(f"{name}, search half, error bars of one standard error", fontsize=11)

@@ -33,6 +33,8 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 
 Resampled = Literal["both", "x"]
+SAMPLES_PER_FEATURE = 8
+"""Samples for each feature, of both sides, from which the bootstrap's interval holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,14 @@ class FrechetStatistics:
         mean = self.mean + gap * (other.count / count)
         between = torch.outer(gap, gap) * (self.count * other.count / count)
         return type(self)(count, mean, self.scatter + other.scatter + between)
+
+    def without(self, part: Self) -> Self:
+        """Statistics without those of a part of the features."""
+        count = self.count - part.count
+        mean = self.mean + (self.mean - part.mean) * (part.count / count)
+        gap = part.mean - mean
+        between = torch.outer(gap, gap) * (count * part.count / self.count)
+        return type(self)(count, mean, self.scatter - part.scatter - between)
 
     @property
     def covariance(self) -> Tensor:
@@ -193,8 +203,9 @@ def frechet_estimate(
         generator: Source of the resamples, on the CPU.
 
     Returns:
-        Value, standard error, interval, bias, and a warning where there are fewer than two samples
-        for each feature.
+        Value, standard error, interval, bias, and a warning where there are fewer than eight
+        samples for each feature: with less the interval may miss the distance, as the bias is no
+        longer of the first order that the bootstrap sees.
 
     Raises:
         InvalidInput: If the shapes do not fit, or an option is out of its range.
@@ -257,9 +268,10 @@ def _check(x_features: Tensor, y_features: Tensor) -> None:
 
 def sample_size_warning(num_x: int, num_y: int, dim: int) -> str | None:
     """What to say of too few samples for so many features; None where they are enough."""
-    if min(num_x, num_y) >= 2 * dim:
+    if min(num_x, num_y) >= SAMPLES_PER_FEATURE * dim:
         return None
+    least = SAMPLES_PER_FEATURE * dim
     return (
-        f"{min(num_x, num_y)} samples are too few for {dim} features: take {2 * dim} or more, or "
+        f"{min(num_x, num_y)} samples are too few for {dim} features: take {least} or more, or "
         "trust the kernel distance"
     )

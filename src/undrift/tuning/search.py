@@ -32,7 +32,7 @@ from undrift.features import FeatureMap, extract_features
 from undrift.interop import device_of, evaluating, network_of
 from undrift.kernels import Kernel, RBFMixture
 from undrift.progress import progress_bar
-from undrift.quality.frechet import frechet_distance, frechet_estimate
+from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_size_warning
 from undrift.remedy import NEUTRAL, RemedyConfig, apply_remedy
 from undrift.samplers import AnalyticVarianceSampler
 from undrift.tuning.difference import Change, frechet_change, mmd_change
@@ -62,7 +62,7 @@ class Trial:
         phase: Whether it was on the grid or came from the refinement.
         mmd_sq: Final cumulative error; None where the chain blew up, as the other numbers.
         mmd_sq_se: Its standard error.
-        frechet: Fréchet distance.
+        frechet: Fréchet distance; None for very many pixels, unless it is what is searched by.
         frechet_se: Its standard error; None with more features than a bootstrap can take.
         pixel_variance_ratio: Total variance of the samples over that of the data.
     """
@@ -110,8 +110,10 @@ class Tuning:
     @property
     def verdict(self) -> str:
         """What may be said, in one sentence."""
-        if not self.changes:
+        if self.remedy.remedy == "none":
             return "On the search half no strength does better than none: leave the remedy out."
+        if not self.changes:
+            return f"On the held-out half a chain blows up, without {self.remedy.text} or with it."
         change, (low, high) = self.changes[self.metric], self.changes[self.metric].interval
         name = {"mmd_sq": "D₀²", "frechet": "the Fréchet distance"}[self.metric]
         word = "better than" if self.helps else "worse than"
@@ -191,8 +193,10 @@ def tune(
     total = runs * num_samples * (len(sampler.grid) - 1)
     label = f"tuning {remedy.remedy}"
     with evaluating(network), progress_bar(label, total, show=progress) as tick:
-        bench = _Bench(sampler, remedy, search, features, num_samples, batch_size, seed, tick)
-        curve = bench.search(values, metric, refine)
+        bench = _Bench(
+            sampler, remedy, search, features, metric, num_samples, batch_size, seed, tick
+        )
+        curve = bench.search(values, refine)
         best = min(curve, key=lambda trial: trial.value(metric))
         chosen = (
             RemedyConfig() if _is_none(remedy, best) else replace(remedy, strength=best.strength)
@@ -206,6 +210,9 @@ def tune(
         "sampler": sampler.describe(),
         "data": dict(data.how),
         "features": dict(getattr(features, "how", {"features": "pixels"})),
+        "warning": sample_size_warning(
+            num_samples, min(len(search), len(held_out)), bench.reference.shape[1]
+        ),
     }
     return Tuning(chosen, metric, curve, best, changes, how)
 
@@ -218,6 +225,7 @@ class _Bench:
     remedy: RemedyConfig
     images: Tensor
     features: FeatureMap | None
+    metric: Metric
     num_samples: int
     batch_size: int
     seed: int
@@ -230,7 +238,7 @@ class _Bench:
         self.fitted: AnalyticVarianceSampler | None = None
         self.device = device_of(network_of(self.sampler))
 
-    def search(self, values: Sequence[float], metric: Metric, refine: int) -> tuple[Trial, ...]:
+    def search(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
         none = self._trial(_neutral(self.remedy), "grid", RemedyConfig())
         trials = {none.strength: none}
@@ -238,42 +246,54 @@ class _Bench:
             remedy = replace(self.remedy, strength=value)
             if not remedy.is_neutral:
                 trials[value] = self._trial(value, "grid", remedy)
-        known = {k: trial.value(metric) for k, trial in trials.items() if k is not None}
+        known = {k: trial.value(self.metric) for k, trial in trials.items() if k is not None}
         for value in _sections(known, self.remedy, refine):
             remedy = replace(self.remedy, strength=value)
             trials[value] = self._trial(value, "refinement", remedy)
-            known[value] = trials[value].value(metric)
+            known[value] = trials[value].value(self.metric)
         order = sorted(
             trials.values(), key=lambda t: -math.inf if t.strength is None else t.strength
         )
         return tuple(order)
 
     def compare(self, best: RemedyConfig, held_out: Tensor) -> dict[str, Change]:
-        """Both metrics with and without the best remedy, on other data with other noise."""
+        """The metrics with and without the best remedy, on other data with other noise.
+
+        The Fréchet distance of very many features only where it is what was searched by; nothing
+        where a chain blows up.
+        """
         noise = stream_seed(self.seed, "held out")
         with_it, without = (self._draw(each, noise) for each in (best, RemedyConfig()))
-        mapped = (extract_features(x, self.features) for x in (with_it, without, held_out))
-        return {
-            "mmd_sq": mmd_change(with_it, without, held_out, RBFMixture().fit(held_out)),
-            "frechet": frechet_change(*mapped),
-        }
+        if _blew_up(with_it) or _blew_up(without):
+            return {}
+        changes = {"mmd_sq": mmd_change(with_it, without, held_out, RBFMixture().fit(held_out))}
+        if self.metric == "frechet" or self.reference.shape[1] <= MOST_DIM:
+            mapped = (extract_features(x, self.features) for x in (with_it, without, held_out))
+            changes["frechet"] = frechet_change(*mapped)
+        return changes
 
     def _trial(
         self, strength: float | None, phase: Literal["grid", "refinement"], remedy: RemedyConfig
     ) -> Trial:
         x = self._draw(remedy, stream_seed(self.seed, "search"))
-        if not bool(torch.isfinite(x).all()):
+        if _blew_up(x):
             return Trial(strength, phase)
         found = mmd_estimate(x, self.images, kernel=self.kernel, num_permutations=0)
-        mapped = extract_features(x, self.features)
-        frechet, spread = frechet_distance(mapped, self.reference), None
-        if mapped.shape[1] <= MOST_DIM:
-            resamples = torch.Generator().manual_seed(stream_seed(self.seed, "bootstrap"))
-            spread = frechet_estimate(
-                mapped, self.reference, num_resamples=20, generator=resamples
-            ).standard_error
+        frechet, spread = self._frechet(x)
         ratio = float(x.var(0).sum()) / self.variance
         return Trial(strength, phase, found.mmd_sq, found.standard_error, frechet, spread, ratio)
+
+    def _frechet(self, x: Tensor) -> tuple[float | None, float | None]:
+        """The Fréchet distance and its error, where many features do not make them too dear."""
+        few = self.reference.shape[1] <= MOST_DIM
+        if not few and self.features is None and self.metric != "frechet":
+            return None, None
+        mapped = extract_features(x, self.features)
+        if not few:
+            return frechet_distance(mapped, self.reference), None
+        resamples = torch.Generator().manual_seed(stream_seed(self.seed, "bootstrap"))
+        found = frechet_estimate(mapped, self.reference, num_resamples=20, generator=resamples)
+        return found.value, found.standard_error
 
     def _draw(self, remedy: RemedyConfig, seed: int) -> Tensor:
         sampler = self._remedied(remedy)
@@ -291,6 +311,11 @@ class _Bench:
         if isinstance(sampler, AnalyticVarianceSampler):
             self.fitted = sampler
         return sampler
+
+
+def _blew_up(x: Tensor) -> bool:
+    """Whether samples are so large, or no numbers, that no distance of them is one."""
+    return not bool(x.square().sum().isfinite())
 
 
 def _sections(known: dict[float, float], remedy: RemedyConfig, count: int) -> Iterator[float]:
