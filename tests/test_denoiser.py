@@ -8,6 +8,7 @@ from diffusers import DiTTransformer2DModel, UNet2DModel
 
 from undrift.denoiser import Denoiser
 from undrift.exceptions import InvalidInput
+from undrift.objectives import Plain
 from undrift.schedule import CosineSchedule, Schedule
 
 PREDICTION_TYPES = ["epsilon", "sample", "v_prediction"]
@@ -152,3 +153,36 @@ def test_a_class_conditional_transformer_with_learned_variance_is_a_network():
             torch.testing.assert_close(prediction.epsilon_hat, output[:, :3])
             torch.testing.assert_close(prediction.variance_output, output[:, 3:])
         assert (other.predict(x_t, 9).epsilon_hat - output[:, :3]).abs().max() > 1e-3
+
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 4)
+        self.seen = []
+
+    def forward(self, x_t, timestep):
+        self.seen.append(x_t.dtype)
+        return self.inner(x_t)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_network_in_another_precision_is_called_in_its_own(precision):
+    network = Linear().to(precision)
+    denoiser = Denoiser(network, CosineSchedule(10), "v_prediction")
+    x_t = draw(5, 4).float()
+    x0_hat = denoiser(x_t, 3)
+    assert network.seen == [precision] and x0_hat.dtype == torch.float32
+    exact = Denoiser(network.float(), CosineSchedule(10), "v_prediction")(x_t, 3)
+    assert torch.allclose(x0_hat, exact, atol=0.05)
+
+
+def test_a_denoiser_in_a_wrapper_is_not_taken_for_a_network():
+    denoiser = Denoiser(Linear(), CosineSchedule(10), "v_prediction")
+    wrapped = torch.compile(denoiser, backend="eager")
+    with pytest.raises(InvalidInput, match="the network inside it"):
+        Denoiser(wrapped, CosineSchedule(10))
+    with pytest.raises(InvalidInput, match="the network inside it"):
+        Plain(denoiser)(wrapped, draw(6, 4))
+    inside = denoiser.with_network(torch.compile(denoiser.network, backend="eager"))
+    assert torch.equal(inside(draw(6, 4), 5), denoiser(draw(6, 4), 5))

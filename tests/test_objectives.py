@@ -608,6 +608,25 @@ def test_between_its_steps_a_schedule_falls_and_has_its_derivative(schedule):
     torch.testing.assert_close(steps, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("beta_end", [0.06, 0.1, 0.3])
+def test_a_schedule_that_ends_almost_without_signal_has_a_finite_rate(beta_end):
+    schedule = LinearSchedule(1000, 1e-4, beta_end)
+    between = ContinuousSchedule(schedule)
+    tau = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    assert bool(between.alpha_bar(tau).isfinite().all()) and bool((between.beta(tau) > 0).all())
+    torch.testing.assert_close(
+        between.alpha_bar(tau), schedule.alphas_cumprod, rtol=1e-6, atol=1e-290
+    )
+
+
+@pytest.mark.parametrize("t", [0, 51])
+def test_steps_that_the_chain_has_not_are_refused(t):
+    denoiser = Denoiser(TinyNetwork(), LinearSchedule(50), "v_prediction")
+    x_0 = torch.randn(4, 3, generator=noise_source())
+    with pytest.raises(InvalidInput, match="from 1 to 50, the timestep of diffusers"):
+        Plain(denoiser)(denoiser, x_0, t=torch.full((4,), t))
+
+
 def test_the_diffusion_coefficient_is_that_of_the_published_process():
     tau = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
     beta = ContinuousSchedule(LinearSchedule(1000)).beta(tau)

@@ -25,7 +25,7 @@ from undrift.samplers import (
     TimeShiftedSampler,
 )
 from undrift.samplers.snr_correction import low_band
-from undrift.schedule import CosineSchedule, LinearSchedule
+from undrift.schedule import CosineSchedule, LinearSchedule, Schedule
 
 SHAPE = (3, 2, 4, 4)
 SPREAD = 0.6  # variance of Gaussian data
@@ -299,6 +299,39 @@ def test_the_analytic_variance_is_the_mean_of_the_true_ones(estimator):
     assert sampler.variance(1, 0) == 0
 
 
+@pytest.mark.parametrize("estimator", ["score", "error"])
+def test_a_schedule_that_ends_without_signal_has_its_analytic_variance(estimator):
+    cosine = CosineSchedule(20)
+    table = cosine.alphas_cumprod.clone()
+    table[-1] = 0.0
+    schedule = Schedule(table)
+    draws = 0.7 * torch.randn(4000, 3, generator=noise_source(2))
+
+    def ideal(x_t, timestep):  # of data N(0, 0.49), as v
+        alpha, sigma = schedule.alpha_sigma(timestep + 1, x_t)
+        x0_hat = 0.49 * alpha / (0.49 * alpha**2 + sigma**2) * x_t
+        return (alpha * x_t - x0_hat) / sigma
+
+    base = AncestralSampler(Denoiser(ideal, schedule, "v_prediction"), clip=None)
+    sampler = AnalyticVarianceSampler(base, tolerance=None, estimator=estimator)
+    sampler.fit(draws, num_data=4000, generator=noise_source(3))
+    assert sampler.spread[20] == pytest.approx(0.49, rel=0.05)  # nothing is known of the data
+    assert all(math.isfinite(sampler.variance(t, t - 1)) for t in range(1, 21))
+
+
+def test_an_estimate_is_that_of_the_network_without_dropout():
+    network = Dropping()
+    data = torch.randn(40, *SHAPE[1:], generator=noise_source(1))
+    remedy = parse("analytic_variance")
+    found = []
+    for mode in (True, False):
+        network.train(mode)
+        sampler = apply_remedy(ours(net=network), remedy, data, num_data=40)
+        found.append(sampler.spread)
+        assert network.training is mode
+    assert found[0] == found[1] and any(spread > 0 for spread in found[0].values())
+
+
 def test_the_analytic_variance_lowers_the_modular_error_of_equal_dimensions():
     schedule, cov = CosineSchedule(20), 0.3 * torch.eye(3)
     truth = GaussianChain.from_schedule(MEAN, cov, schedule)
@@ -450,7 +483,37 @@ def test_the_correction_calls_the_network_no_more_often(chain):
     assert len(calls) == 2 * without
 
 
+def test_what_was_computed_without_a_graph_is_not_handed_out_with_one():
+    network = Small()
+    sampler = SNRCorrectedSampler(ours(net=network), 0.1)
+    x_t = torch.randn(SHAPE, generator=noise_source())
+    t, s = (int(t) for t in sampler.grid[:2])
+    step = lambda: sampler.step(x_t, t, s, generator=noise_source(1))  # noqa: E731
+    with torch.no_grad():
+        without = step()
+    x_s = step()
+    assert not without.requires_grad and torch.equal(x_s, without)
+    (gradient,) = torch.autograd.grad(x_s.sum(), network.weight)
+    h = 1e-2
+    ends = []
+    for shift in (h, -2 * h):
+        network.weight.data += shift
+        ends.append(float(step().detach().double().sum()))
+    assert float(gradient) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-2)
+
+
 # --- as samplers --------------------------------------------------------------------------------
+
+
+class Dropping(nn.Module):
+    """Says half of the noise that there is, or all or nothing of that in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x_t, timestep):
+        return 0.5 * self.drop(x_t)
 
 
 class Small(nn.Module):

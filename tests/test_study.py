@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from scipy import stats
 
 from undrift.chain import Sampler
@@ -15,6 +16,7 @@ from undrift.cli.study_file import read_plan
 from undrift.config import (
     ChainConfig,
     MethodConfig,
+    ModelConfig,
     ObjectiveConfig,
     RegularizerConfig,
     TrainConfig,
@@ -28,7 +30,8 @@ from undrift.runs import read_log, train
 from undrift.study import bench, judge, judgment, mean_interval, paired, pairing, run_study
 from undrift.study.correlation import correlations, spearman
 from undrift.study.job import Job, jobs
-from undrift.study.plan import check
+from undrift.study.plan import check, rehearse
+from undrift.training import Trainer
 
 STUDIES = Path(__file__).parent.parent / "studies"
 
@@ -259,6 +262,41 @@ def test_a_run_of_another_plan_is_not_taken_for_this_one(tmp_path):
         run_study(plan(methods=methods), tmp_path, progress=False)
 
 
+def test_the_chain_that_is_judged_is_tried_before_any_training(tmp_path):
+    with pytest.raises(InvalidInput, match="7 inference steps"):
+        run_study(plan(num_inference_steps=7), tmp_path / "many", progress=False)
+    falling = {"falling": RemedyConfig("epsilon_scaling", 1.05, slope=-0.25)}
+    with pytest.raises(InvalidInput, match="remedy falling: .*divides"):
+        run_study(plan(remedies=falling), tmp_path / "long", progress=False)
+    data = load_data("digits")
+    rehearse(plan(remedies=falling, num_inference_steps=2), data)  # of two modules
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_remedy_is_tried_without_being_estimated(monkeypatch):
+    rows, call = [], UNet2DModel.forward
+
+    def counted(self, sample, *args, **options):
+        rows.append(len(sample))
+        return call(self, sample, *args, **options)
+
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
+    rehearse(plan(remedies={"a": RemedyConfig("analytic_variance")}), load_data("digits"))
+    assert sum(rows) == 6  # one for each time
+
+
+def test_a_judge_draws_without_dropout():
+    data = load_data("digits", limit=40)
+    config = replace(plan().base, model=ModelConfig(dropout=0.5))
+    sampler = Trainer(config, data).averaged_sampler()
+    found = []
+    for mode in (True, False):
+        sampler.denoiser.network.train(mode)
+        found.append(judgment.Judge(data, 8).draw(sampler, 0)[0])
+        assert sampler.denoiser.network.training is mode
+    assert torch.equal(*found)
+
+
 @pytest.fixture(scope="module")
 def looked_into(tmp_path_factory):
     """A study with everything that is judged beside the last weights."""
@@ -365,6 +403,19 @@ def test_rank_correlation_is_spearmans_and_within_groups_its_own():
     low, high = found["overall"]["interval"]
     assert low <= found["overall"]["rho"] <= high
     assert correlations(points[:3]) is None
+
+
+def test_more_checkpoints_of_the_same_runs_do_not_narrow_the_interval():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, generator=generator)
+    y = x + torch.randn(12, generator=generator)
+    points = [
+        {"run": str(k), "seed": 0, "method": "a", "mmd_sq": float(x[k]), "frechet": float(y[k])}
+        for k in range(12)
+    ]
+    once, often = (correlations(copies)["overall"] for copies in (points, points * 20))
+    assert often["rho"] == pytest.approx(once["rho"])
+    assert often["interval"] == pytest.approx(once["interval"])
 
 
 def test_a_judge_says_which_features_it_uses():

@@ -23,6 +23,7 @@ from undrift.exceptions import InvalidInput
 from undrift.schedule import Schedule, Time
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ def call_network(
 ) -> Tensor:
     """The tensor that a network returns, whatever it wraps it in.
 
+    A network in another precision than its input gets it in its own, and its output comes back in
+    that of the input: the chain and what is measured on it keep theirs.
+
     Arguments:
         network: Returns a tensor, a tuple that starts with one, or an output of diffusers.
         x_t: Its input, with shape :math:`(B, *)`.
@@ -72,9 +76,17 @@ def call_network(
         else value
         for key, value in conditioning.items()
     }
-    out = network(x_t, timestep, **rows)
+    precision = _precision(network) or x_t.dtype
+    out = network(x_t.to(precision), timestep, **rows)
     out = getattr(out, "sample", out)
-    return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
+    out = out[0] if isinstance(out, tuple) else out
+    return out if precision == x_t.dtype else out.to(x_t.dtype)  # type: ignore[no-any-return]
+
+
+def _precision(network: Callable[..., Any]) -> torch.dtype | None:
+    """What the weights of a network are kept in; None for what has none."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((p.dtype for p in parameters if p.dtype in PRECISIONS), None)
 
 
 def split_variance(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -107,7 +119,7 @@ class Denoiser(nn.Module):
 
     Raises:
         InvalidInput: If the prediction type is unknown, or is the noise where the schedule ends
-            without signal.
+            without signal, or the network is a denoiser.
 
     Example:
         >>> from undrift.schedule import CosineSchedule
@@ -133,6 +145,10 @@ class Denoiser(nn.Module):
             raise InvalidInput(
                 "the schedule ends without signal, where the noise says nothing of the data: "
                 "use v_prediction or sample"
+            )
+        if isinstance(_unwrapped(network), Denoiser):
+            raise InvalidInput(
+                "the network is a denoiser, wrapped: compile or distribute the network inside it"
             )
         self.network = network
         self.schedule = schedule
@@ -178,3 +194,13 @@ class Denoiser(nn.Module):
             return x_0
         alpha_t, sigma_t = self.schedule.alpha_sigma(t, x_0)
         return alpha_t * noise - sigma_t * x_0
+
+
+def _unwrapped(network: Any) -> Any:  # noqa: ANN401
+    """What torch.compile, DistributedDataParallel and the like have wrapped."""
+    while isinstance(network, nn.Module) and not isinstance(network, Denoiser):
+        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+        if not isinstance(inner, nn.Module):
+            break
+        network = inner
+    return network

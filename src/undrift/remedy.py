@@ -52,6 +52,9 @@ _OPTIONS = {
 }
 
 
+_CHOICES = {"variance": ("schedule", "data"), "weighting": ("dynamic", "constant")}
+
+
 @dataclass
 class RemedyConfig:
     r"""A remedy at sampling time.
@@ -104,6 +107,8 @@ class RemedyConfig:
             raise InvalidInput(
                 f"the window of time_shift is {self.value:g}: a whole number of steps"
             )
+        for name, known in _CHOICES.items():
+            _checked(name, getattr(self, name), known)
         if self.tolerance < 0:
             raise InvalidInput(f"tolerance of {self.remedy} is {self.tolerance}: 0 or more")
 
@@ -171,7 +176,12 @@ variance='schedule', tolerance=2.0, high=0.0, weighting='dynamic')
 
 
 def apply_remedy(
-    sampler: Sampler, remedy: RemedyConfig, data: Tensor | None = None, *, seed: int = 0
+    sampler: Sampler,
+    remedy: RemedyConfig,
+    data: Tensor | None = None,
+    *,
+    seed: int = 0,
+    num_data: int = 1000,
 ) -> Sampler:
     r"""The chain with a remedy: again a sampler, to be measured, judged and sampled as any other.
 
@@ -182,6 +192,7 @@ def apply_remedy(
             analytic_variance and the variance data of time_shift estimate from; a remedy that needs
             none ignores them.
         seed: Seed of the draws that an estimate needs.
+        num_data: Draws at each time of the chain that analytic_variance is estimated from.
 
     Raises:
         InvalidInput: If the remedy does not serve this sampler, or needs data and has none.
@@ -216,7 +227,7 @@ def apply_remedy(
         )
         generator = torch.Generator().manual_seed(seed)
         images = _needed(data, remedy).to(device_of(network_of(sampler)))
-        return analytic.fit(images, generator=generator)
+        return analytic.fit(images, num_data=num_data, generator=generator)
     return samplers.SNRCorrectedSampler(
         sampler, remedy.value, remedy.high, weighting=remedy.weighting
     )
@@ -229,11 +240,12 @@ def _needed(data: Tensor | None, remedy: RemedyConfig) -> Tensor:
 
 
 def _option(name: str, value: str) -> str | float:
-    kinds = {"variance": ("schedule", "data"), "weighting": ("dynamic", "constant")}
-    if name not in kinds:
-        return _number(name, value)
-    if value not in kinds[name]:
-        raise InvalidInput(f"{name}={value}: choose {' or '.join(kinds[name])}")
+    return _checked(name, value, _CHOICES[name]) if name in _CHOICES else _number(name, value)
+
+
+def _checked(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise InvalidInput(f"{name}={value}: choose {' or '.join(known)}")
     return value
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from undrift.schedule import Schedule
 
 NEWTON_STEPS = 6
-SMALLEST_ALPHA_BAR = 1e-12  # a schedule that ends without signal has no logarithm there
+SMALLEST_ALPHA_BAR = 1e-300  # a schedule that ends without signal has no logarithm there
 
 
 class ContinuousSchedule:

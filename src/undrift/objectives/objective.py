@@ -89,17 +89,26 @@ class Objective(ABC):
             model: The network that is trained, wrapped or not, or a
                 :class:`~undrift.denoiser.Denoiser` over it.
             x_0: Data, with shape :math:`(B, *)`.
-            t: Step of each row, with shape :math:`(B,)`; drawn when None.
+            t: Step of each row, with shape :math:`(B,)`, from 1 to T: diffusers' timestep + 1;
+                drawn when None.
             epsilon: Noise of the main term, with shape :math:`(B, *)`; drawn when None.
             generator: Source of both, on the CPU; the objective's own stream when None.
 
         Returns:
             A scalar.
+
+        Raises:
+            InvalidInput: If a step is none of the chain, or the model is a wrapped denoiser.
         """
         self.log = {}
         generator = self.streams["main"] if generator is None else generator
         if t is None:
             t = torch.randint(1, self.schedule.num_steps + 1, (len(x_0),), generator=generator)
+        elif not 1 <= int(t.min()) <= int(t.max()) <= self.schedule.num_steps:
+            raise InvalidInput(
+                f"steps from {int(t.min())} to {int(t.max())}: t counts from 1 to "
+                f"{self.schedule.num_steps}, the timestep of diffusers + 1"
+            )
         if epsilon is None:
             epsilon = torch.randn(x_0.shape, generator=generator).to(x_0)
         network = model.network if isinstance(model, Denoiser) else model

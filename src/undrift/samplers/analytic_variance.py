@@ -35,7 +35,7 @@ from __future__ import annotations
 import copy
 import math
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -62,7 +62,8 @@ class AnalyticVarianceSampler(RemediedSampler):
         estimator: ``"score"`` takes :math:`c_t` from the mean squared norm of the score, as
             published; ``"error"`` (ours) from the denoiser's own squared error
             :math:`E\|x_0 - \hat x_0\|^2/d`: the same for the ideal denoiser, with much less noise
-            at large t, and larger for a worse one.
+            at large t, and larger for a worse one. It also serves where a schedule ends without
+            signal, of which the score says nothing.
 
     Raises:
         InvalidInput: If the base has no Gaussian modules whose variance could be chosen.
@@ -99,6 +100,11 @@ class AnalyticVarianceSampler(RemediedSampler):
                 f"the analytic variance needs Gaussian modules, which {kind} has not: use the "
                 "sampler ancestral or ddim"
             )
+        if estimator not in get_args(Estimator):
+            known = " or ".join(get_args(Estimator))
+            raise InvalidInput(f"unknown estimator {estimator!r}: choose {known}")
+        if tolerance is not None and not tolerance >= 0:
+            raise InvalidInput(f"the tolerance of the analytic variance is {tolerance}: 0 or more")
         if not factor > 0:
             raise InvalidInput(f"the factor on the analytic variance is {factor:g}: above 0")
         if "snr_t" in _layers(base):
@@ -123,9 +129,9 @@ class AnalyticVarianceSampler(RemediedSampler):
     ) -> AnalyticVarianceSampler:
         r"""Estimate :math:`c_t` at every time of the chain, from forward draws.
 
-        One call of the network for each of ``num_data`` images and time; a tenth of what sampling
-        10 times as many images costs. The relative error of :math:`\Gamma_t` is about
-        :math:`\sqrt{2 / (N d)}`.
+        One call of the network, in evaluation mode, for each of ``num_data`` images and time; a
+        tenth of what sampling 10 times as many images costs. The relative error of
+        :math:`\Gamma_t` is about :math:`\sqrt{2 / (N d)}`.
 
         Arguments:
             data: Data, with shape :math:`(n, *)`.
@@ -145,9 +151,12 @@ class AnalyticVarianceSampler(RemediedSampler):
         images = data if num_data < len(data) else data[rows]
         if num_data < len(data):
             images = data[torch.randperm(len(data), generator=generator)[:num_data]]
-        for t in self.grid[:-1]:
-            terms = [self._terms(batch, t, generator) for batch in images.split(batch_size)]
-            self.spread[t] = self._spread(float(torch.cat(terms).mean()), t)
+        from undrift.interop import evaluating  # which knows the samplers
+
+        with evaluating(self.inner.denoiser.network):
+            for t in self.grid[:-1]:
+                terms = [self._terms(batch, t, generator) for batch in images.split(batch_size)]
+                self.spread[t] = self._spread(float(torch.cat(terms).mean()), t)
         self.num_data = num_data
         return self
 
@@ -160,17 +169,19 @@ class AnalyticVarianceSampler(RemediedSampler):
     def _terms(self, x_0: Tensor, t: float, generator: torch.Generator | None) -> Tensor:
         r""":math:`\|\hat\epsilon\|^2/d`, or :math:`\|x_0 - \hat x_0\|^2/d`, of each draw."""
         x_t = self.base.forward(x_0, t, generator=generator)
-        epsilon = self.chain.epsilon(x_t, t)
-        if self.estimator == "score":
-            return epsilon.flatten(1).double().square().mean(1)
-        alpha_t, sigma_t = self.base.scale(t)
-        error = x_0 - (x_t - sigma_t * epsilon) / alpha_t
-        return error.flatten(1).double().square().mean(1)
+        prediction = self.inner.denoiser.predict(x_t, int(t))
+        of_score = self._estimator(t) == "score"
+        terms = prediction.epsilon_hat if of_score else x_0 - prediction.x0_hat
+        return terms.flatten(1).double().square().mean(1)
+
+    def _estimator(self, t: float) -> Estimator:
+        return self.estimator if self.base.scale(t)[0] > 0 else "error"
 
     def _spread(self, mean: float, t: float) -> float:
         """The posterior variance of the data per dimension, within the range of the data."""
         alpha_t, sigma_t = self.base.scale(t)
-        spread = (sigma_t / alpha_t) ** 2 * (1 - mean) if self.estimator == "score" else mean
+        of_score = self._estimator(t) == "score"
+        spread = (sigma_t / alpha_t) ** 2 * (1 - mean) if of_score else mean
         bound = math.inf if self.inner.clip is None else self.inner.clip**2
         return min(max(spread, 0.0), bound)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from undrift.chain import Sampler
 from undrift.data import ImageData
 from undrift.features import FeatureMap, choose_features, extract_features, score_name
-from undrift.interop import device_of, network_of
+from undrift.interop import device_of, evaluating, network_of
 from undrift.kernels import RBFMixture, squared_distances
 from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_size_warning
 from undrift.quality.kernel import kernel_distance
@@ -94,9 +94,10 @@ class Judge:
         generator = torch.Generator().manual_seed(SAMPLING_SEED + seed)
         sizes = [min(BLOCK, self.num_samples - k) for k in range(0, self.num_samples, BLOCK)]
         shape, device = self.data.image_shape, device_of(network_of(sampler))
-        blocks = [
-            sampler.sample((n, *shape), generator=generator, device=device).cpu() for n in sizes
-        ]
+        with evaluating(network_of(sampler)):
+            blocks = [
+                sampler.sample((n, *shape), generator=generator, device=device).cpu() for n in sizes
+            ]
         return torch.cat(blocks), generator
 
     def scores(self, samples: Tensor, generator: torch.Generator) -> Row:

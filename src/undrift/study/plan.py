@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import partial
+from typing import TypeVar
 
 from undrift.config import MethodConfig, TrainConfig
 from undrift.data import ImageData
@@ -21,6 +22,7 @@ from undrift.training.checking import check as check_training
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 SCRATCH = "scratch-"
 FEW = 64
+T = TypeVar("T")
 
 
 def check(config: StudyConfig) -> None:
@@ -40,19 +42,18 @@ def check(config: StudyConfig) -> None:
 
 
 def rehearse(config: StudyConfig, data: ImageData) -> None:
-    """Build what each method trains with and each remedy, on the data, and throw it away.
+    """Build what each method trains with, the chain and each remedy of it, and throw it away.
 
     Raises:
-        InvalidInput: If a method or a remedy cannot be built.
+        InvalidInput: If a method, the chain or a remedy cannot be built.
     """
     for name, training in _trainings(config):
         _told_of(f"method {name}", partial(Trainer, training, data))
-    if not config.remedies:
-        return
-    sampler = Trainer(config.base, data).averaged_sampler()
+    trainer = Trainer(config.base, data)
+    sampler = _told_of("base", partial(trainer.averaged_sampler, config.num_inference_steps))
     few = data.images[:FEW]
     for name, remedy in config.remedies.items():
-        _told_of(f"remedy {name}", partial(apply_remedy, sampler, remedy, few))
+        _told_of(f"remedy {name}", partial(apply_remedy, sampler, remedy, few, num_data=1))
 
 
 def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
@@ -61,10 +62,10 @@ def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
     return [(name, with_method(start, method)) for name, method in config.methods.items()]
 
 
-def _told_of(what: str, build: Callable[[], object]) -> None:
-    """Say of which part of the plan a complaint is."""
+def _told_of(what: str, build: Callable[[], T]) -> T:
+    """What is built; a complaint says of which part of the plan it is."""
     try:
-        build()
+        return build()
     except InvalidInput as error:
         raise InvalidInput(f"{what}: {error}") from None
 
