@@ -1,74 +1,90 @@
-r"""How much of an error is in the pixels' mean and covariance, and does quality see it?
+r"""What a linear map of the finished samples repairs, and whether quality sees it.
 
-Samples of a run are moved, linearly and no farther than needed, until their mean is that of the
-data and their covariance is, in the span of the data's first k principal components. What is left
-of :math:`D_0^2` and of the Fréchet distance then tells what a perfect repair of these moments could
-bring. The map is the optimal transport between Gaussians,
+Without any training, samples of a run are moved until their mean is that of the data and their
+covariance is, in the span of the data's first k principal components. The map is the optimal
+transport between Gaussians,
 
-.. math:: A = \Sigma_y^{1/2} (\Sigma_y^{1/2} \Sigma_x \Sigma_y^{1/2})^{-1/2} \Sigma_y^{1/2}.
+.. math:: A = \Sigma_y^{1/2} (\Sigma_y^{1/2} \Sigma_x \Sigma_y^{1/2})^{-1/2} \Sigma_y^{1/2},
 
-    python benchmarks/repaired_moments.py RUN --data patches --features efficientnet-lite0
+estimated from other samples of the same run than those that are judged. What is left of
+:math:`D_0^2` and of the Fréchet distance says how much of either is in these moments.
+
+    python benchmarks/repaired_moments.py RUN ... --data digits --features classifier
 """
 
 from __future__ import annotations
 
 import argparse
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from undrift import load_data
-from undrift.features import choose_features, extract_features
+from undrift.features import choose_features
 from undrift.interop import as_sampler, load_pipeline
-from undrift.quality.frechet import frechet_distance
-from undrift.quality.kernel import kernel_distance
 from undrift.study.judgment import Judge
-from undrift.two_sample import mmd_estimate
+
+OTHER_NOISE = 777
 
 
-def repaired(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """Samples with the mean of the data, and its covariance in their first components.
+def repair(x: Tensor, y: Tensor, count: int) -> Callable[[Tensor], Tensor]:
+    """The map that gives samples the data's mean, and its covariance in their first components.
 
     Arguments:
         x: Samples, with shape :math:`(N, *)`.
         y: Data, with shape :math:`(M, *)`.
-        count: k, the number of principal components.
+        count: k, the number of principal components; the map of 0 changes nothing.
     """
+    if not count:
+        return lambda samples: samples
     flat, data = x.flatten(1).double(), y.flatten(1).double()
-    centered = flat - flat.mean(0)
-    _, values, directions = torch.linalg.svd(data - data.mean(0), full_matrices=False)
-    root = values[:count] / (len(data) - 1) ** 0.5
-    inside = centered @ directions[:count].T
+    mean_x, mean_y = flat.mean(0), data.mean(0)
+    _, values, directions = torch.linalg.svd(data - mean_y, full_matrices=False)
+    span, root = directions[:count], values[:count] / (len(data) - 1) ** 0.5
+    inside = (flat - mean_x) @ span.T
     between = root[:, None] * (inside.T @ inside / (len(x) - 1)) * root
     squares, axes = torch.linalg.eigh(between)
     inverse = axes @ (squares.clamp(min=1e-12).rsqrt()[:, None] * axes.T)
-    moved = inside @ (root[:, None] * inverse * root)
-    return (centered + (moved - inside) @ directions[:count] + data.mean(0)).view_as(x).to(x)
+    change = root[:, None] * inverse * root - torch.eye(count, dtype=torch.float64)
+
+    def mapped(samples: Tensor) -> Tensor:
+        rows = samples.flatten(1).double() - mean_x
+        return (rows + (rows @ span.T) @ change @ span + mean_y).view_as(samples).to(samples)
+
+    return mapped
 
 
 def main() -> None:
-    """Print what is left of each number, one row for each number of components."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("run")
+    """Print what is left of each number, one row for each run and number of components."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("runs", nargs="+")
     parser.add_argument("--data", default="patches")
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--features", default="efficientnet-lite0")
     parser.add_argument("--num-samples", type=int, default=800)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--components", type=int, nargs="+", default=[3, 30, 300])
     options = parser.parse_args()
-    data = load_data(options.data)
+    warnings.filterwarnings("ignore")
+    data = load_data(options.data, image_size=options.image_size)
     judge = Judge(data, options.num_samples, features=choose_features(options.features, data))
-    drawn, _ = judge.draw(as_sampler(load_pipeline(f"{options.run}/pipeline")), 0)
-    reference, variance = judge.reference, data.images.var(0).sum()
-    print("| repaired components | D₀² (1e-4) | Fréchet | kernel distance | pixel variance |")
-    print("|---|---|---|---|---|")
-    for count in (0, *options.components):
-        x = repaired(drawn, reference, count).clamp(-1, 1) if count else drawn
-        error = mmd_estimate(x, reference, kernel=judge.kernel, num_permutations=0).mmd_sq
-        features = extract_features(x, judge.features)
-        frechet = frechet_distance(features, judge.reference_features)
-        kernel = kernel_distance(features, judge.reference_features).value
-        ratio = float(x.var(0).sum() / variance)
-        print(f"| {count} | {1e4 * error:.1f} | {frechet:.1f} | {kernel:.3f} | {ratio:.2f} |")
+    columns = ["D₀² to the data set (1e-4)", "Fréchet", "kernel distance", "precision", "recall"]
+    print("| " + " | ".join(["run", "repaired components", *columns, "pixel variance"]) + " |")
+    print("|---" * (len(columns) + 3) + "|")
+    for run in options.runs:
+        sampler = as_sampler(load_pipeline(f"{run}/pipeline"))
+        x, generator = judge.draw(sampler, options.seed)
+        other, _ = judge.draw(sampler, options.seed + OTHER_NOISE)
+        for count in (0, *options.components):
+            found = judge.scores(repair(other, judge.reference, count)(x).clamp(-1, 1), generator)
+            error = 1e4 * (found["mmd_sq"] + judge.data_set_offset)
+            numbers = [f"{error:.1f}", f"{found['frechet']:.2f}", f"{found['kernel_distance']:.3f}"]
+            numbers += [
+                f"{found[key]:.3f}" for key in ("precision", "recall", "pixel_variance_ratio")
+            ]
+            print("| " + " | ".join([run, str(count), *numbers]) + " |", flush=True)
 
 
 if __name__ == "__main__":
