@@ -6,7 +6,8 @@ transport between Gaussians,
 
 .. math:: A = \Sigma_y^{1/2} (\Sigma_y^{1/2} \Sigma_x \Sigma_y^{1/2})^{-1/2} \Sigma_y^{1/2},
 
-estimated from other samples of the same run than those that are judged. What is left of
+estimated from other samples of the same run than those that are judged; moved samples are clamped
+to the range of the data. What is left of
 :math:`D_0^2` and of the Fréchet distance says how much of either is in these moments.
 
     python benchmarks/repaired_moments.py RUN ... --data digits --features classifier
@@ -47,7 +48,7 @@ def repair(x: Tensor, y: Tensor, count: int) -> Callable[[Tensor], Tensor]:
     between = root[:, None] * (inside.T @ inside / (len(x) - 1)) * root
     squares, axes = torch.linalg.eigh(between)
     inverse = axes @ (squares.clamp(min=1e-12).rsqrt()[:, None] * axes.T)
-    change = root[:, None] * inverse * root - torch.eye(count, dtype=torch.float64)
+    change = root[:, None] * inverse * root - torch.eye(len(root), dtype=torch.float64)
 
     def mapped(samples: Tensor) -> Tensor:
         rows = samples.flatten(1).double() - mean_x

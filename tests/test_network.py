@@ -123,6 +123,9 @@ def test_a_run_tells_what_its_variant_chose_so_that_another_default_makes_anothe
     before = replace(chosen, regularizer=replace(chosen.regularizer, every=4))
     assert difference(asdict(before), config) == "regularizer.every: 4 there, 2 now"
     assert asdict(TrainConfig(method="plain").chosen(64)) == asdict(RegularizerConfig())
+    assert replace(config, regularizer=RegularizerConfig(num_states=0)).chosen(40).num_states == 0
+    larger = difference(asdict(chosen), replace(config, batch_size=80))
+    assert larger == "batch_size: 40 there, 80 now"  # not what follows from it
 
 
 @pytest.mark.parametrize("variant", sorted(CHOSEN))

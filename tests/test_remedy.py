@@ -319,14 +319,16 @@ def test_a_schedule_that_ends_without_signal_has_its_analytic_variance(estimator
     assert all(math.isfinite(sampler.variance(t, t - 1)) for t in range(1, 21))
 
 
-def test_an_estimate_is_that_of_the_network_without_dropout():
+@pytest.mark.parametrize("below", ["none", "epsilon_scaling:1.05", "time_shift:4"])
+def test_an_estimate_is_that_of_the_network_without_dropout(below):
     network = Dropping()
     data = torch.randn(40, *SHAPE[1:], generator=noise_source(1))
     remedy = parse("analytic_variance")
     found = []
     for mode in (True, False):
         network.train(mode)
-        sampler = apply_remedy(ours(net=network), remedy, data, num_data=40)
+        base = apply_remedy(ours(net=network), parse(below))
+        sampler = apply_remedy(base, remedy, data, num_data=40)
         found.append(sampler.spread)
         assert network.training is mode
     assert found[0] == found[1] and any(spread > 0 for spread in found[0].values())

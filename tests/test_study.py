@@ -262,6 +262,19 @@ def test_a_run_of_another_plan_is_not_taken_for_this_one(tmp_path):
         run_study(plan(methods=methods), tmp_path, progress=False)
 
 
+def test_a_run_under_another_default_is_another_plan(tmp_path):
+    run_study(plan(), tmp_path, progress=False)
+    (file,) = tmp_path.glob("seed-0/persistent-*/versions.json")
+    made = json.loads(file.read_text())
+    assert made["regularizer"]["window"] == 0.15
+    made["regularizer"]["window"] = 0.3
+    file.write_text(json.dumps(made))
+    with pytest.raises(
+        InvalidInput, match=r"another plan \(regularizer.window: 0.3 there, 0.15 now"
+    ):
+        run_study(plan(), tmp_path, progress=False)
+
+
 def test_the_chain_that_is_judged_is_tried_before_any_training(tmp_path):
     with pytest.raises(InvalidInput, match="7 inference steps"):
         run_study(plan(num_inference_steps=7), tmp_path / "many", progress=False)

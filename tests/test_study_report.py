@@ -12,6 +12,8 @@ from study_record import study
 from undrift.cli import main
 from undrift.exceptions import InvalidInput
 from undrift.gallery import image_grid
+from undrift.report import study_markdown
+from undrift.report.page import write_page
 from undrift.report.study import chip, read_study, render_study, write_study_report
 from undrift.report.study_content import change_text, results_table, verdicts
 from undrift.report.study_figures import change_plot
@@ -171,12 +173,32 @@ def test_pictures_of_the_markdown_are_files_that_need_no_page(folder, tmp_path):
 
 
 def test_a_folder_that_is_no_pages_is_left_alone(folder, tmp_path, capsys):
-    mine = tmp_path / "page_files" / "values-branched.svg"
+    mine = tmp_path / "page_files" / "mine.svg"
     mine.parent.mkdir()
     mine.write_text("mine")
     assert main(["report", str(folder), "--output", str(tmp_path / "page.md")]) == 2
     assert "page_files is there already" in capsys.readouterr().err
     assert mine.read_text() == "mine" and not (tmp_path / "page.md").exists()
+
+
+def test_a_page_that_was_stopped_half_way_is_written_again(folder, tmp_path, monkeypatch):
+    output = tmp_path / "my page.md"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(study_markdown, "write_page", stop_at("changes-scratch.svg"))
+        with pytest.raises(KeyboardInterrupt):
+            study_markdown.write_study_markdown(study(), folder, output)
+    assert not output.exists() and any((tmp_path / "my page_files").iterdir())
+    assert main(["report", str(folder), "--output", str(output)]) == 0
+    assert "](my%20page_files/changes-branched.svg)" in output.read_text()
+
+
+def stop_at(name):
+    def write(target, content):
+        if target.name == name:
+            raise KeyboardInterrupt
+        return write_page(target, content)
+
+    return write
 
 
 def test_the_tables_become_markdown(folder, tmp_path, capsys):

@@ -168,6 +168,16 @@ def test_many_pixels_have_a_frechet_distance_only_where_it_is_searched_by(monkey
     assert set(found.changes) == {"mmd_sq", "frechet"} and found.helps
 
 
+def test_features_that_are_too_many_for_the_samples_have_no_frechet_change():
+    def lifted(x):
+        return torch.cat([x.flatten(1).sin(), *[(k * x.flatten(1)).cos() for k in range(1, 26)]], 1)
+
+    with pytest.raises(InvalidInput, match="208 features are too many for the Fréchet distance"):
+        tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0, metric="frechet", features=lifted)
+    found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0, features=lifted)
+    assert list(found.changes) == ["mmd_sq"] and found.how["warning"] is not None
+
+
 # --- the search ---------------------------------------------------------------------------------
 
 

@@ -178,7 +178,8 @@ def _completed(saved: Mapping[str, Any], default: Mapping[str, Any] | None = Non
 def _first_difference(
     saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
 ) -> str | None:
-    for name, value in asked.items():
+    # what a section holds may follow from the rest
+    for name, value in sorted(asked.items(), key=lambda item: isinstance(item[1], Mapping)):
         there = saved.get(name)
         if isinstance(value, Mapping) and isinstance(there, Mapping):
             if found := _first_difference(there, value, f"{prefix}{name}."):

@@ -6,7 +6,9 @@ Nothing here imports torch, so that a command line can show its options at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from undrift.variants import CHOSEN, Variant
 
 Method = Literal[
     "plain",
@@ -21,7 +23,6 @@ Method = Literal[
     "dream",
     "scheduled_sampling",
 ]
-Variant = Literal["official", "full", "truncated", "persistent"]
 VARIANTS: dict[str, Variant] = {
     "regularized": "persistent",
     "official": "official",
@@ -40,32 +41,6 @@ UNUSED: dict[Variant, set[str]] = {
     },
 }
 """Options of the regularizer that a variant has no use for."""
-
-
-class Chosen(NamedTuple):
-    """What a variant of the regularizer chooses where nobody does.
-
-    Arguments:
-        states: States that are rolled out, as a share of the batch: what keeps the cost of a step
-            in bounds.
-        num_forward: Forward draws; as many as there are states if None.
-        every: The term is computed in every k-th step.
-        window: Share of the chain.
-    """
-
-    states: float
-    num_forward: int | None
-    every: int
-    window: float
-
-
-CHOSEN: dict[Variant, Chosen] = {
-    "official": Chosen(1.0, None, 1, 1.0),  # as released
-    "full": Chosen(0.25, 1024, 2, 0.3),
-    "truncated": Chosen(0.25, 1024, 2, 0.3),
-    "persistent": Chosen(0.5, 1024, 2, 0.15),
-}
-"""What null stands for in the regularizer's options."""
 OBJECTIVE: dict[str, tuple[str, ...]] = {
     "input_perturbation": ("strength", "seed"),
     "consistent": ("strength", "seed"),
@@ -278,10 +253,11 @@ class MethodConfig:
         if self.variant is None:
             return self.regularizer
         own, chosen = self.regularizer, CHOSEN[self.variant]
+        states = max(2, int(chosen.states * batch_size))
         return replace(
             own,
-            num_states=own.num_states or max(2, int(chosen.states * batch_size)),
-            num_forward=own.num_forward or chosen.num_forward,
+            num_states=states if own.num_states is None else own.num_states,
+            num_forward=chosen.num_forward if own.num_forward is None else own.num_forward,
             every=chosen.every if own.every is None else own.every,
             window=chosen.window if own.window is None else own.window,
         )

@@ -80,7 +80,7 @@ def call_network(
     out = network(x_t.to(precision), timestep, **rows)
     out = getattr(out, "sample", out)
     out = out[0] if isinstance(out, tuple) else out
-    return out if precision == x_t.dtype else out.to(x_t.dtype)  # type: ignore[no-any-return]
+    return out.to(x_t.dtype)  # type: ignore[no-any-return]
 
 
 def _precision(network: Callable[..., Any]) -> torch.dtype | None:

@@ -122,26 +122,6 @@ def network_of(sampler: Sampler) -> Any:  # noqa: ANN401
     return getattr(getattr(sampler, "denoiser", sampler), "network", None)
 
 
-def device_of(network: Any) -> torch.device | None:  # noqa: ANN401
-    """Where the weights of a network are; None for what has none."""
-    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), None)
-
-
-@contextmanager
-def evaluating(network: Any) -> Iterator[None]:  # noqa: ANN401
-    """Evaluation mode for a network (no dropout), then the mode that each part of it had."""
-    parts = list(network.modules()) if isinstance(network, nn.Module) else []
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, training in zip(parts, modes, strict=True):
-            part.training = training
-
-
 def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
     """Channels, height and width of the images that a network of diffusers makes, if it says."""
     config = getattr(network, "config", None)

@@ -27,16 +27,9 @@ from undrift.errors.population import stream_seed
 from undrift.errors.segment import SegmentErrors, data_process, segment_errors
 from undrift.errors.walk import Walk
 from undrift.exceptions import InvalidInput
-from undrift.interop import (
-    as_sampler,
-    check_image_shape,
-    check_weights,
-    device_of,
-    evaluating,
-    network_of,
-    weights_digest,
-)
+from undrift.interop import as_sampler, check_image_shape, check_weights, network_of, weights_digest
 from undrift.kernels import Kernel, RBFMixture
+from undrift.network import device_of, evaluating
 from undrift.profile import Criterion, ErrorProfile, with_ratios
 from undrift.progress import progress_bar
 

@@ -208,7 +208,8 @@ def apply_remedy(
     import torch
 
     from undrift import samplers
-    from undrift.interop import device_of, network_of
+    from undrift.interop import network_of
+    from undrift.network import device_of
 
     if remedy.remedy == "none":
         return sampler

@@ -205,9 +205,11 @@ def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
 def _describe(folder: Path, trainer: Trainer) -> None:
     import yaml
 
-    resolved = asdict(replace(trainer.config, output=str(folder)))
+    resolved = asdict(replace(trainer.asked, output=str(folder)))
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
     made = {"data": dict(trainer.data.how), "chain": trainer.sampler.describe()}
+    if trainer.config.variant:  # what null stands for in the configuration
+        made["regularizer"] = asdict(trainer.config.regularizer)
     write_json(folder / "versions.json", {"versions": versions(), **made})
 
 

@@ -81,7 +81,8 @@ def draw(sampler: Sampler, run: str, count: int, batch_size: int, seed: int) -> 
     """
     from undrift.errors.cumulative import check_states
     from undrift.errors.population import Population
-    from undrift.interop import device_of, evaluating, image_shape, network_of
+    from undrift.interop import image_shape, network_of
+    from undrift.network import device_of, evaluating
     from undrift.progress import progress_bar
 
     network = network_of(sampler)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
-from undrift.interop import device_of, evaluating
+from undrift.network import device_of, evaluating
 
 FeatureMap = Callable[[Tensor], Tensor]
 """From images :math:`(B, C, H, W)` in :math:`[-1, 1]` to features with shape (B, *)."""

@@ -34,7 +34,7 @@ from undrift.exceptions import InvalidInput
 
 Resampled = Literal["both", "x"]
 SAMPLES_PER_FEATURE = 8
-"""Samples for each feature, of both sides, from which the bootstrap's interval holds."""
+"""Samples for each feature, of both sides, below which the bootstrap's interval may miss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +205,7 @@ def frechet_estimate(
     Returns:
         Value, standard error, interval, bias, and a warning where there are fewer than eight
         samples for each feature: with less the interval may miss the distance, as the bias is no
-        longer of the first order that the bootstrap sees.
+        longer of the first order that the bootstrap sees. Beyond 100 features take twice as many.
 
     Raises:
         InvalidInput: If the shapes do not fit, or an option is out of its range.

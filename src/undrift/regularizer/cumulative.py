@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from undrift.config import CHOSEN, Variant
 from undrift.denoiser import Denoiser
 from undrift.exceptions import InvalidInput
 from undrift.kernels import Kernel, RBFMixture
@@ -30,6 +29,7 @@ from undrift.rollout import (
     window_start,
 )
 from undrift.samplers import DenoiserSampler
+from undrift.variants import CHOSEN, Variant
 
 STRIDE = 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from undrift.exceptions import InvalidInput
 from undrift.report.content import SampleGrid
@@ -26,6 +27,7 @@ from undrift.report.study_figures import change_plot, value_plot
 Picture = Callable[[str, str, bytes], str]
 """Takes a picture by name, words and content, and gives the text that shows it."""
 LEGEND = "Small dots: seeds; bars: means and intervals. Filled: equal steps; hollow: equal compute."
+PICTURES = ("changes-", "values-", "samples-", ".changes-", ".values-", ".samples-")
 IN_A_ROW = 4
 """Sample grids side by side."""
 
@@ -51,12 +53,17 @@ def write_study_markdown(study: Study, folder: Path, path: Path) -> Path:
         InvalidInput: If the study has no results yet, or a folder of that name is not a page's.
     """
     beside = path.with_name(f"{path.stem}_files")
-    if beside.exists() and not path.exists():
+    if beside.exists() and not path.exists() and not _is_ours(beside):
         raise InvalidInput(f"{beside} is there already: choose another --output")
     files, text = study_markdown(study, folder, beside.name)
     for name, content in files.items():
         write_page(beside / name, content)
     return write_page(path, text)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds nothing but pictures of a page, as a stop may leave it."""
+    return folder.is_dir() and all(file.name.startswith(PICTURES) for file in folder.iterdir())
 
 
 def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, bytes], str]:
@@ -79,7 +86,7 @@ def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, b
 
     def picture(name: str, alt: str, content: bytes) -> str:
         files[name] = content
-        return f"![{alt}]({beside}/{name})"
+        return f"![{alt}]({quote(beside)}/{name})"
 
     parts = [MARK, *_parts(study, folder, picture)]
     return files, "\n\n".join(parts) + "\n"

@@ -42,6 +42,7 @@ from torch import Tensor
 
 from undrift.chain import GaussianKernel, Sampler
 from undrift.exceptions import InvalidInput
+from undrift.network import evaluating
 from undrift.samplers.gaussian import AncestralSampler, DDIMSampler, DenoiserSampler
 from undrift.samplers.remedied import RemediedSampler, innermost
 
@@ -151,9 +152,7 @@ class AnalyticVarianceSampler(RemediedSampler):
         images = data if num_data < len(data) else data[rows]
         if num_data < len(data):
             images = data[torch.randperm(len(data), generator=generator)[:num_data]]
-        from undrift.interop import evaluating  # which knows the samplers
-
-        with evaluating(self.inner.denoiser.network):
+        with evaluating(self.network):
             for t in self.grid[:-1]:
                 terms = [self._terms(batch, t, generator) for batch in images.split(batch_size)]
                 self.spread[t] = self._spread(float(torch.cat(terms).mean()), t)

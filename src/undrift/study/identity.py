@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,6 +29,8 @@ def same_plan(output: Path, config: TrainConfig, *, moved: bool) -> None:
     if not file.is_file():
         return
     saved = yaml.safe_load(file.read_text("utf-8")) or {}
+    if chosen := _made(output).get("regularizer"):  # what null stood for
+        saved["regularizer"] = chosen
     found = difference(saved, config, but=["start_from"] if moved else [])
     if found:
         raise InvalidInput(
@@ -41,11 +44,15 @@ def same_data(output: Path, data: ImageData) -> None:
     Raises:
         InvalidInput: If it was.
     """
-    file = output / "versions.json"
-    saved = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    there = (saved.get("data") or {}).get("fingerprint")
+    there = (_made(output).get("data") or {}).get("fingerprint")
     if there not in (None, data.fingerprint):
         raise InvalidInput(
             f"{output} was trained on other images than {data.name} holds now: bring these back, "
             "or choose another --output"
         )
+
+
+def _made(output: Path) -> dict[str, Any]:
+    """What a run was made with."""
+    file = output / "versions.json"
+    return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}

@@ -28,8 +28,9 @@ from torch import Tensor
 from undrift.chain import Sampler
 from undrift.data import ImageData
 from undrift.features import FeatureMap, choose_features, extract_features, score_name
-from undrift.interop import device_of, evaluating, network_of
+from undrift.interop import network_of
 from undrift.kernels import RBFMixture, squared_distances
+from undrift.network import device_of, evaluating
 from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_size_warning
 from undrift.quality.kernel import kernel_distance
 from undrift.quality.manifold import precision_recall

@@ -62,7 +62,7 @@ class Trainer:
         _check_processes(config, self.accelerator.num_processes)
         start = StartingPoint.load(config.start_from) if config.start_from else None
         state = start.state if start else None
-        config = start.inherit(config) if start else config
+        self.asked = config = start.inherit(config) if start else config
         config = self.config = replace(config, regularizer=config.chosen(config.batch_size))
         network, self.scheduler = starting_network(config, data, start)
         optimizer, self.lr_schedule = build_optimizer(

@@ -15,7 +15,8 @@ its plain difference calls chains better that shrink. What is left out tells the
 
 .. math:: \hat d = d - (G-1) \big[ (\bar d_- - d) + (\bar d^- - d) \big],
 
-and here every Fréchet distance is freed of it.
+and here every Fréchet distance is freed of it. That takes two samples for each feature, of both
+sides: with fewer the bias is no longer of the first order.
 
 References:
     | The Jackknife and the Bootstrap (Shao & Tu, 1995)
@@ -26,7 +27,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ from undrift.kernels import Kernel
 from undrift.quality.frechet import FrechetStatistics
 
 NUM_GROUPS = 20
+SAMPLES_PER_FEATURE = 2
+"""Samples for each feature, of both sides, from which the Fréchet distance is freed of bias."""
 
 Left = int | None
 Distance = Callable[[Left, Left], float]
@@ -154,10 +156,9 @@ def frechet_change(best: Tensor, none: Tensor, y: Tensor) -> Change:
 
 
 def _statistics(x: Tensor) -> Callable[[Left], FrechetStatistics]:
-    """Statistics of all features (of None), and of those without a group; the last are kept."""
+    """Statistics of all features (of None), and of those without a group."""
     whole, groups = FrechetStatistics.of(x), _groups(len(x))
 
-    @lru_cache(maxsize=1)
     def of(left_out: Left) -> FrechetStatistics:
         if left_out is None:
             return whole

@@ -29,13 +29,19 @@ from undrift.data import ImageData
 from undrift.errors.population import Population, stream_seed
 from undrift.exceptions import InvalidInput
 from undrift.features import FeatureMap, extract_features
-from undrift.interop import device_of, evaluating, network_of
+from undrift.interop import network_of
 from undrift.kernels import Kernel, RBFMixture
+from undrift.network import device_of, evaluating
 from undrift.progress import progress_bar
 from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_size_warning
 from undrift.remedy import NEUTRAL, RemedyConfig, apply_remedy
 from undrift.samplers import AnalyticVarianceSampler
-from undrift.tuning.difference import Change, frechet_change, mmd_change
+from undrift.tuning.difference import (
+    SAMPLES_PER_FEATURE,
+    Change,
+    frechet_change,
+    mmd_change,
+)
 from undrift.two_sample import mmd_estimate
 
 Metric = Literal["mmd_sq", "frechet"]
@@ -177,8 +183,8 @@ def tune(
         progress: Whether to draw a progress bar on stderr.
 
     Raises:
-        InvalidInput: If there is nothing to search, the data are too few to be split, or the remedy
-            does not serve the sampler.
+        InvalidInput: If there is nothing to search, the data are too few to be split, the features
+            too many for the Fréchet distance, or the remedy does not serve the sampler.
     """
     values = _values(remedy, values, refine)
     if metric not in get_args(Metric):
@@ -196,6 +202,13 @@ def tune(
         bench = _Bench(
             sampler, remedy, search, features, metric, num_samples, batch_size, seed, tick
         )
+        enough = bench.enough(len(held_out))
+        if metric == "frechet" and not enough:
+            raise InvalidInput(
+                f"{bench.reference.shape[1]} features are too many for the Fréchet distance of "
+                f"{num_samples} samples and {len(search)} images: take half as many features as "
+                "the fewer of them, or search by mmd_sq"
+            )
         curve = bench.search(values, refine)
         best = min(curve, key=lambda trial: trial.value(metric))
         chosen = (
@@ -210,7 +223,9 @@ def tune(
         "sampler": sampler.describe(),
         "data": dict(data.how),
         "features": dict(getattr(features, "how", {"features": "pixels"})),
-        "warning": sample_size_warning(
+        "warning": None
+        if best.frechet is None
+        else sample_size_warning(
             num_samples, min(len(search), len(held_out)), bench.reference.shape[1]
         ),
     }
@@ -238,6 +253,11 @@ class _Bench:
         self.fitted: AnalyticVarianceSampler | None = None
         self.device = device_of(network_of(self.sampler))
 
+    def enough(self, num_held_out: int) -> bool:
+        """Whether there are samples enough for changes of the Fréchet distance without bias."""
+        fewest = min(self.num_samples, len(self.images), num_held_out)
+        return fewest >= SAMPLES_PER_FEATURE * self.reference.shape[1]
+
     def search(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
         none = self._trial(_neutral(self.remedy), "grid", RemedyConfig())
@@ -259,15 +279,16 @@ class _Bench:
     def compare(self, best: RemedyConfig, held_out: Tensor) -> dict[str, Change]:
         """The metrics with and without the best remedy, on other data with other noise.
 
-        The Fréchet distance of very many features only where it is what was searched by; nothing
-        where a chain blows up.
+        The Fréchet distance of very many features only where it is what was searched by, and where
+        there are samples enough; nothing where a chain blows up.
         """
         noise = stream_seed(self.seed, "held out")
         with_it, without = (self._draw(each, noise) for each in (best, RemedyConfig()))
         if _blew_up(with_it) or _blew_up(without):
             return {}
         changes = {"mmd_sq": mmd_change(with_it, without, held_out, RBFMixture().fit(held_out))}
-        if self.metric == "frechet" or self.reference.shape[1] <= MOST_DIM:
+        few = self.reference.shape[1] <= MOST_DIM
+        if self.metric == "frechet" or (few and self.enough(len(held_out))):
             mapped = (extract_features(x, self.features) for x in (with_it, without, held_out))
             changes["frechet"] = frechet_change(*mapped)
         return changes
