@@ -7,8 +7,8 @@ transport between Gaussians,
 .. math:: A = \Sigma_y^{1/2} (\Sigma_y^{1/2} \Sigma_x \Sigma_y^{1/2})^{-1/2} \Sigma_y^{1/2},
 
 estimated from other samples of the same run than those that are judged; moved samples are clamped
-to the range of the data. What is left of
-:math:`D_0^2` and of the Fréchet distance says how much of either is in these moments.
+to the range of the data. What is left of :math:`D_0^2` and of the Fréchet distance says how much of
+either is in these moments.
 
     python benchmarks/repaired_moments.py RUN ... --data digits --features classifier
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,20 +31,34 @@ from undrift.study.judgment import Judge
 OTHER_NOISE = 777
 
 
-def repair(x: Tensor, y: Tensor, count: int) -> Callable[[Tensor], Tensor]:
+class Moments(NamedTuple):
+    """Mean of data, and their principal components, largest first, with standard deviations."""
+
+    mean: Tensor
+    deviations: Tensor
+    directions: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor) -> Moments:
+        """Moments of data with shape :math:`(M, *)`."""
+        data = y.flatten(1).double()
+        mean = data.mean(0)
+        _, values, directions = torch.linalg.svd(data - mean, full_matrices=False)
+        return cls(mean, values / (len(data) - 1) ** 0.5, directions)
+
+
+def repair(x: Tensor, wanted: Moments, count: int) -> Callable[[Tensor], Tensor]:
     """The map that gives samples the data's mean, and its covariance in their first components.
 
     Arguments:
         x: Samples, with shape :math:`(N, *)`.
-        y: Data, with shape :math:`(M, *)`.
+        wanted: Moments of the data.
         count: k, the number of principal components; the map of 0 changes nothing.
     """
     if not count:
         return lambda samples: samples
-    flat, data = x.flatten(1).double(), y.flatten(1).double()
-    mean_x, mean_y = flat.mean(0), data.mean(0)
-    _, values, directions = torch.linalg.svd(data - mean_y, full_matrices=False)
-    span, root = directions[:count], values[:count] / (len(data) - 1) ** 0.5
+    flat, mean_y = x.flatten(1).double(), wanted.mean
+    mean_x, root, span = flat.mean(0), wanted.deviations[:count], wanted.directions[:count]
     inside = (flat - mean_x) @ span.T
     between = root[:, None] * (inside.T @ inside / (len(x) - 1)) * root
     squares, axes = torch.linalg.eigh(between)
@@ -71,6 +86,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     data = load_data(options.data, image_size=options.image_size)
     judge = Judge(data, options.num_samples, features=choose_features(options.features, data))
+    wanted = Moments.of(judge.reference)
     columns = ["D₀² to the data set (1e-4)", "Fréchet", "kernel distance", "precision", "recall"]
     print("| " + " | ".join(["run", "repaired components", *columns, "pixel variance"]) + " |")
     print("|---" * (len(columns) + 3) + "|")
@@ -79,7 +95,7 @@ def main() -> None:
         x, generator = judge.draw(sampler, options.seed)
         other, _ = judge.draw(sampler, options.seed + OTHER_NOISE)
         for count in (0, *options.components):
-            found = judge.scores(repair(other, judge.reference, count)(x).clamp(-1, 1), generator)
+            found = judge.scores(repair(other, wanted, count)(x).clamp(-1, 1), generator)
             error = 1e4 * (found["mmd_sq"] + judge.data_set_offset)
             numbers = [f"{error:.1f}", f"{found['frechet']:.2f}", f"{found['kernel_distance']:.3f}"]
             numbers += [

@@ -49,10 +49,13 @@ def enlarged(grid: SampleGrid, side: int = PIXELATED_BELOW // 2) -> bytes:
     """
     image = _plain(_read(grid[0], grid[1]))
     factor = -(-side // min(image.size))
+    size = image.width * factor, image.height * factor
+    return _png(image.resize(size, Image.Resampling.NEAREST))
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(
-        buffer, "PNG", optimize=True
-    )
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -67,9 +70,7 @@ def _inline(label: str, source: Image.Image | bytes, caption: str | None) -> Inl
     if max(image.size) > LONGEST_SIDE:
         image = image.copy()
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    uri = "data:image/png;base64," + base64.b64encode(_png(image)).decode("ascii")
     is_pixelated = image.width < PIXELATED_BELOW
     return InlineImage(label, caption or "", uri, image.width, image.height, is_pixelated)
 

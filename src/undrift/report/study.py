@@ -17,6 +17,7 @@ from undrift.report.page import embedded, inline, script_and_style, template, ti
 from undrift.report.study_content import (
     PROTOCOLS,
     Study,
+    check_results,
     cost_table,
     groups,
     methods,
@@ -88,8 +89,7 @@ def render_study(study: Study, folder: Path) -> str:
     Raises:
         InvalidInput: If the study has no results yet.
     """
-    if not study["rows"]:
-        raise InvalidInput("the study has no results yet: run undrift compare")
+    check_results(study)
     page = template("study.html.j2", tied=tied, words=lambda text: re.findall(r"\S+|\s+", text))
     return page.render(
         title=_title(study),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undrift.exceptions import InvalidInput
 from undrift.report.content import SampleGrid, number
 from undrift.report.findings import Finding
 from undrift.report.numbers import (
@@ -47,6 +48,16 @@ class Section:
     title: str
     columns: list[str]
     rows: list[tuple[str, list[str]]]
+
+
+def check_results(study: Study) -> None:
+    """Stop at a study that has nothing to report.
+
+    Raises:
+        InvalidInput: If it has no results yet.
+    """
+    if not study["rows"]:
+        raise InvalidInput("the study has no results yet: run undrift compare")
 
 
 def protocol_of(row: Row) -> str:

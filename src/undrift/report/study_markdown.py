@@ -15,6 +15,7 @@ from undrift.report.study_content import (
     PROTOCOLS,
     Section,
     Study,
+    check_results,
     cost_table,
     groups,
     remedy_table,
@@ -27,7 +28,7 @@ from undrift.report.study_figures import change_plot, value_plot
 Picture = Callable[[str, str, bytes], str]
 """Takes a picture by name, words and content, and gives the text that shows it."""
 LEGEND = "Small dots: seeds; bars: means and intervals. Filled: equal steps; hollow: equal compute."
-PICTURES = ("changes-", "values-", "samples-", ".changes-", ".values-", ".samples-")
+PICTURES = ("changes-", "values-", "samples-")
 IN_A_ROW = 4
 """Sample grids side by side."""
 
@@ -63,7 +64,8 @@ def write_study_markdown(study: Study, folder: Path, path: Path) -> Path:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a folder holds nothing but pictures of a page, as a stop may leave it."""
-    return folder.is_dir() and all(file.name.startswith(PICTURES) for file in folder.iterdir())
+    names = [file.name.lstrip(".") for file in folder.iterdir()] if folder.is_dir() else [""]
+    return all(name.startswith(PICTURES) for name in names)
 
 
 def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, bytes], str]:
@@ -80,8 +82,7 @@ def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, b
     Raises:
         InvalidInput: If the study has no results yet.
     """
-    if not study["rows"]:
-        raise InvalidInput("the study has no results yet: run undrift compare")
+    check_results(study)
     files: dict[str, bytes] = {}
 
     def picture(name: str, alt: str, content: bytes) -> str:

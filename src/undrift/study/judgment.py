@@ -94,8 +94,9 @@ class Judge:
         """Samples of a chain, the same noise for every chain, and the generator that goes on."""
         generator = torch.Generator().manual_seed(SAMPLING_SEED + seed)
         sizes = [min(BLOCK, self.num_samples - k) for k in range(0, self.num_samples, BLOCK)]
-        shape, device = self.data.image_shape, device_of(network_of(sampler))
-        with evaluating(network_of(sampler)):
+        shape, network = self.data.image_shape, network_of(sampler)
+        device = device_of(network)
+        with evaluating(network):
             blocks = [
                 sampler.sample((n, *shape), generator=generator, device=device).cpu() for n in sizes
             ]

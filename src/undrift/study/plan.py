@@ -47,10 +47,11 @@ def rehearse(config: StudyConfig, data: ImageData) -> None:
     Raises:
         InvalidInput: If a method, the chain or a remedy cannot be built.
     """
-    for name, training in _trainings(config):
+    trainings = dict(_trainings(config))
+    plain = _told_of(f"method {PLAIN}", partial(Trainer, trainings.pop(PLAIN), data))
+    for name, training in trainings.items():
         _told_of(f"method {name}", partial(Trainer, training, data))
-    trainer = Trainer(config.base, data)
-    sampler = _told_of("base", partial(trainer.averaged_sampler, config.num_inference_steps))
+    sampler = _told_of("base", partial(plain.averaged_sampler, config.num_inference_steps))
     few = data.images[:FEW]
     for name, remedy in config.remedies.items():
         _told_of(f"remedy {name}", partial(apply_remedy, sampler, remedy, few, num_data=1))

@@ -202,10 +202,9 @@ def tune(
         bench = _Bench(
             sampler, remedy, search, features, metric, num_samples, batch_size, seed, tick
         )
-        enough = bench.enough(len(held_out))
-        if metric == "frechet" and not enough:
+        if metric == "frechet" and not bench.enough(len(held_out)):
             raise InvalidInput(
-                f"{bench.reference.shape[1]} features are too many for the Fréchet distance of "
+                f"{bench.dim} features are too many for the Fréchet distance of "
                 f"{num_samples} samples and {len(search)} images: take half as many features as "
                 "the fewer of them, or search by mmd_sq"
             )
@@ -225,9 +224,7 @@ def tune(
         "features": dict(getattr(features, "how", {"features": "pixels"})),
         "warning": None
         if best.frechet is None
-        else sample_size_warning(
-            num_samples, min(len(search), len(held_out)), bench.reference.shape[1]
-        ),
+        else sample_size_warning(num_samples, min(len(search), len(held_out)), bench.dim),
     }
     return Tuning(chosen, metric, curve, best, changes, how)
 
@@ -249,6 +246,7 @@ class _Bench:
     def __post_init__(self) -> None:
         self.kernel: Kernel = RBFMixture().fit(self.images)
         self.reference = extract_features(self.images, self.features)
+        self.dim = self.reference.shape[1]
         self.variance = float(self.images.var(0).sum())
         self.fitted: AnalyticVarianceSampler | None = None
         self.device = device_of(network_of(self.sampler))
@@ -256,7 +254,7 @@ class _Bench:
     def enough(self, num_held_out: int) -> bool:
         """Whether there are samples enough for changes of the Fréchet distance without bias."""
         fewest = min(self.num_samples, len(self.images), num_held_out)
-        return fewest >= SAMPLES_PER_FEATURE * self.reference.shape[1]
+        return fewest >= SAMPLES_PER_FEATURE * self.dim
 
     def search(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
@@ -287,8 +285,8 @@ class _Bench:
         if _blew_up(with_it) or _blew_up(without):
             return {}
         changes = {"mmd_sq": mmd_change(with_it, without, held_out, RBFMixture().fit(held_out))}
-        few = self.reference.shape[1] <= MOST_DIM
-        if self.metric == "frechet" or (few and self.enough(len(held_out))):
+        few = self.dim <= MOST_DIM and self.enough(len(held_out))
+        if self.metric == "frechet" or few:
             mapped = (extract_features(x, self.features) for x in (with_it, without, held_out))
             changes["frechet"] = frechet_change(*mapped)
         return changes
@@ -306,7 +304,7 @@ class _Bench:
 
     def _frechet(self, x: Tensor) -> tuple[float | None, float | None]:
         """The Fréchet distance and its error, where many features do not make them too dear."""
-        few = self.reference.shape[1] <= MOST_DIM
+        few = self.dim <= MOST_DIM
         if not few and self.features is None and self.metric != "frechet":
             return None, None
         mapped = extract_features(x, self.features)
