@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from undrift import AncestralSampler, CosineSchedule, Denoiser, load_data, measure
-from undrift.config import ModelConfig
-from undrift.training import build_network
+from undrift.training.building import build_network
+from undrift.training.config import ModelConfig
 
 STEPS, SAMPLES, BATCH = 250, 2000, 250
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 
-from undrift.denoiser import Denoiser
-from undrift.errors.modular import modular_errors
-from undrift.mixture import EmpiricalDistribution, ForwardProcess
-from undrift.samplers import AncestralSampler
-from undrift.schedule import CosineSchedule
+from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.gaussian import AncestralSampler
+from undrift.diffusion.mixture import EmpiricalDistribution, ForwardProcess
+from undrift.diffusion.schedule import CosineSchedule
+from undrift.measurement.modular import modular_errors
 
 SECONDS = 60.0
 

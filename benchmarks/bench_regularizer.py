@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from undrift.config import ChainConfig, ModelConfig, RegularizerConfig, TrainConfig
-from undrift.data import ImageData
-from undrift.training import Trainer
+from undrift.data.images import ImageData
+from undrift.training.config import ChainConfig, ModelConfig, RegularizerConfig, TrainConfig
+from undrift.training.trainer import Trainer
 
 MODULES = 10
 PAIRS = 12  # whole laps of three modules at every second step, and nearly one of ten

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undrift.kernels import RBFMixture
-from undrift.mmd import MMDEstimate, gaussian_mmd_sq, mmd_estimate
+from undrift.mmd.estimate import MMDEstimate, gaussian_mmd_sq, mmd_estimate
+from undrift.mmd.kernels import RBFMixture
 
 DISTANCES = (0, 0.5, 1, 2, 3, 4, 6, 10, 30, 100)
 FARTHEST = {"mean": 20.0, "one": 50.0, "scale": 0.9999}

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from undrift import load_data
-from undrift.features import choose_features
-from undrift.interop import as_sampler, load_pipeline
-from undrift.study.judgment import Judge
+from undrift.diffusion.pipelines import as_sampler, load_pipeline
+from undrift.quality.feature_choice import choose_features
+from undrift.quality.scorer import Judge
 
 OTHER_NOISE = 777
 

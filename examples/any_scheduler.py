@@ -9,7 +9,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
 
 from undrift import AncestralSampler, Denoiser, DiffusersSampler, LinearSchedule, measure
-from undrift.mixture import ForwardProcess, GaussianMixture, IdealDenoiser
+from undrift.diffusion.mixture import ForwardProcess, GaussianMixture, IdealDenoiser
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seed", type=int, default=0)

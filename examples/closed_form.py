@@ -5,8 +5,8 @@ import argparse
 import torch
 
 from undrift import AncestralSampler, CosineSchedule, Denoiser, measure
-from undrift.gaussian import GaussianChain
-from undrift.gaussian_mmd import mmd_sq_of_states
+from undrift.theory.gaussian_chain import GaussianChain
+from undrift.theory.mmd_budget import mmd_sq_of_states
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seed", type=int, default=0)

@@ -6,8 +6,8 @@ import tempfile
 from diffusers import DDPMPipeline
 
 import undrift
-from undrift.config import ChainConfig, TrainConfig
-from undrift.runs import train
+from undrift.training.config import ChainConfig, TrainConfig
+from undrift.training.runs import train
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("folder", nargs="?", help="a pipeline with unet and scheduler")

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 
 import undrift
-from undrift.mixture import GaussianMixture
-from undrift.ring import PlaneNetwork  # a small module of points and timesteps; take your own
+from undrift.diffusion.mixture import GaussianMixture
+from undrift.theory.ring import PlaneNetwork  # a small network of points; take your own
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seed", type=int, default=0)

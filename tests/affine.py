@@ -2,9 +2,9 @@
 
 import torch
 
-from undrift.chain import GaussianKernel, Sampler
-from undrift.gaussian import GaussianChain
-from undrift.schedule import CosineSchedule
+from undrift.diffusion.sampler import GaussianKernel, Sampler
+from undrift.diffusion.schedule import CosineSchedule
+from undrift.theory.gaussian_chain import GaussianChain
 
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COV = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)

@@ -16,3 +16,14 @@ def same_initial_weights():
     """torch initializes networks from its global generator: no test depends on the one before."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with a run in it, and a cache of its own."""
+    from commands import write_run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNDRIFT_CACHE", str(tmp_path / "cache"))
+    write_run(tmp_path / "run")
+    return tmp_path

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undrift.denoiser import Denoiser
-from undrift.gaussian import GaussianChain
-from undrift.samplers import AncestralSampler
-from undrift.schedule import Schedule
+from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.gaussian import AncestralSampler
+from undrift.diffusion.schedule import Schedule
+from undrift.theory.gaussian_chain import GaussianChain
 
 Function = Callable[[Tensor, int], Tensor]
 

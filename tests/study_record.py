@@ -7,7 +7,7 @@ import functools
 import random
 
 from undrift.study.correlation import correlations, distinct
-from undrift.study.pairing import absolute, changes, costs, paired
+from undrift.study.statistics import absolute, changes, costs, paired
 
 METHODS = ("plain", "persistent", "truncated", "input_perturbation", "scheduled_sampling")
 EFFECT = {"plain": 1.0, "persistent": 0.5, "truncated": 0.75}

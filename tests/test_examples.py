@@ -88,7 +88,7 @@ def test_both_ways_to_regularize_leave_less_error_than_none(printed):
 @pytest.mark.usefixtures("_no_accelerator")
 def test_the_strength_follows_from_the_gradient_norms_that_are_printed(printed):
     """λ keeps the averaged norms at the share of a balance by default."""
-    from undrift.regularizer import GradientBalance
+    from undrift.regularizer.balance import GradientBalance
 
     rows = [ast.literal_eval(line) for line in printed("accelerate_loop")]
     assert len(rows) == 1797 // 32

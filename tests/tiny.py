@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from undrift.denoiser import Denoiser
-from undrift.samplers import AncestralSampler, DDIMSampler
-from undrift.schedule import LinearSchedule, Schedule
+from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
+from undrift.diffusion.schedule import LinearSchedule, Schedule
 
 
 def noise_source(seed: int = 0) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""The navigation, and one page for each public module, written from the docstrings."""
+"""The navigation, and one page for each room of the house, written from the docstrings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from mkdocs.structure.files import File, Files
 PACKAGE = Path(__file__).parents[2] / "src" / "undrift"
 
 
-def modules() -> list[str]:
-    """Names of the modules that have a page; a package stands for what is inside it."""
-    found = [path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")]
-    found += [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
-    return sorted(name for name in found if name != "cli")
+def modules() -> dict[str, list[str]]:
+    """The rooms that have a page, each with the modules on it."""
+    found = {path.stem: [] for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")}
+    for package in PACKAGE.glob("*/__init__.py"):
+        inside = sorted(path.stem for path in package.parent.glob("*.py") if path != package)
+        found[package.parent.name] = [f"{package.parent.name}.{name}" for name in inside]
+    return {name: found[name] for name in sorted(found) if name not in ("cli", "reporting")}
 
 
 def on_config(config: Any) -> Any:
@@ -29,7 +31,8 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Write the pages of the modules."""
-    for name in modules():
-        content = f"# `undrift.{name}`\n\n::: undrift.{name}\n"
-        files.append(File.generated(config, f"api/{name}.md", content=content))
+    for name, inside in modules().items():
+        blocks = [f"# `undrift.{name}`\n\n::: undrift.{name}\n"]
+        blocks += [f"## `undrift.{module}`\n\n::: undrift.{module}\n" for module in inside]
+        files.append(File.generated(config, f"api/{name}.md", content="\n".join(blocks)))
     return files

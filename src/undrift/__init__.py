@@ -10,36 +10,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from undrift.data import ImageData, load_data
-    from undrift.denoiser import Denoiser
+    from undrift.data.images import ImageData
+    from undrift.data.load import load_data
+    from undrift.diffusion.denoiser import Denoiser
+    from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
+    from undrift.diffusion.schedule import (
+        CosineSchedule,
+        LinearSchedule,
+        Schedule,
+        SigmoidSchedule,
+    )
+    from undrift.diffusion.scheduler import DiffusersSampler
     from undrift.exceptions import InvalidInput
-    from undrift.kernels import RBFMixture
-    from undrift.measurement import measure
-    from undrift.mmd import mmd_sq
-    from undrift.profile import ErrorProfile
-    from undrift.regularizer import CumulativeErrorRegularizer
-    from undrift.samplers import AncestralSampler, DDIMSampler, DiffusersSampler
-    from undrift.schedule import CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
+    from undrift.measurement.measure import measure
+    from undrift.measurement.profile import ErrorProfile
+    from undrift.mmd.estimate import mmd_sq
+    from undrift.mmd.kernels import RBFMixture
+    from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "AncestralSampler": "samplers",
-    "CosineSchedule": "schedule",
-    "CumulativeErrorRegularizer": "regularizer",
-    "DDIMSampler": "samplers",
-    "Denoiser": "denoiser",
-    "DiffusersSampler": "samplers",
-    "ErrorProfile": "profile",
-    "ImageData": "data",
+    "AncestralSampler": "diffusion.gaussian",
+    "CosineSchedule": "diffusion.schedule",
+    "CumulativeErrorRegularizer": "regularizer.cumulative",
+    "DDIMSampler": "diffusion.gaussian",
+    "Denoiser": "diffusion.denoiser",
+    "DiffusersSampler": "diffusion.scheduler",
+    "ErrorProfile": "measurement.profile",
+    "ImageData": "data.images",
     "InvalidInput": "exceptions",
-    "LinearSchedule": "schedule",
-    "RBFMixture": "kernels",
-    "Schedule": "schedule",
-    "SigmoidSchedule": "schedule",
-    "load_data": "data",
-    "measure": "measurement",
-    "mmd_sq": "mmd",
+    "LinearSchedule": "diffusion.schedule",
+    "RBFMixture": "mmd.kernels",
+    "Schedule": "diffusion.schedule",
+    "SigmoidSchedule": "diffusion.schedule",
+    "load_data": "data.load",
+    "measure": "measurement.measure",
+    "mmd_sq": "mmd.estimate",
 }
 
 __all__ = [

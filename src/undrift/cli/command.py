@@ -33,9 +33,9 @@ from typing import Any
 
 import yaml
 
-from undrift.cli.option import Option, options, plain, spell
+from undrift.cli.options import Option, options, plain, spell
+from undrift.cli.parser import Surface
 from undrift.cli.result import to_json, to_yaml
-from undrift.cli.surface import Surface
 from undrift.exceptions import InvalidInput
 
 

@@ -11,7 +11,7 @@ from undrift.cli.command import session
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from undrift.protocol import StudyConfig
+    from undrift.study.config import StudyConfig
 
 
 @dataclass
@@ -44,8 +44,8 @@ def run(config: Config) -> dict[str, Any]:
     from rich.console import Console
 
     from undrift.cli.study_file import read_plan
-    from undrift.report.study import write_study_report
-    from undrift.study import run_study
+    from undrift.reporting.study import write_study_report
+    from undrift.study.run import run_study
 
     plan = read_plan(config.study)
     seeds = plan.seeds if config.seeds is None else config.seeds
@@ -75,8 +75,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def _announce(talk: Console, plan: StudyConfig, judged_by: dict[str, Any]) -> None:
     """What will be run and how it will be judged, before it is."""
-    from undrift.protocol import CHECKPOINT_RULE
-    from undrift.study.job import jobs
+    from undrift.study.config import CHECKPOINT_RULE
+    from undrift.study.jobs import jobs
 
     talk.print(
         f"{len(list(jobs(plan)))} runs: {len(plan.methods)} methods, seeds "
@@ -102,7 +102,7 @@ def _announce(talk: Console, plan: StudyConfig, judged_by: dict[str, Any]) -> No
 
 def _told(talk: Console, plan: StudyConfig) -> Callable[[dict[str, Any]], None]:
     """What tells of each result as it comes."""
-    from undrift.study.job import jobs
+    from undrift.study.jobs import jobs
 
     total, done = sum(job.method is not None for job in jobs(plan)), 0
 

@@ -36,8 +36,9 @@ def run(config: Config) -> dict[str, Any]:
     """Run the demo; ends with a table and the path of the report."""
     from rich.console import Console
 
-    from undrift.demo import demo
-    from undrift.report import console_table, verdict
+    from undrift.reporting.console import console_table
+    from undrift.reporting.findings import verdict
+    from undrift.study.demo import demo
 
     called = session()
     result = demo(

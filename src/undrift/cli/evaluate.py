@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import subject
+from undrift.cli import inputs as subject
 from undrift.cli.command import session
-from undrift.cli.subject import ChainChoice, DataChoice
+from undrift.cli.inputs import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
-    from undrift.data import ImageData
+    from undrift.data.images import ImageData
 
 KIND = "undrift.evaluation"
 SCHEMA_VERSION = 1
@@ -54,10 +54,10 @@ def run(config: Config) -> dict[str, Any]:
     import torch
 
     from undrift.cli.sample import draw
-    from undrift.features import choose_features
-    from undrift.interop import network_of
-    from undrift.quality import quality_scores
-    from undrift.runs import versions, write_json
+    from undrift.diffusion.pipelines import network_of
+    from undrift.quality.feature_choice import choose_features
+    from undrift.quality.scores import quality_scores
+    from undrift.training.runs import versions, write_json
 
     _check(config)
     sampler = subject.chain(config)
@@ -133,9 +133,9 @@ def _final_error(samples: Any, data: ImageData, config: Config) -> dict[str, Any
     r""":math:`D_0^2` of the samples, as the last state of a profile has it."""
     import torch
 
-    from undrift.errors.cumulative import cumulative_error, default_count
-    from undrift.errors.population import stream_seed
-    from undrift.kernels import RBFMixture
+    from undrift.measurement.cumulative import cumulative_error, default_count
+    from undrift.measurement.population import stream_seed
+    from undrift.mmd.kernels import RBFMixture
 
     draws = torch.Generator().manual_seed(stream_seed(config.seed, "forward"))
     count, n = default_count(data.images, len(samples), config.reference), len(data)
@@ -159,7 +159,7 @@ def _show(result: dict[str, Any], path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from undrift.report.numbers import scientific
+    from undrift.reporting.numbers import scientific
 
     if session().json:
         return

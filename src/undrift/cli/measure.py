@@ -6,18 +6,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import subject
+from undrift.cli import inputs as subject
 from undrift.cli.command import session
-from undrift.cli.subject import ChainChoice, DataChoice
+from undrift.cli.inputs import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from undrift.chain import Sampler
-    from undrift.data import ImageData
-    from undrift.profile import ErrorProfile
+    from undrift.data.images import ImageData
+    from undrift.diffusion.sampler import Sampler
+    from undrift.measurement.profile import ErrorProfile
 
 
 @dataclass
@@ -64,7 +64,7 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Measure or merge, save the profile, show its table."""
-    from undrift.profile import ErrorProfile
+    from undrift.measurement.profile import ErrorProfile
 
     if config.output is not None:
         subject.check_free(Path(config.output))
@@ -95,8 +95,8 @@ def _merged(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
 def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
     """A new measurement, at the states of earlier ones and with another seed if there are any."""
     _check(config)
-    from undrift.interop import network_of
-    from undrift.measurement import measure
+    from undrift.diffusion.pipelines import network_of
+    from undrift.measurement.measure import measure
 
     assert config.run is not None
     sampler = subject.chain(config)
@@ -125,7 +125,7 @@ def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
 
 
 def _check(config: Config) -> None:
-    from undrift.measurement import MIN_SAMPLES
+    from undrift.measurement.measure import MIN_SAMPLES
 
     for flag, value in (
         ("--num-samples", config.num_samples),
@@ -142,7 +142,7 @@ def _check_fit(
     """Stop before the measurement if it will not merge with earlier ones."""
     import json
 
-    from undrift.interop import network_of, weights_digest
+    from undrift.diffusion.pipelines import network_of, weights_digest
 
     times = {state.t for state in earlier[0].states}
     if not {sampler.grid[0], 0} <= times <= set(sampler.grid):
@@ -189,7 +189,7 @@ def _show(profile: ErrorProfile, path: Path) -> None:
     """Every state in a table, the final error, and where the profile is."""
     from rich.console import Console
 
-    from undrift.report import console_table
+    from undrift.reporting.console import console_table
 
     if session().json:
         return
@@ -203,7 +203,7 @@ def _show(profile: ErrorProfile, path: Path) -> None:
 
 def _show_nats(profile: ErrorProfile, console: Console) -> None:
     """Modular errors and the bracket, with what they advise; or in one line why there are none."""
-    from undrift.report.nats import nats_findings, nats_table
+    from undrift.reporting.nats import nats_findings, nats_table
 
     modular = profile.how.get("modular")
     if modular is None:
@@ -222,7 +222,7 @@ def _table(profile: ErrorProfile) -> Table:
     from rich import box
     from rich.table import Table
 
-    from undrift.report.numbers import decimals, power_of_ten, scaled, shared_exponent
+    from undrift.reporting.numbers import decimals, power_of_ten, scaled, shared_exponent
 
     states = profile.states
     exponent = shared_exponent([state.mmd_sq for state in states])

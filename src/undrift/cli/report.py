@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undrift.cli import subject
+from undrift.cli import inputs as subject
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
-    from undrift.profile import ErrorProfile
+    from undrift.measurement.profile import ErrorProfile
 
 MARK = "undrift.report"
 STUDY = "study.json"
@@ -69,10 +69,12 @@ def run(config: Config) -> dict[str, Any]:
         if Path(source).is_dir():
             add_run(Path(source), found)
         else:
-            from undrift.profile import ErrorProfile
+            from undrift.measurement.profile import ErrorProfile
 
             found.profiles.append(ErrorProfile.load(source))
-    from undrift.report import ReportInput, console_table, write_report
+    from undrift.reporting.console import console_table
+    from undrift.reporting.content import ReportInput
+    from undrift.reporting.html import write_report
 
     profiles = [profile.to_dict() for profile in found.profiles]
     report = ReportInput(
@@ -101,8 +103,8 @@ def _study_file(source: Path) -> Path | None:
 
 def _study(config: Config, file: Path, output: Path) -> dict[str, Any]:
     """Render the page of a study again, from its record and the grids beside it, or its tables."""
-    from undrift.report.study import read_study, write_study_report
-    from undrift.report.study_markdown import write_study_markdown
+    from undrift.reporting.study import read_study, write_study_report
+    from undrift.reporting.study_markdown import write_study_markdown
 
     if len(config.sources) > 1:
         raise InvalidInput("a study has a page of its own: give its study.json alone")
@@ -122,7 +124,7 @@ def add_run(folder: Path, found: Material) -> None:
     Raises:
         InvalidInput: If it holds no profile, or one that cannot be read.
     """
-    from undrift.profile import ErrorProfile
+    from undrift.measurement.profile import ErrorProfile
 
     files = [
         *sorted((folder / "profiles").glob("*.json")),
@@ -168,8 +170,8 @@ def _add_grids(folder: Path, name: str, found: Material) -> None:
 
 
 def _data_grid(folder: Path) -> tuple[str, Any, str] | None:
-    from undrift.data import load_data
-    from undrift.gallery import image_grid
+    from undrift.data.grids import image_grid
+    from undrift.data.load import load_data
 
     try:
         data = subject.trained_on(folder)

@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import subject
+from undrift.cli import inputs as subject
 from undrift.cli.command import session
-from undrift.cli.subject import ChainChoice
+from undrift.cli.inputs import ChainChoice
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from undrift.chain import Sampler
+    from undrift.diffusion.sampler import Sampler
 
 GRID_IMAGES = 256
 
@@ -42,7 +42,7 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Draw images and write them; never over others."""
-    from undrift.runs import new_folder
+    from undrift.training.runs import new_folder
 
     if config.num_images < 1:
         raise InvalidInput(f"--num-images is {config.num_images}: at least 1")
@@ -79,10 +79,10 @@ def draw(sampler: Sampler, run: str, count: int, batch_size: int, seed: int) -> 
     Raises:
         InvalidInput: If the model does not say what images it makes, or the chain blows up.
     """
-    from undrift.errors.cumulative import check_states
-    from undrift.errors.population import Population
-    from undrift.interop import image_shape, network_of
-    from undrift.network import device_of, evaluating
+    from undrift.diffusion.network import device_of, evaluating
+    from undrift.diffusion.pipelines import image_shape, network_of
+    from undrift.measurement.cumulative import check_states
+    from undrift.measurement.population import Population
     from undrift.progress import progress_bar
 
     network = network_of(sampler)
@@ -107,7 +107,7 @@ def _write(images: Tensor, folder: Path, config: Config) -> list[str]:
     """Write what was asked for and return the names of the files."""
     import numpy as np
 
-    from undrift.gallery import as_bytes, image_grid, picture
+    from undrift.data.grids import as_bytes, image_grid, picture
 
     image_grid(images[:GRID_IMAGES]).save(folder / "grid.png")
     names = ["grid.png"]
@@ -124,6 +124,6 @@ def _write(images: Tensor, folder: Path, config: Config) -> list[str]:
 
 
 def _record(folder: Path, record: dict[str, Any]) -> None:
-    from undrift.runs import write_json
+    from undrift.training.runs import write_json
 
     write_json(folder / "samples.json", record)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
-    from undrift.protocol import StudyConfig
+    from undrift.study.config import StudyConfig
 
 
 def read_plan(path: str) -> StudyConfig:
@@ -23,9 +23,9 @@ def read_plan(path: str) -> StudyConfig:
     """
     import yaml
 
-    from undrift.config import MethodConfig
-    from undrift.protocol import StudyConfig
-    from undrift.remedy import RemedyConfig
+    from undrift.remedies.config import RemedyConfig
+    from undrift.study.config import StudyConfig
+    from undrift.training.config import MethodConfig
 
     if not Path(path).is_file():
         raise InvalidInput(f"no such study file: {path}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from undrift.cli.command import session
 
 if TYPE_CHECKING:
-    from undrift.gaussian import GaussianChain
-    from undrift.report.theory import ChainView
+    from undrift.reporting.theory import ChainView
+    from undrift.theory.gaussian_chain import GaussianChain
 
 
 @dataclass
@@ -52,7 +52,7 @@ def run(config: Config) -> Mapping[str, Any]:
     if not session().json:
         _print(result, views)
     if config.output:
-        from undrift.report.theory import TheoryPage, write_theory
+        from undrift.reporting.theory import TheoryPage, write_theory
 
         page = TheoryPage(title, views, result.get("claims", ()), session().command)
         result["report"] = str(write_theory(page, config.output))
@@ -62,7 +62,7 @@ def run(config: Config) -> Mapping[str, Any]:
 
 def _gaussian(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
     """The budget of the user's own chain."""
-    from undrift.gaussian import read_chain
+    from undrift.theory.chain_file import read_chain
 
     chain = read_chain(str(config.gaussian))
     result, view = _exact("The chain", f"As described by {config.gaussian}.", chain)
@@ -71,8 +71,8 @@ def _gaussian(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
 
 def _claims(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
     """The claims over many chains, and one chain to look at."""
-    from undrift.claims import NUM_CHAINS, example_chain, judge
     from undrift.exceptions import InvalidInput
+    from undrift.theory.claims import NUM_CHAINS, example_chain, judge
 
     if not 1 <= config.num_chains <= NUM_CHAINS:
         raise InvalidInput(f"--num-chains is {config.num_chains}: choose 1 to {NUM_CHAINS}")
@@ -84,9 +84,9 @@ def _claims(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
 
 
 def _exact(title: str, text: str, chain: GaussianChain) -> tuple[dict[str, Any], ChainView]:
-    from undrift.bracket import cumulative_brackets
-    from undrift.gaussian_mmd import mmd_sq_of_states
-    from undrift.report.theory import ChainView
+    from undrift.mmd.kl_bounds import cumulative_brackets
+    from undrift.reporting.theory import ChainView
+    from undrift.theory.mmd_budget import mmd_sq_of_states
 
     budget = chain.budget()
     rows, gap = budget.rows(), budget.relative_gap
@@ -101,10 +101,10 @@ def _exact(title: str, text: str, chain: GaussianChain) -> tuple[dict[str, Any],
 
 def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
     """Train on the ring and estimate its budget."""
-    from undrift.errors.modular import advice
+    from undrift.measurement.modular import advice
     from undrift.progress import progress_bar
-    from undrift.report.theory import ChainView
-    from undrift.ring import ring_budget
+    from undrift.reporting.theory import ChainView
+    from undrift.theory.ring import ring_budget
 
     show = not session().quiet
     with progress_bar("train on the ring", config.num_updates, show=show) as advance:
@@ -145,7 +145,7 @@ def _print(result: Mapping[str, Any], views: Sequence[ChainView]) -> None:
         console.print(f"[bold]{claim.verdict:>9}[/bold]  {claim.name}", highlight=False)
         console.print(f"[dim]{claim.evidence}[/dim]\n", highlight=False)
     for view in views:
-        from undrift.report.theory import step_table
+        from undrift.reporting.theory import step_table
 
         header, body = step_table(view.rows)
         table = Table(title=f"{view.title}: error budget in nats", title_justify="left")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from undrift.cli.command import session
-from undrift.config import TrainConfig
+from undrift.training.config import TrainConfig
 
 POSITIONALS = ()
 
@@ -32,7 +32,7 @@ def run(config: Config) -> dict[str, Any]:
     own = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
     if config.dry_run:
         return _dry_run(own, config.dry_run_batch_size)
-    from undrift.runs import train
+    from undrift.training.runs import train
 
     result = train(own, progress=not session().quiet)
     _first_process_only()
@@ -50,7 +50,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _dry_run(config: TrainConfig, batch_size: int | None) -> dict[str, Any]:
     """Make one step, and say what the run will take."""
-    from undrift.rehearsal import rehearse
+    from undrift.training.dry_run import rehearse
 
     found = rehearse(config, batch_size)
     _first_process_only()

@@ -7,14 +7,14 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import subject
+from undrift.cli import inputs as subject
 from undrift.cli.command import session
-from undrift.cli.subject import ChainChoice, DataChoice
+from undrift.cli.inputs import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
-from undrift.remedy import RemedyConfig, parse
+from undrift.remedies.config import RemedyConfig, parse
 
 if TYPE_CHECKING:
-    from undrift.tuning import Tuning
+    from undrift.remedies.search import Tuning
 
 LEAST = 40
 AXES = {
@@ -65,10 +65,10 @@ def run(config: Config) -> dict[str, Any]:
     """Search, judge, save the curve, show it."""
     remedy, values = _check(config)
 
-    from undrift.features import choose_features
-    from undrift.interop import network_of
-    from undrift.runs import versions, write_json
-    from undrift.tuning import tune
+    from undrift.diffusion.pipelines import network_of
+    from undrift.quality.feature_choice import choose_features
+    from undrift.remedies.search import tune
+    from undrift.training.runs import versions, write_json
 
     sampler = subject.bare_chain(config)
     data = subject.data(config, config.run, network_of(sampler))
@@ -160,7 +160,7 @@ def _show(tuning: Tuning, name: str, run: str, path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from undrift.report.numbers import MISSING, plus_minus, scientific
+    from undrift.reporting.numbers import MISSING, plus_minus, scientific
 
     if session().json:
         return

@@ -4,8 +4,3 @@ One function, :func:`load_data`, finds out what it was given and returns :class:
 tensor of shape :math:`(N, C, H, W)`, labels where there are any, and a record of how the tensor
 came to be, with the SHA-256 of its content. :class:`BatchStream` draws training batches from it.
 """
-
-from undrift.data.images import BatchStream, ImageData
-from undrift.data.load import DATA_NAMES, load_data
-
-__all__ = ["DATA_NAMES", "BatchStream", "ImageData", "load_data"]

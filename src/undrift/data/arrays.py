@@ -33,7 +33,7 @@ def load_arrays(
     channels: int | None = None,
     limit: int | None = None,
 ) -> ImageData:
-    """Load the images of one array file: see :func:`undrift.data.load_data`."""
+    """Load the images of one array file: see :func:`undrift.data.load.load_data`."""
     arrays = _read(path)
     image_key = _find(arrays, _IMAGE_KEYS, split)
     if image_key is None:

@@ -35,7 +35,7 @@ def load_folder(
     skip_bad_images: bool = False,
     limit: int | None = None,
 ) -> ImageData:
-    """Load all images below a folder: see :func:`undrift.data.load_data`."""
+    """Load all images below a folder: see :func:`undrift.data.load.load_data`."""
     root = split_folder(folder, split)
     paths = find_images(root)
     if not paths:

@@ -36,7 +36,7 @@ def load_dataset(
 ) -> ImageData:
     """Load a dataset: its name on the hub, ``owner/name`` or ``owner/name:config``, or its path.
 
-    See :func:`undrift.data.load_data`.
+    See :func:`undrift.data.load.load_data`.
     """
     library = _library(name)
     dataset = _open(library, name, split)

@@ -13,21 +13,3 @@ Each is called as ``objective(model, x_0)`` in anybody's training loop and retur
 them draw steps and noise of the main term in the same way; what a method draws beyond them has a
 stream of its own. Networks may predict the noise, the data or v.
 """
-
-from undrift.objectives.consistent import ConsistentDiffusion
-from undrift.objectives.dream import Dream
-from undrift.objectives.fokker_planck import ScoreFokkerPlanck
-from undrift.objectives.input_perturbation import InputPerturbation
-from undrift.objectives.objective import Objective, Plain, TermObjective
-from undrift.objectives.scheduled_sampling import ScheduledSampling
-
-__all__ = [
-    "ConsistentDiffusion",
-    "Dream",
-    "InputPerturbation",
-    "Objective",
-    "Plain",
-    "ScheduledSampling",
-    "ScoreFokkerPlanck",
-    "TermObjective",
-]

@@ -32,11 +32,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from undrift.denoiser import Denoiser, call_network, estimates, split_variance
+from undrift.diffusion.denoiser import Denoiser, call_network, estimates, split_variance
+from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.continuous import ContinuousSchedule
 from undrift.objectives.objective import TermObjective, data_error_weight, per_row
-from undrift.samplers import DenoiserSampler
 
 RHO = 7.0
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undrift.schedule import Schedule
+from undrift.diffusion.schedule import Schedule
 
 NEWTON_STEPS = 6
 SMALLEST_ALPHA_BAR = 1e-300  # a schedule that ends without signal has no logarithm there
@@ -32,7 +32,7 @@ class ContinuousSchedule:
         schedule: The schedule.
 
     Example:
-        >>> from undrift.schedule import CosineSchedule
+        >>> from undrift.diffusion.schedule import CosineSchedule
         >>> schedule = CosineSchedule(100)
         >>> between = ContinuousSchedule(schedule)
         >>> abar = between.alpha_bar(torch.tensor([0.50, 0.505, 0.51]))

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undrift.denoiser import Denoiser
+from undrift.diffusion.denoiser import Denoiser
 from undrift.objectives.objective import Objective
 
 

@@ -33,11 +33,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from undrift.denoiser import Denoiser, call_network, estimates, split_variance
+from undrift.diffusion.denoiser import Denoiser, call_network, estimates, split_variance
+from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.continuous import ContinuousSchedule
 from undrift.objectives.objective import TermObjective, data_error_weight, per_row
-from undrift.samplers import DenoiserSampler
 
 LARGEST_BETA = 20.0
 FIRST_TIME = 10  # in units of the step back

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from undrift.denoiser import Denoiser
+from undrift.diffusion.denoiser import Denoiser
 from undrift.objectives.objective import Objective
 
 

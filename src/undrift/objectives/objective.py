@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undrift.denoiser import Denoiser, PredictionType, split_variance
+from undrift.diffusion.denoiser import Denoiser, PredictionType, split_variance
+from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.balance import NoOpWatch
 from undrift.regularizer.processes import averaged, norm, process_index
-from undrift.rollout import seed_of
-from undrift.samplers import DenoiserSampler
+from undrift.regularizer.streams import seed_of
 
 
 class Objective(ABC):
@@ -87,7 +87,7 @@ class Objective(ABC):
 
         Arguments:
             model: The network that is trained, wrapped or not, or a
-                :class:`~undrift.denoiser.Denoiser` over it.
+                :class:`~undrift.diffusion.denoiser.Denoiser` over it.
             x_0: Data, with shape :math:`(B, *)`.
             t: Step of each row, with shape :math:`(B,)`, from 1 to T: diffusers' timestep + 1;
                 drawn when None.
@@ -172,7 +172,7 @@ class Plain(Objective):
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
 
     Example:
-        >>> from undrift.schedule import CosineSchedule
+        >>> from undrift.diffusion.schedule import CosineSchedule
         >>> network = torch.nn.Conv2d(1, 1, 3, padding=1)
         >>> denoiser = Denoiser(lambda x, t: network(x), CosineSchedule(10), "v_prediction")
         >>> objective = Plain(denoiser)

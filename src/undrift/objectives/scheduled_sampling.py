@@ -21,10 +21,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undrift.denoiser import Denoiser
+from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.gaussian import DDIMSampler, DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.objective import Objective, per_row
-from undrift.samplers import DDIMSampler, DenoiserSampler
 
 
 class ScheduledSampling(Objective):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.features import FeatureMap, extract_features, score_name
+from undrift.quality.features import FeatureMap, extract_features, score_name
 from undrift.quality.frechet import FrechetEstimate, frechet_estimate
-from undrift.quality.kernel import KernelDistance, kernel_distance
-from undrift.quality.manifold import PrecisionRecall, precision_recall
+from undrift.quality.kernel_distance import KernelDistance, kernel_distance
+from undrift.quality.precision_recall import PrecisionRecall, precision_recall
 
 
 @dataclass(frozen=True)

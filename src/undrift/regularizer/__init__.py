@@ -23,11 +23,3 @@ that block is left out of the loss.
 References:
     | On Error Propagation of Diffusion Models (Li & van der Schaar, 2024)
 """
-
-from undrift.regularizer.balance import GradientBalance
-from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.pyramid import Pyramid
-from undrift.regularizer.weighting import Weighting
-from undrift.variants import Variant
-
-__all__ = ["CumulativeErrorRegularizer", "GradientBalance", "Pyramid", "Variant", "Weighting"]

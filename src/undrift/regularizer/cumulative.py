@@ -10,26 +10,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from undrift.denoiser import Denoiser
+from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
-from undrift.kernels import Kernel, RBFMixture
-from undrift.mmd import mmd_sq
+from undrift.mmd.estimate import mmd_sq
+from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoOpWatch
+from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout
+from undrift.regularizer.cohorts import PersistentCohorts
+from undrift.regularizer.grid import strided, window_start
+from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.processes import averaged, gather, norm, num_processes, process_index
+from undrift.regularizer.streams import Streams, seed_of
+from undrift.regularizer.variants import CHOSEN, Variant
 from undrift.regularizer.weighting import Weighting, step_weights
-from undrift.rollout import (
-    BootstrapRollout,
-    ForwardPool,
-    Gradient,
-    PersistentCohorts,
-    Rollout,
-    Streams,
-    seed_of,
-    strided,
-    window_start,
-)
-from undrift.samplers import DenoiserSampler
-from undrift.variants import CHOSEN, Variant
 
 STRIDE = 3
 
@@ -57,11 +51,12 @@ class CumulativeErrorRegularizer:
             term's: λ = 1 does nothing. When None, a balance, or 1 for ``"official"``.
         num_inference_steps: Number of modules of the chain that rollouts walk; those of the sampler
             when None. Give what the model will be sampled with: with T = 1000 nobody runs all
-            modules, and cohorts would be old (:class:`~undrift.rollout.PersistentCohorts` says what
-            they cost). The term is then about the coarse chain, with what its long steps do wrong
-            even over an ideal denoiser; training makes up for that too, for this chain alone. A
-            large reverse variance is noise in the samples of a coarse chain: choose the small one.
-            ``"official"`` walks the sampler's own, as released.
+            modules, and cohorts would be old
+            (:class:`~undrift.regularizer.cohorts.PersistentCohorts` says what they cost). The term
+            is then about the coarse chain, with what its long steps do wrong even over an ideal
+            denoiser; training makes up for that too, for this chain alone. A large reverse variance
+            is noise in the samples of a coarse chain: choose the small one. ``"official"`` walks
+            the sampler's own, as released.
         length: L, the number of modules of a rollout (``"persistent"`` has no use for it).
         num_states: Number of states that are rolled out, and the size of a cohort. When None, a
             share of the batch that bounds the cost of a step: half for ``"persistent"``, a quarter
@@ -170,7 +165,7 @@ class CumulativeErrorRegularizer:
 
         Arguments:
             model: The network that is trained, wrapped or not, or a
-                :class:`~undrift.denoiser.Denoiser` over it.
+                :class:`~undrift.diffusion.denoiser.Denoiser` over it.
             x_0: A batch of data, with shape :math:`(B, *)`.
             main_loss: The main term, with its graph: needed by a :class:`GradientBalance`, which
                 now and then takes its gradient (the graph is kept).

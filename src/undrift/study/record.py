@@ -23,13 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from undrift.protocol import CHECKPOINT_RULE, StudyConfig
-from undrift.runs import versions, write_json
-from undrift.study.bench import Outcome
+from undrift.quality.scorer import Judge, Row
+from undrift.study.config import CHECKPOINT_RULE, StudyConfig
 from undrift.study.correlation import correlations, distinct
-from undrift.study.job import Job
-from undrift.study.judgment import Judge, Row
-from undrift.study.pairing import absolute, changes, costs, paired
+from undrift.study.jobs import Job
+from undrift.study.statistics import absolute, changes, costs, paired
+from undrift.study.worker import Outcome
+from undrift.training.runs import versions, write_json
 
 KIND = "undrift.study"
 SCHEMA_VERSION = 2

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from undrift.chain import Sampler
-from undrift.measurement import measure
-from undrift.protocol import PLAIN, StudyConfig
-from undrift.remedy import RemedyConfig, apply_remedy
-from undrift.runs import write_json
-from undrift.study.job import Job
-from undrift.study.judgment import Judge, Row, judgment_file
+from undrift.diffusion.sampler import Sampler
+from undrift.measurement.measure import measure
+from undrift.quality.scorer import Judge, Row, judgment_file
+from undrift.remedies.config import RemedyConfig, apply_remedy
+from undrift.study.config import PLAIN, StudyConfig
+from undrift.study.jobs import Job
+from undrift.training.runs import write_json
 
 NONE = "none"
 STATES = 12

@@ -5,8 +5,3 @@ from 1 to T. Batches and noise of a step depend only on the seed and the step, n
 regularizer, which has a random stream of its own: runs that differ in the regularizer alone see
 the same data and noise. A run that was stopped goes on exactly where its last checkpoint is.
 """
-
-from undrift.training.building import build_network, build_regularizer, build_scheduler
-from undrift.training.trainer import Row, Trainer
-
-__all__ = ["Row", "Trainer", "build_network", "build_regularizer", "build_scheduler"]

@@ -8,8 +8,26 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from undrift.checkpoint import StartingPoint
-from undrift.config import (
+from undrift.data.images import ImageData
+from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.pipelines import as_sampler, ddpm_scheduler
+from undrift.diffusion.schedule import SCHEDULES
+from undrift.exceptions import InvalidInput
+from undrift.measurement.profile import ErrorProfile
+from undrift.mmd.kernels import EnergyKernel, RBFMixture
+from undrift.objectives.consistent import ConsistentDiffusion
+from undrift.objectives.dream import Dream
+from undrift.objectives.fokker_planck import ScoreFokkerPlanck
+from undrift.objectives.input_perturbation import InputPerturbation
+from undrift.objectives.objective import Objective, Plain
+from undrift.objectives.scheduled_sampling import ScheduledSampling
+from undrift.regularizer.balance import GradientBalance
+from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.regularizer.pyramid import Pyramid
+from undrift.regularizer.streams import seed_of
+from undrift.regularizer.weighting import Weighting
+from undrift.training.checkpoint import StartingPoint
+from undrift.training.config import (
     ChainConfig,
     MethodConfig,
     ModelConfig,
@@ -17,24 +35,6 @@ from undrift.config import (
     RegularizerConfig,
     TrainConfig,
 )
-from undrift.data import ImageData
-from undrift.exceptions import InvalidInput
-from undrift.interop import as_sampler, ddpm_scheduler
-from undrift.kernels import EnergyKernel, RBFMixture
-from undrift.objectives import (
-    ConsistentDiffusion,
-    Dream,
-    InputPerturbation,
-    Objective,
-    Plain,
-    ScheduledSampling,
-    ScoreFokkerPlanck,
-)
-from undrift.profile import ErrorProfile
-from undrift.regularizer import CumulativeErrorRegularizer, GradientBalance, Pyramid, Weighting
-from undrift.rollout import seed_of
-from undrift.samplers import DenoiserSampler
-from undrift.schedule import SCHEDULES
 
 BASELINES: dict[str, type[Objective]] = {
     "input_perturbation": InputPerturbation,

@@ -14,20 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from undrift.checkpoint import (
-    STATE_FILE,
-    StartingPoint,
-    appearing,
-    forget_old_checkpoints,
-    read_state,
-    same_run,
-)
-from undrift.config import TrainConfig
-from undrift.data import ImageData
+from undrift.data.images import ImageData
+from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.pipelines import save_pipeline
 from undrift.exceptions import InvalidInput
-from undrift.interop import save_pipeline
-from undrift.rollout import seed_of
-from undrift.samplers import DenoiserSampler
+from undrift.regularizer.streams import seed_of
 from undrift.training.building import (
     build_objective,
     build_optimizer,
@@ -36,7 +27,16 @@ from undrift.training.building import (
     continue_optimizer,
     starting_network,
 )
-from undrift.training.checking import check
+from undrift.training.check import check
+from undrift.training.checkpoint import (
+    STATE_FILE,
+    StartingPoint,
+    appearing,
+    forget_old_checkpoints,
+    read_state,
+    same_run,
+)
+from undrift.training.config import TrainConfig
 
 Row = dict[str, float]
 

@@ -1,0 +1,254 @@
+"""What a command looks at: a model, its chain, and the data that it should be like."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from undrift.exceptions import InvalidInput
+from undrift.remedies.config import RemedyConfig, apply_remedy, parse
+from undrift.training.config import DataConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from undrift.data.images import ImageData
+    from undrift.diffusion.sampler import Sampler
+
+logger = logging.getLogger("undrift")
+
+
+@dataclass
+class ChainChoice:
+    """Which model, and how it is sampled.
+
+    Arguments:
+        run: A run of undrift train, or a pipeline of diffusers (a folder, or a name on the hub).
+        sampler: ancestral, ddim, dpm-solver++, heun, euler, unipc, or a class of schedulers of
+            diffusers (the model's own if null).
+        num_inference_steps: Number of steps of the sampler (all training steps if null).
+        eta: Share of the reverse standard deviation that the sampler ddim draws (0 if null).
+        remedy: A remedy at sampling time, NAME[:STRENGTH][,OPTION=VALUE...]. epsilon_scaling (the
+            strength divides the noise estimate; slope), time_shift (window in steps; cutoff,
+            variance=schedule or data), analytic_variance (factor; tolerance) or snr_t (of the low
+            frequencies; high, weighting=dynamic or constant). None if null.
+        batch_size: Images that go through the network at once.
+        device: Where to run (cuda where there is one, else cpu, if null).
+    """
+
+    run: str
+    sampler: str | None = None
+    num_inference_steps: int | None = None
+    eta: float | None = None
+    remedy: str | None = None
+    batch_size: int = 250
+    device: str | None = None
+
+
+@dataclass
+class DataChoice:
+    """Which data; what is left open is what the run was trained on.
+
+    Arguments:
+        data: digits, fashion-mnist, patches, an image folder, an array file, or a Hugging Face
+            dataset (what the run was trained on if null).
+        split: Part of the data set.
+        image_size: Size of the images (what the model makes if null).
+        channels: 1 for grayscale, 3 for RGB (what the model makes if null).
+        skip_bad_images: Leave out images that cannot be read instead of stopping.
+    """
+
+    data: str | None = None
+    split: str | None = None
+    image_size: int | None = None
+    channels: Literal[1, 3] | None = None
+    skip_bad_images: bool | None = None
+
+
+def chain(config: ChainChoice) -> Sampler:
+    """The chain that was chosen, on its device, with weights that are finite and its remedy.
+
+    Raises:
+        InvalidInput: If there is no such model, sampler or remedy, or the weights are damaged.
+    """
+    remedy = parse(config.remedy or "none")
+    sampler = bare_chain(config)
+    return apply_remedy(sampler, remedy, _remedy_data(config, remedy, sampler))
+
+
+def bare_chain(config: ChainChoice) -> Sampler:
+    """The chain without its remedy, on its device.
+
+    Raises:
+        InvalidInput: If there is no such model or sampler, or the weights are damaged.
+    """
+    from undrift.diffusion.pipelines import check_weights, network_of, sampler_by_name
+    from undrift.training.runs import load_model
+
+    if config.batch_size < 1:
+        raise InvalidInput(f"--batch-size is {config.batch_size}: at least 1")
+    device = _device(config.device)
+    pipeline = load_model(config.run)
+    sampler = sampler_by_name(pipeline, config.sampler, config.num_inference_steps, config.eta)
+    network = network_of(sampler)
+    check_weights(network)
+    network.to(device)
+    return sampler
+
+
+def _remedy_data(
+    config: ChainChoice, remedy: RemedyConfig, sampler: Sampler
+) -> torch.Tensor | None:
+    """The images that a remedy is estimated from, if it is: the chosen, else the run's own."""
+    from undrift.diffusion.pipelines import network_of
+
+    if not remedy.needs_data:
+        return None
+    chosen = config if isinstance(config, DataChoice) else DataChoice()
+    if chosen.data is None and trained_on(config.run) is None:
+        hint = "give --data" if isinstance(config, DataChoice) else "sample a run of undrift train"
+        raise InvalidInput(f"{remedy.remedy} is estimated from data that nobody names: {hint}")
+    logger.info("%s: estimated from the data", remedy.remedy)
+    return data(chosen, config.run, network_of(sampler)).images
+
+
+def data(config: DataChoice, run: str, network: Any) -> ImageData:  # noqa: ANN401
+    """The data that were chosen, of the size and the channels that the model makes.
+
+    Raises:
+        InvalidInput: If they cannot be had, or do not fit the model.
+    """
+    from undrift.diffusion.pipelines import check_image_shape, image_shape
+    from undrift.training.runs import load
+
+    chosen = chosen_data(config, run)
+    made = image_shape(network)
+    if made is not None:
+        channels, height, width = made
+        for flag, value, wanted in (
+            ("--image-size", config.image_size, height),
+            ("--channels", config.channels, channels),
+        ):
+            if value is not None and value != wanted:
+                raise InvalidInput(
+                    f"{flag} is {value}, but the model of {run} makes images of shape {made}: "
+                    f"leave it out, or give {wanted}"
+                )
+        if channels not in (1, 3) or height != width:
+            raise InvalidInput(f"{run} makes images of shape {made}, which no data are read as")
+        chosen = replace(chosen, image_size=height, channels=1 if channels == 1 else 3)
+    found = load(chosen)
+    check_image_shape(network, found.image_shape)
+    if "resized" in found.how:
+        logger.info("the data are resized to what the model makes: %s", found.how["resized"])
+    return found
+
+
+def chosen_data(config: DataChoice, run: str) -> DataConfig:
+    """Which data: what was said, else what the run was trained on.
+
+    Raises:
+        InvalidInput: If neither says.
+    """
+    known = trained_on(run)
+    if config.data is not None:
+        known = DataConfig(data=config.data)
+    if known is None:
+        raise InvalidInput(
+            f"which data? {run} is no run of undrift train that would say: give --data"
+        )
+    given = {f.name: getattr(config, f.name) for f in fields(DataChoice)}
+    return replace(known, **{name: value for name, value in given.items() if value is not None})
+
+
+def trained_on(run: str | Path) -> DataConfig | None:
+    """The data of a run's configuration, or None for a model without one.
+
+    Raises:
+        InvalidInput: If the configuration cannot be read.
+    """
+    import yaml
+
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        return None
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))
+        names = {f.name for f in fields(DataConfig)}
+        return DataConfig(**{name: values[name] for name in names & values.keys()})
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError):
+        raise InvalidInput(f"{file} is damaged: give --data") from None
+
+
+def name_of(run: str | Path) -> str:
+    """What a model is called where nobody says.
+
+    Example:
+        >>> name_of("runs/digits-1/"), name_of("runs/digits-1/pipeline"), name_of("owner/model")
+        ('digits-1', 'digits-1', 'model')
+    """
+    path = Path(run)
+    if path.name == "pipeline" or not path.name:
+        path = path.resolve()
+    return path.parent.name if path.name == "pipeline" else path.name
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name.
+
+    Example:
+        >>> slug("λ = 3, long / short"), slug("..")
+        ('λ-3-long-short', 'model')
+    """
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "model"
+
+
+def place_for(run: str, folder: str) -> Path:
+    """Where results about a model go: a folder inside of the run, or here for a name on the hub."""
+    path = Path(run)
+    return (path if path.is_dir() else Path()) / folder
+
+
+def free_file(folder: Path, stem: str, suffix: str) -> Path:
+    """The first of ``folder/stem-K.suffix`` that is not there yet."""
+    k = 1
+    while (path := folder / f"{stem}-{k}{suffix}").exists():
+        k += 1
+    return path
+
+
+def check_free(path: Path, *, folder: bool = False) -> None:
+    """Stop before any work if a result would overwrite another, or cannot be written.
+
+    Arguments:
+        path: Where it will be.
+        folder: Whether it will be a folder, which may be there already if it is empty.
+
+    Raises:
+        InvalidInput: If so.
+    """
+    import os
+
+    if path.is_dir() and not folder:
+        raise InvalidInput(f"{path} is a folder: give a file in it as --output")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InvalidInput(f"{path} is there already: choose another --output")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InvalidInput(f"cannot write {path}: {there} is no folder that may be written")
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InvalidInput(f"no device {name!r} here: choose cpu, or one that is there") from None
+    return device

@@ -1,0 +1,1 @@
+"""Diffusion models as chains: schedule, denoiser, samplers, and diffusers' pipelines in and out."""

@@ -1,0 +1,245 @@
+r"""Samplers with Gaussian modules: ancestral and DDIM.
+
+With :math:`\alpha_{t|s} = \alpha_t/\alpha_s` and
+:math:`\sigma^2_{t|s} = \sigma_t^2 - \alpha_{t|s}^2\sigma_s^2 = 1 - \bar\alpha_t/\bar\alpha_s`, the
+ancestral module is the forward process' posterior with :math:`\hat x_0` in the place of the data,
+
+.. math:: m = \frac{\alpha_{t|s}\sigma_s^2}{\sigma_t^2} x_t
+            + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2} \hat x_0, \qquad
+          v = \frac{\sigma_{t|s}^2\sigma_s^2}{\sigma_t^2} \text{ (small)}
+          \quad\text{or}\quad \sigma_{t|s}^2 \text{ (large)},
+
+and the DDIM module is
+:math:`m = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - v}\,\hat\epsilon`, :math:`v = \eta^2` times the
+small variance. As in diffusers, the ancestral module from step 1 adds no noise; on a coarse grid
+the last module starts above step 1 and, with the large variance, adds it to the result.
+
+:math:`1 - \bar\alpha_t/\bar\alpha_s` loses up to four of the seven digits of float32 where the
+steps are small. Coefficients are therefore computed in float64; but where the schedule's table came
+in float32, as that of a scheduler of diffusers does, they follow its operations in float32, so that
+the chain equals the scheduler's own.
+
+References:
+    | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
+    | Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021)
+    | Denoising Diffusion Implicit Models (Song et al., 2021)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undrift.diffusion.denoiser import Denoiser, Prediction
+from undrift.diffusion.sampler import GaussianKernel, Sampler
+from undrift.diffusion.schedule import Spacing
+from undrift.exceptions import InvalidInput
+
+VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"]
+
+
+class DenoiserSampler(Sampler):
+    """What the samplers over a :class:`~undrift.diffusion.denoiser.Denoiser` have in common.
+
+    Arguments:
+        denoiser: The model.
+        num_inference_steps: Number of modules; all T steps when None.
+        spacing: How the grid is spaced, by diffusers' names.
+        clip: Bound on the estimate of the data; None to leave it.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        num_inference_steps: int | None = None,
+        *,
+        spacing: Spacing = "trailing",
+        clip: float | None = 1.0,
+    ) -> None:
+        super().__init__(denoiser.schedule.time_grid(num_inference_steps, spacing))
+        if clip is not None and not clip > 0:
+            raise InvalidInput(f"the data's bound is {clip}: choose a positive number or None")
+        self.denoiser = denoiser
+        self.schedule = denoiser.schedule
+        self.spacing = spacing
+        self.clip = clip
+
+    def with_network(self, network: Callable[..., Any]) -> DenoiserSampler:
+        """The same chain over another network."""
+        other = copy.copy(self)
+        other.denoiser = self.denoiser.with_network(network)
+        return other
+
+    def scale(self, t: float) -> tuple[float, float]:
+        r""":math:`(\alpha_t, \sigma_t)` of the forward process."""
+        return self.schedule.alpha(int(t)), self.schedule.sigma(int(t))
+
+    def epsilon(self, x_t: Tensor, t: float) -> Tensor:
+        r"""The model's :math:`\hat\epsilon` at a state, with its shape."""
+        return self.denoiser.predict(x_t, int(t)).epsilon_hat
+
+    def kernel(self, x_t: Tensor, t: int, s: int) -> GaussianKernel:
+        """The Gaussian :math:`K_t(x_s | x_t)`; its variance is 0 where the module adds no noise."""
+        prediction = self.denoiser.predict(x_t, t)
+        x0_hat = prediction.x0_hat
+        if self.clip is not None:
+            x0_hat = x0_hat.clamp(-self.clip, self.clip)
+        return self._kernel(x_t, x0_hat, prediction, t, s)
+
+    def _kernel(
+        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: int, s: int
+    ) -> GaussianKernel:
+        raise NotImplementedError
+
+    def _alpha_bars(self, t: int, s: int, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+        r""":math:`\bar\alpha_t, \bar\alpha_s` and 1 in the precision of the coefficients."""
+        is_exact = torch.float64 in (dtype, self.schedule.dtype)
+        real = np.float64 if is_exact else np.float32
+        return real(self.schedule.alpha_bar(t)), real(self.schedule.alpha_bar(s)), real(1)
+
+    def step(
+        self, x_t: Tensor, t: int, s: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
+        return self.kernel(x_t, t, s).sample(generator)
+
+    def describe(self) -> dict[str, Any]:
+        """How this chain was made, in plain data."""
+        return {
+            "sampler": type(self).__name__,
+            "num_inference_steps": len(self.grid) - 1,
+            "num_steps": self.schedule.num_steps,
+            "schedule": self.schedule.name,
+            "prediction_type": self.denoiser.prediction_type,
+            "spacing": self.spacing,
+            "clip": self.clip,
+        }
+
+
+class AncestralSampler(DenoiserSampler):
+    r"""The sampler of DDPM: every module draws from a Gaussian posterior.
+
+    Arguments:
+        denoiser: The model.
+        num_inference_steps: Number of modules; all T steps when None.
+        variance_type: Reverse variance, by diffusers' names (``"fixed_small_log"`` is
+            ``"fixed_small"``); the learned ones need a network with twice the channels.
+        spacing: How the grid is spaced.
+        clip: Bound on the estimate of the data; None to leave it.
+
+    Raises:
+        InvalidInput: If the variance type is unknown, or learned with a network that learns none.
+
+    Example:
+        >>> from undrift.diffusion.schedule import CosineSchedule
+        >>> denoiser = Denoiser(lambda x_t, t: torch.zeros_like(x_t), CosineSchedule(10), "sample")
+        >>> sampler = AncestralSampler(denoiser, num_inference_steps=5)
+        >>> x_T = sampler.prior((2, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+        >>> [t for t, x_t in sampler.trajectory(x_T)]
+        [10, 8, 6, 4, 2, 0]
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        num_inference_steps: int | None = None,
+        *,
+        variance_type: VarianceType = "fixed_small",
+        spacing: Spacing = "trailing",
+        clip: float | None = 1.0,
+    ) -> None:
+        super().__init__(denoiser, num_inference_steps, spacing=spacing, clip=clip)
+        if variance_type not in get_args(VarianceType):
+            known = ", ".join(get_args(VarianceType))
+            raise InvalidInput(f"unknown variance type {variance_type!r}: choose {known}")
+        self.variance_type = variance_type
+
+    def _kernel(
+        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: int, s: int
+    ) -> GaussianKernel:
+        abar_t, abar_s, one = self._alpha_bars(t, s, x_t.dtype)
+        keep = abar_t / abar_s
+        large = one - keep
+        sigma_t_sq, sigma_s_sq = one - abar_t, one - abar_s
+        on_x0_hat = float(np.sqrt(abar_s) * large / sigma_t_sq)
+        on_x_t = float(np.sqrt(keep) * sigma_s_sq / sigma_t_sq)
+        mean = torch.add(on_x0_hat * x0_hat, x_t, alpha=on_x_t)
+        if t == 1:
+            return GaussianKernel(mean, 0.0)
+        small = sigma_s_sq / sigma_t_sq * large
+        return GaussianKernel(mean, self._variance(prediction, float(small), float(large)))
+
+    def _variance(self, prediction: Prediction, small: float, large: float) -> float | Tensor:
+        if self.variance_type in ("fixed_small", "fixed_small_log"):
+            return small
+        if self.variance_type == "fixed_large":
+            return large
+        learned = prediction.variance_output
+        if learned is None:
+            raise InvalidInput(
+                f"variance type {self.variance_type!r} needs a network with twice the channels"
+            )
+        if self.variance_type == "learned":
+            return learned
+        share = (learned + 1) / 2
+        return torch.exp(share * math.log(large) + (1 - share) * math.log(max(small, 1e-20)))
+
+    def describe(self) -> dict[str, Any]:
+        """How this chain was made, in plain data."""
+        return super().describe() | {"variance_type": self.variance_type}
+
+
+class DDIMSampler(DenoiserSampler):
+    r"""The sampler of DDIM: deterministic for :math:`\eta = 0`, ancestral for :math:`\eta = 1`.
+
+    Arguments:
+        denoiser: The model.
+        num_inference_steps: Number of modules; all T steps when None.
+        eta: :math:`\eta`, the share of the small reverse standard deviation that is drawn.
+        spacing: How the grid is spaced.
+        clip: Bound on the estimate of the data; None to leave it.
+        clipped_epsilon: Whether the noise estimate follows a clipped estimate of the data
+            (``use_clipped_model_output`` of diffusers).
+
+    Raises:
+        InvalidInput: If eta lies outside of [0, 1].
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        num_inference_steps: int | None = None,
+        *,
+        eta: float = 0.0,
+        spacing: Spacing = "trailing",
+        clip: float | None = 1.0,
+        clipped_epsilon: bool = False,
+    ) -> None:
+        super().__init__(denoiser, num_inference_steps, spacing=spacing, clip=clip)
+        if not 0 <= eta <= 1:
+            raise InvalidInput(f"eta is {eta}: choose a number from 0 to 1")
+        self.eta = eta
+        self.clipped_epsilon = clipped_epsilon
+
+    def _kernel(
+        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: int, s: int
+    ) -> GaussianKernel:
+        abar_t, abar_s, one = self._alpha_bars(t, s, x_t.dtype)
+        small = (one - abar_s) / (one - abar_t) * (one - abar_t / abar_s)
+        variance = small * small.dtype.type(self.eta) ** 2
+        epsilon_hat = prediction.epsilon_hat
+        if self.clipped_epsilon:
+            epsilon_hat = (x_t - float(np.sqrt(abar_t)) * x0_hat) / float(np.sqrt(one - abar_t))
+        on_epsilon_hat = math.sqrt(max(one - abar_s - variance, 0.0))
+        mean = torch.add(float(np.sqrt(abar_s)) * x0_hat, epsilon_hat, alpha=on_epsilon_hat)
+        return GaussianKernel(mean, float(variance))
+
+    def describe(self) -> dict[str, Any]:
+        """How this chain was made, in plain data."""
+        return super().describe() | {"eta": self.eta, "clipped_epsilon": self.clipped_epsilon}

@@ -1,0 +1,315 @@
+"""Diffusers in and out: pipelines as chains, trained networks as pipelines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler, VarianceType
+from undrift.diffusion.sampler import Sampler
+from undrift.diffusion.schedule import Schedule
+from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.exceptions import InvalidInput
+
+PIPELINE_INDEX = "model_index.json"
+
+
+def as_sampler(model: Any, num_inference_steps: int | None = None) -> Sampler:  # noqa: ANN401
+    """A model as a chain.
+
+    Arguments:
+        model: A sampler, which is returned; a denoiser, which is sampled ancestrally; or a pipeline
+            of diffusers with a ``unet`` (or ``transformer``) and a ``scheduler``. DDPM and DDIM
+            schedulers become our own samplers where these do the same, all others are called as
+            they are.
+        num_inference_steps: Number of modules; all training steps when None.
+
+    Raises:
+        InvalidInput: If it is none of these, or a pipeline that needs more than noise.
+    """
+    if isinstance(model, Sampler):
+        return model
+    if isinstance(model, Denoiser):
+        return AncestralSampler(model, num_inference_steps)
+    network, scheduler = _parts(model)
+    if not _is_ours(scheduler, num_inference_steps):
+        _check_offset(scheduler, num_inference_steps)
+        return DiffusersSampler(network, scheduler, num_inference_steps)
+    config = scheduler.config
+    denoiser = Denoiser(network, Schedule.from_diffusers(scheduler), config.prediction_type)
+    clip = float(config.clip_sample_range) if config.clip_sample else None
+    spacing = config.timestep_spacing
+    if type(scheduler).__name__ == "DDIMScheduler":
+        return DDIMSampler(denoiser, num_inference_steps, clip=clip, spacing=spacing)
+    variance_type = cast(VarianceType, config.variance_type)
+    return AncestralSampler(
+        denoiser, num_inference_steps, variance_type=variance_type, clip=clip, spacing=spacing
+    )
+
+
+SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun", "euler", "unipc"]
+SCHEDULERS = {
+    "dpm-solver++": "DPMSolverMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+def sampler_by_name(
+    pipeline: Any,  # noqa: ANN401
+    name: str | None = None,
+    num_inference_steps: int | None = None,
+    eta: float | None = None,
+) -> Sampler:
+    """A chain over a pipeline's network with another sampler than its own.
+
+    Arguments:
+        pipeline: A pipeline of diffusers.
+        name: ``"ancestral"``, ``"ddim"``, ``"dpm-solver++"``, ``"heun"``, ``"euler"``,
+            ``"unipc"``, or the name of any scheduler class of diffusers; the pipeline's own
+            scheduler when None.
+        num_inference_steps: Number of modules; all training steps when None.
+        eta: The share of the reverse standard deviation that ``"ddim"`` draws; 0 when None.
+
+    Raises:
+        InvalidInput: If there is no such sampler, or it does not serve this pipeline.
+    """
+    if eta is not None and name != "ddim":
+        raise InvalidInput("eta belongs to the sampler ddim: choose that one too")
+    own = as_sampler(pipeline, num_inference_steps)
+    if name is None:
+        return own
+    network, scheduler = _parts(pipeline)
+    clip = getattr(own, "clip", 1.0)
+    if name in ("ancestral", "ddim"):
+        denoiser = getattr(own, "denoiser", None) or Denoiser(
+            network, Schedule.from_diffusers(scheduler), scheduler.config.prediction_type
+        )
+        if name == "ddim":
+            return DDIMSampler(denoiser, num_inference_steps, eta=eta or 0.0, clip=clip)
+        kind = cast(VarianceType, getattr(own, "variance_type", "fixed_small"))
+        return AncestralSampler(denoiser, num_inference_steps, variance_type=kind, clip=clip)
+    import diffusers
+
+    class_name = SCHEDULERS.get(name, name)
+    scheduler_class: Any = getattr(diffusers, class_name, None)
+    if scheduler_class is None or not class_name.endswith("Scheduler"):
+        known = ", ".join(["ancestral", "ddim", *SCHEDULERS])
+        raise InvalidInput(
+            f"unknown sampler {name!r}: choose {known}, or a scheduler class of diffusers"
+        )
+    try:
+        with quiet_diffusers():
+            other = scheduler_class.from_config(scheduler.config)
+    except (ValueError, NotImplementedError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{name} does not take this model's schedule: {reason}") from error
+    return DiffusersSampler(network, other, num_inference_steps)
+
+
+def network_of(sampler: Sampler) -> Any:  # noqa: ANN401
+    """The network behind a chain, or None."""
+    return getattr(getattr(sampler, "denoiser", sampler), "network", None)
+
+
+def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
+    """Channels, height and width of the images that a network of diffusers makes, if it says."""
+    config = getattr(network, "config", None)
+    channels, size = getattr(config, "in_channels", None), getattr(config, "sample_size", None)
+    if channels is None or size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(channels), int(height), int(width)
+
+
+def check_image_shape(network: Any, shape: tuple[int, ...]) -> None:  # noqa: ANN401
+    """Stop where a network makes other images than the data are.
+
+    Raises:
+        InvalidInput: If it does.
+    """
+    made = image_shape(network)
+    if made is not None and made != shape:
+        raise InvalidInput(
+            f"the model makes images of shape {made}, the data have {shape}: choose the size and "
+            "the channels of the data, or other data"
+        )
+
+
+def check_weights(network: Any) -> None:  # noqa: ANN401
+    """Stop at the first tensor of weights that is not finite.
+
+    Raises:
+        InvalidInput: If there is one, with its name.
+    """
+    for name, value in _weights(network).items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InvalidInput(f"the model's weights hold NaN or infinity in {name}")
+
+
+def weights_digest(network: Any) -> str | None:  # noqa: ANN401
+    """SHA-256 of all weights with their names, or None for a network without."""
+    weights = _weights(network)
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        content = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(content.view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}" if weights else None
+
+
+def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
+    """A pipeline of diffusers from a folder, or by its name on the hub.
+
+    Raises:
+        InvalidInput: If there is none, or its weights are damaged.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / PIPELINE_INDEX).is_file():
+        raise InvalidInput(
+            f"{path} is no model folder (no {PIPELINE_INDEX}): give a run of undrift train or a "
+            "pipeline folder of diffusers"
+        )
+    if not folder.exists() and not _looks_like_hub_name(str(path)):
+        raise InvalidInput(f"no such folder: {path}")
+    from diffusers import DiffusionPipeline
+
+    _check_class(folder)
+    try:
+        with quiet_diffusers():
+            return DiffusionPipeline.from_pretrained(str(path))
+    except Exception as error:  # whatever diffusers, safetensors or the hub raise: one line of it
+        reason = " ".join(str(error).split())[:300]
+        start = "" if folder.exists() else f"there is no folder {path}, and as a name on the hub "
+        raise InvalidInput(
+            f"{start}{path} does not load as a pipeline of diffusers: {reason}"
+        ) from error
+
+
+def save_pipeline(network: Any, scheduler: Any, path: Path) -> None:  # noqa: ANN401
+    """Write a network and a scheduler as a pipeline that diffusers loads (safetensors)."""
+    from diffusers import DDPMPipeline
+
+    pipeline: Any = DDPMPipeline(unet=network, scheduler=scheduler)
+    pipeline.save_pretrained(path, safe_serialization=True)
+
+
+def ddpm_scheduler(
+    schedule: Schedule, prediction_type: str, variance_type: str, clip: float | None
+) -> Any:  # noqa: ANN401
+    """The DDPMScheduler of diffusers with our schedule."""
+    from diffusers import DDPMScheduler
+
+    build = cast(Callable[..., Any], DDPMScheduler)
+    return build(
+        num_train_timesteps=schedule.num_steps,
+        prediction_type=prediction_type,
+        variance_type=variance_type,
+        clip_sample=clip is not None,
+        clip_sample_range=clip or 1.0,
+        timestep_spacing="trailing",
+        **schedule.options,
+    )
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Keep diffusers' talk and its progress bars off the terminal for a while."""
+    from diffusers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(50)  # critical
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """Network and scheduler of a pipeline that makes images from noise alone."""
+    kind = type(pipeline).__name__
+    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    scheduler = getattr(pipeline, "scheduler", None)
+    if network is None or scheduler is None:
+        raise InvalidInput(
+            f"a {kind} is no chain: give a Sampler, a Denoiser, or a pipeline of diffusers with "
+            "unet and scheduler"
+        )
+    more = [name for name in ("vae", "vqvae", "text_encoder") if getattr(pipeline, name, None)]
+    if getattr(getattr(network, "config", None), "num_class_embeds", None):
+        more.append("class labels")
+    if more:
+        raise InvalidInput(
+            f"a {kind} needs more than noise ({', '.join(more)}): build a DiffusersSampler over "
+            "its network with the conditioning, and give data in the same space"
+        )
+    return network, scheduler
+
+
+def _is_ours(scheduler: Any, num_inference_steps: int | None) -> bool:  # noqa: ANN401
+    """Whether one of our samplers takes the very steps of a scheduler."""
+    kind, config = type(scheduler).__name__, scheduler.config
+    if kind not in ("DDPMScheduler", "DDIMScheduler"):
+        return False
+    steps = config.num_train_timesteps
+    count = num_inference_steps or steps
+    if config.get("thresholding") or config.get("rescale_betas_zero_snr"):
+        return False
+    if config.get("steps_offset") and config.timestep_spacing == "leading":
+        return False
+    if kind == "DDPMScheduler":
+        return bool(config.variance_type != "fixed_large_log")
+    # DDIM counts on from a time by T // n, which only some grids meet
+    meets = config.timestep_spacing == "leading" or steps % count == 0
+    is_even = meets and (config.timestep_spacing != "linspace" or count == steps)
+    return bool(is_even and config.set_alpha_to_one)
+
+
+def _check_offset(scheduler: Any, num_inference_steps: int | None) -> None:  # noqa: ANN401
+    config = scheduler.config
+    shifted = config.get("steps_offset") and config.get("timestep_spacing") == "leading"
+    steps = config.get("num_train_timesteps", 0)
+    if shifted and (num_inference_steps or steps) >= steps:
+        raise InvalidInput(
+            f"{type(scheduler).__name__} shifts its steps by {config.steps_offset}, which leaves "
+            f"no room for all {steps}: choose fewer inference steps"
+        )
+
+
+def _weights(network: Any) -> dict[str, Tensor]:  # noqa: ANN401
+    return network.state_dict() if isinstance(network, nn.Module) else {}
+
+
+def _looks_like_hub_name(path: str) -> bool:
+    """Whether a path that is not there may be ``owner/name``: not if the owner is a folder."""
+    owner, slash, name = path.partition("/")
+    is_name = bool(owner and slash and name) and "/" not in name and owner[0] not in "./~"
+    return is_name and not Path(owner).exists()
+
+
+def _check_class(folder: Path) -> None:
+    """Stop before diffusers does at an index that is damaged."""
+    if not folder.exists():
+        return
+    try:
+        index = json.loads((folder / PIPELINE_INDEX).read_text())
+    except ValueError:
+        raise InvalidInput(f"{folder / PIPELINE_INDEX} is damaged: it is not JSON") from None
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise InvalidInput(f"{folder / PIPELINE_INDEX} names no pipeline class")

@@ -1,0 +1,291 @@
+r"""Every scheduler of diffusers as a chain: one step of its grid is one module.
+
+The states keep the scaling of the scheduler, :math:`x_t = \alpha_t x_0 + \sigma_t\epsilon` with the
+:math:`(\alpha_t, \sigma_t)` of its own ``add_noise``:
+
+====================================  =====================================  ====================
+schedulers                            :math:`(\alpha_t, \sigma_t)`           time
+====================================  =====================================  ====================
+DDPM, DDIM, PNDM, DPM-Solver, DEIS,   :math:`\alpha_t^2 + \sigma_t^2 = 1`    timestep + 1
+UniPC, SA-Solver, LCM, TCD
+Euler, Heun, KDPM2, LMS               :math:`(1, \sigma)`                    timestep + 1
+EDM                                   :math:`(1, \sigma)`                    :math:`\sigma`
+flow matching                         :math:`(1 - \sigma, \sigma)`           :math:`\sigma`
+====================================  =====================================  ====================
+
+Schedulers that call the network twice a step (Heun, KDPM2) are one module for both calls, and so
+are steps that diffusers rounds to the same timestep. A multi-step solver carries its history within
+one trajectory; a trajectory that starts in the middle starts without, with modules of lower order.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undrift.diffusion.denoiser import Prediction, call_network, estimates, split_variance
+from undrift.diffusion.sampler import Sampler, State
+from undrift.exceptions import InvalidInput
+
+
+class DiffusersSampler(Sampler):
+    r"""Any scheduler of diffusers as a chain.
+
+    Arguments:
+        network: The model, called as diffusers' pipelines do.
+        scheduler: A scheduler of diffusers; it is copied, never changed.
+        num_inference_steps: Number of modules; all training steps when None.
+        conditioning: More keyword arguments of every call of the network; a tensor with one row
+            serves every row of a batch.
+        step_options: More keyword arguments of the scheduler's ``step`` (``eta``).
+        timestep_options: More keyword arguments of its ``set_timesteps`` (``mu``, ``timesteps``).
+
+    Raises:
+        InvalidInput: If the scheduler cannot be run as a chain, or not with this number of steps.
+
+    Example:
+        >>> from diffusers import DPMSolverMultistepScheduler
+        >>> sampler = DiffusersSampler(
+        ...     lambda x, timestep: torch.zeros_like(x), DPMSolverMultistepScheduler(), 4
+        ... )
+        >>> sampler.grid
+        (1000, 750, 501, 251, 0)
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        scheduler: Any,  # noqa: ANN401
+        num_inference_steps: int | None = None,
+        *,
+        conditioning: dict[str, Any] | None = None,
+        step_options: dict[str, Any] | None = None,
+        timestep_options: dict[str, Any] | None = None,
+    ) -> None:
+        self.network = network
+        self.scheduler = _prepared(scheduler, num_inference_steps, timestep_options or {})
+        self.conditioning = conditioning or {}
+        self.step_options = step_options or {}
+        self._takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        self._timesteps = self.scheduler.timesteps
+        calls = range(0, len(self._timesteps), getattr(self.scheduler, "order", 1))
+        times = [_time(self.scheduler, call) for call in calls]
+        changes = [t != before for t, before in zip(times, [None, *times], strict=False)]
+        self._first_calls = [call for call, is_new in zip(calls, changes, strict=True) if is_new]
+        grid = (*(t for t, is_new in zip(times, changes, strict=True) if is_new), 0)
+        if any(t <= s for t, s in zip(grid, grid[1:], strict=False)):
+            kind = type(scheduler).__name__
+            raise InvalidInput(f"{kind} does not run from noise to data: choose one that samples")
+        super().__init__(grid)
+
+    def prior(
+        self,
+        shape: tuple[int, ...],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Noise with the standard deviation that the scheduler starts from."""
+        noise = super().prior(shape, generator=generator, device=device, dtype=dtype)
+        return noise * float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+
+    def scale(self, t: float) -> tuple[float, float]:
+        r""":math:`(\alpha_t, \sigma_t)` of the forward process, from the scheduler's own."""
+        if t == 0:
+            return 1.0, 0.0
+        call = self._first_calls[self._module(t)]
+        scheduler, timestep = self._fresh(call), self._timesteps[call].expand(2)
+        signal, noise = torch.eye(2, dtype=torch.float64)
+        if hasattr(scheduler, "add_noise"):
+            noisy = scheduler.add_noise(signal, noise, timestep)
+        else:
+            noisy = scheduler.scale_noise(signal, timestep, noise)
+        alpha_t, sigma_t = noisy.tolist()
+        return alpha_t, sigma_t
+
+    def with_network(self, network: Callable[..., Any]) -> DiffusersSampler:
+        """The same chain over another network."""
+        other = copy.copy(self)
+        other.network = network
+        return other
+
+    @property
+    def module_timesteps(self) -> Tensor:
+        """The timestep that each module begins with, in the order of the chain."""
+        return self._timesteps[self._first_calls]  # type: ignore[no-any-return]
+
+    @property
+    def prediction_type(self) -> Any:  # noqa: ANN401
+        """What the network predicts, by diffusers' names, or None if the scheduler does not say."""
+        is_flow = type(self.scheduler).__name__.startswith("FlowMatch")
+        default = "flow_prediction" if is_flow else None
+        return self.scheduler.config.get("prediction_type", default)
+
+    def epsilon(self, x_t: Tensor, t: float) -> Tensor:
+        r"""The model's :math:`\hat\epsilon` at a state, with its shape.
+
+        Raises:
+            InvalidInput: If what the model predicts is not known, or the time is 0.
+        """
+        return self.predict(x_t, t).epsilon_hat
+
+    def predict(self, x_t: Tensor, t: float) -> Prediction:
+        r"""Both estimates at a state, each with its shape; :math:`\hat x_0` is not clipped.
+
+        Raises:
+            InvalidInput: If what the model predicts is not known, or the time is 0.
+        """
+        call = self._first_calls[self._module(t)]
+        scheduler = self._fresh(call)
+        x_in, output = self._evaluate(scheduler, x_t, self._timesteps[call])
+        output, _ = split_variance(output, x_t)
+        alpha_t, sigma_t = self.scale(t)
+        if hasattr(scheduler, "precondition_outputs"):
+            x0_hat = scheduler.precondition_outputs(x_t, output, sigma_t)
+            return Prediction(x0_hat, (x_t - alpha_t * x0_hat) / sigma_t)
+        kind = self.prediction_type
+        if kind == "flow_prediction":  # the velocity: epsilon - x_0
+            total = alpha_t + sigma_t
+            return Prediction((x_t - sigma_t * output) / total, (x_t + alpha_t * output) / total)
+        if kind not in ("epsilon", "sample", "v_prediction"):
+            raise InvalidInput(f"{type(scheduler).__name__} does not say what its network predicts")
+        # a network sees states of unit variance, whatever the scaling of the chain
+        norm = (alpha_t**2 + sigma_t**2) ** 0.5
+        return estimates(output, x_in, alpha_t / norm, sigma_t / norm, kind)
+
+    def x0_hat(self, x_t: Tensor, t: float) -> Tensor:
+        r""":math:`\hat x_0` at a state, clipped where the scheduler clips it by a fixed bound."""
+        x0_hat = self.predict(x_t, t).x0_hat
+        config = self.scheduler.config
+        if not config.get("clip_sample") or config.get("thresholding"):
+            return x0_hat
+        bound = float(config.get("clip_sample_range", 1.0))
+        return x0_hat.clamp(-bound, bound)
+
+    def step(
+        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """One module, started without history."""
+        *_, (_, x_s) = self.trajectory(x_t, start=t, stop=s, generator=generator)
+        return x_s
+
+    def trajectory(
+        self,
+        x: Tensor,
+        *,
+        start: float | None = None,
+        stop: float = 0,
+        generator: torch.Generator | None = None,
+    ) -> Generator[State, Tensor | None, None]:
+        """Yield ``(t, x_t)`` from the first state to the last (see :class:`Sampler`).
+
+        A state that is sent to the generator takes the place of the one that it yielded last: the
+        scheduler goes on from there, with its history.
+        """
+        times = self.times(start, stop)
+        sent = yield times[0], x
+        if len(times) == 1:
+            return
+        begin = self._module(times[0])
+        scheduler = self._fresh(self._first_calls[begin])
+        options = {"generator": generator} if self._takes_generator else {}
+        options |= self.step_options
+        for position, s in enumerate(times[1:]):
+            x = x if sent is None else sent
+            if hasattr(scheduler, "get_lms_coefficient"):  # takes its order from the index
+                options["order"] = min(position + 1, self.step_options.get("order", 4))
+            for timestep in self._calls(begin + position, position):
+                _, output = self._evaluate(scheduler, x, timestep)
+                x = scheduler.step(output, timestep, x, **options).prev_sample
+            sent = yield s, x
+
+    def describe(self) -> dict[str, Any]:
+        """How this chain was made, in plain data."""
+        config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
+        if config.get("trained_betas") is not None:
+            config["trained_betas"] = f"{len(config['trained_betas'])} numbers"
+        return {
+            "sampler": type(self.scheduler).__name__,
+            "num_inference_steps": len(self.grid) - 1,
+            "num_steps": self.scheduler.config.num_train_timesteps,
+            "prediction_type": self.prediction_type,
+            "step_options": {key: str(value) for key, value in self.step_options.items()},
+            "scheduler": config,
+        }
+
+    def _module(self, t: float) -> int:
+        """Index of the module that starts from a time."""
+        if t == 0 or t not in self.grid:
+            raise InvalidInput(f"no module of the sampler starts from time {t:g}")
+        return self.grid.index(t)
+
+    def _calls(self, module: int, position: int) -> list[Tensor]:
+        """Timesteps of a module's calls, at a position after the start of a trajectory."""
+        first, end = (*self._first_calls, len(self._timesteps))[module : module + 2]
+        if hasattr(self.scheduler, "plms_timesteps"):  # PNDM corrects its first step in the second
+            return [self._timesteps[first]] * (2 if position == 1 else 1)
+        return list(self._timesteps[first:end])
+
+    def _evaluate(self, scheduler: Any, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """What the network sees, and its output in the channels that the scheduler expects."""
+        scaled = getattr(scheduler, "scale_model_input", None)
+        x_in = x if scaled is None else scaled(x, timestep)
+        batch = timestep.expand(len(x)).to(x.device)
+        output = call_network(self.network, x_in, batch, self.conditioning)
+        if not str(scheduler.config.get("variance_type", "")).startswith("learned"):
+            output, _ = split_variance(output, x)
+        return x_in, output
+
+    def _fresh(self, call: int) -> Any:  # noqa: ANN401
+        """A copy of the scheduler, without history, that starts at a call."""
+        scheduler = copy.deepcopy(self.scheduler)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(call)
+        return scheduler
+
+
+def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str, Any]) -> Any:  # noqa: ANN401
+    """A copy of a scheduler with its timesteps set, if it can be run as a chain."""
+    kind = type(scheduler).__name__
+    is_known = hasattr(scheduler, "alphas_cumprod") or hasattr(scheduler, "sigmas")
+    is_forward = hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
+    if not (is_known and is_forward and hasattr(scheduler, "step")):
+        raise InvalidInput(f"{kind} has no forward process: give a scheduler that adds noise")
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(scheduler.step).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    if len(needed) > 3:
+        raise InvalidInput(f"{kind} needs more than a state to step from: {', '.join(needed[3:])}")
+    if hasattr(scheduler, "plms_timesteps") and not scheduler.config.skip_prk_steps:
+        raise InvalidInput(f"{kind} starts with Runge-Kutta steps: set skip_prk_steps=True")
+    scheduler = copy.deepcopy(scheduler)
+    if num_inference_steps is None and not options:
+        num_inference_steps = scheduler.config.num_train_timesteps
+    if num_inference_steps is not None:
+        options = options | {"num_inference_steps": num_inference_steps}
+    try:
+        scheduler.set_timesteps(**options)
+    except (ValueError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{kind} refuses {num_inference_steps} steps: {reason}") from error
+    if len(scheduler.timesteps) == 0:
+        raise InvalidInput(f"{num_inference_steps} inference steps asked for: choose 1 or more")
+    return scheduler
+
+
+def _time(scheduler: Any, call: int) -> float:  # noqa: ANN401
+    """The time of a call: a step from 1 to T, or the noise level where there are no such steps."""
+    if hasattr(scheduler, "alphas_cumprod"):
+        t = float(scheduler.timesteps[call]) + 1
+    else:
+        t = float(scheduler.sigmas[call])
+    t = float(f"{t:.6g}")
+    return int(t) if t.is_integer() else t

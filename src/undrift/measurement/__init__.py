@@ -1,0 +1,1 @@
+"""The error of a chain: :func:`~undrift.measurement.measure.measure` and its profile."""

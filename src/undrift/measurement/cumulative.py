@@ -1,0 +1,187 @@
+r"""The cumulative error of a state: :math:`D_t^2 = \mathrm{MMD}^2(p_t, q_t)`.
+
+Both sides are samples: states that the sampler made, and forward draws of data. The kernel's
+bandwidth is fixed by the forward draws of the same t, so that it does not move with the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from undrift.diffusion.sampler import Sampler
+from undrift.exceptions import InvalidInput
+from undrift.mmd.estimate import MMDEstimate, mmd_estimate
+from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.kl_bounds import LEVEL, kl_lower_bound, mmd_sq_lower_limit
+
+Reference = Literal["population", "empirical"]
+
+
+@dataclass(frozen=True)
+class ForwardDraws:
+    r"""Draws from the forward marginals :math:`q_t` of a data set.
+
+    With the ``"population"`` as reference each datum is used at most once for a state, so that the
+    draws are independent draws from what the data were drawn from. With the ``"empirical"``
+    distribution data are drawn with replacement: the target is the data set itself, which only a
+    model that has memorized it can reach.
+
+    Arguments:
+        data: Data, with shape :math:`(n, *)`.
+        sampler: The chain, whose forward process is used.
+        count: Number of draws for each state.
+        reference: What the data stand for.
+        generator: Source of the draws.
+    """
+
+    data: Tensor
+    sampler: Sampler
+    count: int
+    reference: Reference
+    generator: torch.Generator
+
+    def select(self, count: int | None = None) -> Tensor:
+        """Data for one state, with shape :math:`(M, *)`, on the CPU."""
+        n, count = len(self.data), self.count if count is None else count
+        if self.reference == "population":
+            rows = torch.randperm(n, generator=self.generator)[:count]
+        else:
+            rows = torch.randint(n, (count,), generator=self.generator)
+        return self.data[rows]
+
+    def draw(self, x_0: Tensor, t: float) -> Tensor:
+        """The forward process at time t from these data."""
+        return self.sampler.forward(x_0, t, generator=self.generator)
+
+    def draw_pair(self, x_0: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
+        """The forward process at two times, from the same data with the same noise."""
+        before = self.generator.get_state()
+        x_s = self.draw(x_0, s)
+        self.generator.set_state(before)
+        return self.draw(x_0, t), x_s
+
+    @property
+    def overlap(self) -> float:
+        """Share of the data that the draws of one state use: what two measurements share."""
+        return min(1.0, self.count / len(self.data)) if self.reference == "population" else 0.0
+
+
+@dataclass(frozen=True)
+class CumulativeError:
+    """The cumulative error of one state as it enters a profile, and the kernel that measured it."""
+
+    numbers: dict[str, Any]
+    kernel: Kernel
+
+
+def cumulative_error(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    *,
+    num_permutations: int = 200,
+    overlap: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> CumulativeError:
+    r"""The cumulative error of a state, with its error bars.
+
+    The part of the standard error that is due to the data: of the first order the share
+    :math:`N / (N + M)`, of the second order (all there is where nothing differs) its square,
+    exactly so as the sampler's distribution approaches the forward one.
+
+    Arguments:
+        x: The sampler's states, with shape :math:`(N, *)`.
+        y: Forward draws, with shape :math:`(M, *)`.
+        kernel: Its bandwidth is fixed by the forward draws if it is not yet.
+        num_permutations: Permutations of the test; 0 for none, and no p-value.
+        overlap: Share of the data that the forward draws use.
+        generator: Source of the permutations.
+    """
+    kernel = kernel.fit(y, x)
+    found = mmd_estimate(
+        x, y, kernel=kernel, num_permutations=num_permutations, generator=generator
+    )
+    share = overlap * len(x) / (len(x) + len(y))
+    first_order = max(found.standard_error**2 - found.null_sd**2, 0.0)
+    data_variance = share * first_order + share**2 * found.null_sd**2
+    numbers = {
+        "mmd_sq": found.mmd_sq,
+        "mmd_sq_se": found.standard_error,
+        "mmd_sq_data_se": math.sqrt(data_variance),
+        "p_value": found.p_value if num_permutations else None,
+        "null_sd": found.null_sd,
+        "interval": found.confidence_interval(0.95),
+        "kl_lower": kl_limit(found, kernel),
+        "bandwidth": getattr(kernel, "bandwidth", None),
+    }
+    return CumulativeError(numbers, kernel)
+
+
+def data_set_error(
+    x: Tensor,
+    draws: ForwardDraws,
+    t: float,
+    kernel: Kernel,
+    *,
+    num_permutations: int = 200,
+    generator: torch.Generator | None = None,
+) -> dict[str, Any]:
+    r"""The cumulative error against the data set itself, as far as MMD tells it.
+
+    At t = 0 the data set has no density and a divergence from it is infinite: no limit is given.
+
+    Arguments:
+        x: The sampler's states, with shape :math:`(N, *)`.
+        draws: Forward draws with the empirical distribution as reference.
+        t: Time of the states.
+        kernel: A kernel with a fixed bandwidth.
+        num_permutations: Permutations behind the limit; 0 for a normal law.
+        generator: Source of the permutations.
+    """
+    y = draws.draw(draws.select(), t)
+    found = mmd_estimate(
+        x, y, kernel=kernel, num_permutations=num_permutations, generator=generator
+    )
+    return {
+        "empirical_mmd_sq": found.mmd_sq,
+        "empirical_mmd_sq_se": found.standard_error,
+        "kl_lower": kl_limit(found, kernel) if t > 0 else None,
+    }
+
+
+def kl_limit(found: MMDEstimate, kernel: Kernel) -> float | None:
+    """Lower confidence limit of a KL, in nats, from an estimate of MMD² (undrift.mmd.kl_bounds).
+
+    None for a kernel that is not bounded by 1.
+    """
+    if not isinstance(kernel, RBFMixture) or kernel.reduction != "mean":
+        return None
+    if not found.null_draws:
+        return kl_lower_bound(mmd_sq_lower_limit(found.mmd_sq, found.standard_error))
+    return kl_lower_bound(found.lower_confidence_limit(LEVEL))
+
+
+def default_count(data: Tensor, num_samples: int, reference: Reference) -> int:
+    """How many forward draws: all data, up to four times the samples."""
+    most = 4 * num_samples
+    return min(len(data), most) if reference == "population" else max(num_samples, 2)
+
+
+def check_states(x: Tensor, t: float, what: str) -> None:
+    """Stop at the first state that is not finite, and say where.
+
+    Raises:
+        InvalidInput: If a value is NaN or infinite.
+    """
+    if not bool(torch.isfinite(x).all()):
+        rows = (~torch.isfinite(x.flatten(1)).all(1)).nonzero()
+        raise InvalidInput(
+            f"{what} at t={t:g} are not finite ({len(rows)} of {len(x)}, the first is number "
+            f"{int(rows[0])}): the chain has blown up; clip the estimate of the data, or check the "
+            "weights and the prediction type"
+        )

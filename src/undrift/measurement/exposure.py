@@ -1,0 +1,72 @@
+r"""Two field metrics of exposure bias, kept beside the cumulative error.
+
+Ning et al.'s variance error: run the chain from :math:`x_T \sim q(x_T | x_0)`, remember
+:math:`x_0`, and compare the standard deviation of :math:`\hat x_t - \alpha_t x_0` over all
+elements with that of the forward process,
+
+.. math:: \delta_t = \bigl(\mathrm{std}(\hat x_t - \alpha_t x_0) - \sigma_t\bigr)^2.
+
+Where :math:`x_T` holds no trace of the data, the chain forgets :math:`x_0` and :math:`\delta_t`
+grows towards t = 0 for a perfect model too: read it between models, not as a distance to 0. From n
+elements in all, exact forward draws read :math:`\sigma_t^2 / 2n`.
+
+The ε-norm gap is :math:`E\|\hat\epsilon(\hat x_t, t)\| - E\|\hat\epsilon(x_t, t)\|`, on the
+sampler's states against forward draws; 0 for a chain without exposure bias.
+
+References:
+    | Elucidating the Exposure Bias in Diffusion Models (Ning et al., 2024)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undrift.diffusion.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class EpsilonNorms:
+    """Mean norms of the noise estimate on both kinds of states, and the error of their gap."""
+
+    sampled: float
+    forward: float
+    gap_se: float
+
+
+def variance_error(x_t: Tensor, x_0: Tensor, alpha_t: float, sigma_t: float) -> float:
+    r""":math:`\delta_t` of states whose chain started from :math:`q(x_T | x_0)`.
+
+    Arguments:
+        x_t: States, with shape :math:`(B, *)`.
+        x_0: The data that they started from, with the same shape.
+        alpha_t: Factor on the data.
+        sigma_t: Standard deviation of the forward noise.
+
+    Example:
+        >>> x_0, noise = torch.zeros(2), torch.tensor([-1.0, 1.0])
+        >>> variance_error(x_0 + 0.75 * noise, x_0, alpha_t=1.0, sigma_t=0.5)
+        0.0625
+    """
+    residual = x_t.float() - alpha_t * x_0.float()
+    return float(residual.std(correction=0) - sigma_t) ** 2
+
+
+@torch.no_grad()
+def epsilon_norms(sampler: Sampler, sampled: Tensor, forward: Tensor, t: float) -> EpsilonNorms:
+    r"""Norms of the noise estimate on sampled states and on forward draws.
+
+    Arguments:
+        sampler: The chain.
+        sampled: The sampler's states at time t, with shape :math:`(B, *)`.
+        forward: Forward draws at time t, with shape :math:`(B', *)`.
+        t: Their time, above 0.
+    """
+    norms = sampler.epsilon(torch.cat([sampled, forward]), t).flatten(1).norm(dim=1).double()
+    parts = norms.split([len(sampled), len(forward)])
+    on_sampled, on_forward = (float(part.mean()) for part in parts)
+    variance = sum(float(part.var()) / len(part) for part in parts)
+    return EpsilonNorms(on_sampled, on_forward, math.sqrt(variance))

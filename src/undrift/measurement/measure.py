@@ -1,0 +1,259 @@
+r"""Measure the error of a chain: :func:`measure` runs a sampler once and compares as it goes.
+
+All chains advance together to the next chosen state; there they are compared with forward draws,
+the numbers are kept, and the states go on. The budget's second pass runs each segment once more
+from true forward draws. A few chains from :math:`q(x_T | x_0)` go ahead: they know their data,
+which :math:`\delta_t` needs, and show where the error grows, which is where states are chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from undrift.data.images import fingerprint
+from undrift.diffusion.network import device_of, evaluating
+from undrift.diffusion.pipelines import (
+    as_sampler,
+    check_image_shape,
+    check_weights,
+    network_of,
+    weights_digest,
+)
+from undrift.exceptions import InvalidInput
+from undrift.measurement.cumulative import ForwardDraws, Reference, default_count
+from undrift.measurement.placement import place_states
+from undrift.measurement.population import stream_seed
+from undrift.measurement.profile import ErrorProfile
+from undrift.measurement.segments import SegmentErrors, data_process, segment_errors
+from undrift.measurement.state import Criterion, with_ratios
+from undrift.measurement.walk import Walk
+from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.progress import progress_bar
+
+States = int | Literal["all"] | Sequence[float]
+
+MIN_SAMPLES = 4
+"""The error bar of an unbiased MMD² needs four samples."""
+
+
+@torch.no_grad()
+def measure(
+    model: Any,  # noqa: ANN401
+    data: Any,  # noqa: ANN401
+    *,
+    num_samples: int = 2000,
+    num_forward: int | None = None,
+    states: States = 16,
+    budget: bool = True,
+    exposure: bool = True,
+    modular: bool = False,
+    num_modular: int = 500,
+    reference: Reference = "population",
+    kernel: Kernel | None = None,
+    num_permutations: int = 200,
+    batch_size: int = 250,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    label: str = "model",
+    progress: bool = True,
+) -> ErrorProfile:
+    r"""Measure the error of a chain after chosen states, with error bars.
+
+    Arguments:
+        model: A :class:`~undrift.diffusion.sampler.Sampler`, a
+            :class:`~undrift.diffusion.denoiser.Denoiser` (sampled ancestrally), or a pipeline of
+            diffusers with ``unet`` and ``scheduler``.
+        data: Data, with shape :math:`(n, *)`, scaled as the model's samples are, or what
+            :func:`undrift.load_data` returns.
+        num_samples: Number of chains; standard errors fall with its root, at the null with itself.
+        num_forward: Number of forward draws at each state; all data, up to four times
+            ``num_samples``, when None.
+        states: ``"all"`` states of the sampler's grid; a number of them, spaced where the error
+            grows (:mod:`undrift.measurement.placement`); or the times themselves, to which the
+            first and the last are added.
+        budget: Whether to run the second pass, for fresh and inherited error (twice the cost).
+        exposure: Whether to measure δ and the ε-norm gap, on a few chains.
+        modular: Whether to measure the modular error of every step in nats, and with it the upper
+            limit of the cumulative error (:mod:`undrift.measurement.segments`); both, and the lower
+            limit, are then against the data set itself. The last state but one of the grid is
+            measured too, because a divergence from a data set exists down to there. It costs
+            twice ``num_modular`` chains, and time in proportion to the number of data.
+        num_modular: Number of chains on which the modular error is measured.
+        reference: What the data stand for: the ``"population"`` they were drawn from, or
+            themselves, the ``"empirical"`` distribution (see
+            :class:`~undrift.measurement.cumulative.ForwardDraws`).
+        kernel: Kernel; its bandwidth is fixed by the forward draws of each state. The RBF mixture
+            with the mean squared distance when None.
+        num_permutations: Permutations of the test at each state; without the budget 0 is allowed,
+            for no p-values.
+        batch_size: Number of chains that go through the network at once.
+        seed: Seed of everything; the same seed gives the same profile.
+        device: Where to run, which is where the model has to be; the model's device when None.
+        label: What the profile is called in reports.
+        progress: Whether to draw a progress bar on stderr.
+
+    Raises:
+        InvalidInput: If the data, the states or the sample size cannot be used, or the chain or
+            the weights hold values that are not finite.
+
+    Example:
+        >>> from undrift import AncestralSampler, CosineSchedule, Denoiser, measure
+        >>> def ideal(x_t, timestep):  # of data N(0, 1): the best estimate of the noise
+        ...     return schedule.sigma(int(timestep[0]) + 1) * x_t
+        >>> schedule = CosineSchedule(20)
+        >>> data = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        >>> denoiser = Denoiser(ideal, schedule)
+        >>> sampler = AncestralSampler(denoiser, variance_type="fixed_large", clip=None)
+        >>> profile = measure(sampler, data, num_samples=500, states=3, progress=False)
+        >>> [state.t for state in profile.states][0], profile.final.p_value > 0.01
+        (20, True)
+    """
+    started, criterion = time.perf_counter(), Criterion()
+    sampler = as_sampler(model)
+    network = network_of(sampler)
+    data, data_how = _data(data, device, network)
+    _check_sizes(num_samples, num_forward, len(data), num_modular, batch_size)
+    _check_permutations(num_permutations, budget, criterion)
+    _check_finite(data)
+    check_image_shape(network, tuple(data.shape[1:]))
+    check_weights(network)
+    draws = torch.Generator().manual_seed(stream_seed(seed, "forward"))
+    count = num_forward or default_count(data, num_samples, reference)
+    walk = Walk(
+        sampler,
+        ForwardDraws(data, sampler, count, reference, draws),
+        kernel or RBFMixture(),
+        num_samples,
+        num_permutations,
+        batch_size,
+        seed,
+    )
+    times = _asked_for(sampler.grid, states)
+    modules, ahead = len(sampler.grid) - 1, walk.num_ahead if exposure or not times else 0
+    total = modules * (num_samples * (2 if budget else 1) + ahead + 2 * num_modular * int(modular))
+    with evaluating(network), progress_bar(f"measuring {label}", total, show=progress) as tick:
+        scout = walk.scout(ahead, look_out=not times, tick=tick)
+        if not times:
+            assert isinstance(states, int)
+            times = place_states(
+                sampler.grid, list(map(sampler.scale, sampler.grid)), states, scout.errors
+            )
+        deltas = scout.deltas if exposure else {}
+        if modular:
+            times = tuple(t for t in sampler.grid if t in {*times, *sampler.grid[-2:]})
+        records = walk.run(
+            times, budget=budget, exposure=exposure, deltas=deltas, bracket=modular, tick=tick
+        )
+        fresh = SegmentErrors({}, {})
+        if modular:
+            fresh = segment_errors(
+                sampler, data_process(sampler, data), times, (num_modular, *data.shape[1:]),
+                seed=seed, batch_size=batch_size, device=data.device, tick=tick,
+            )  # fmt: skip
+            records = [replace(state, **fresh.numbers.get(state.t, {})) for state in records]
+    how = {
+        "model": type(network).__name__,
+        "weights": weights_digest(network),
+        "sampler": sampler.describe(),
+        "data": data_how,
+        "kernel": walk.kernel.to_dict(),
+        "estimator": "u",
+        "reference": reference,
+        "num_permutations": num_permutations,
+        "batch_size": batch_size,
+        "budget": budget,
+        "seed": seed,
+        "device": str(data.device),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("undrift", "torch", "diffusers")},
+        **({"modular": fresh.how} if modular else {}),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return ErrorProfile(
+        with_ratios(records, criterion),
+        num_samples,
+        walk.forward.count,
+        json.loads(json.dumps(how, default=str)),
+        label,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        criterion,
+    )
+
+
+def _asked_for(grid: tuple[float, ...], states: States) -> tuple[float, ...]:
+    """The times that were asked for, descending, with both ends; none if they are to be chosen."""
+    if states == "all" or (isinstance(states, int) and states >= len(grid)):
+        return grid
+    if isinstance(states, str):
+        raise InvalidInput(f"states {states!r}: give a number of states, times, or all")
+    if isinstance(states, int):
+        if states < 2:
+            raise InvalidInput(f"{states} states asked for: choose at least 2, or all")
+        return ()
+    off = [t for t in states if t not in grid]
+    if off:
+        raise InvalidInput(
+            f"state t={off[0]:g} is not on the sampler's grid of {len(grid)} times from "
+            f"{grid[0]:g} to 0: choose times of the grid, or a number of states"
+        )
+    return tuple(t for t in grid if t in {*states, grid[0], grid[-1]})
+
+
+def _data(
+    data: Any,  # noqa: ANN401
+    device: torch.device | str | None,
+    network: Any,  # noqa: ANN401
+) -> tuple[Tensor, dict[str, Any]]:
+    """The data as a floating-point tensor where the model is, and what they are."""
+    how = dict(getattr(data, "how", {}))
+    x = torch.as_tensor(getattr(data, "images", data))
+    x = x if x.is_floating_point() else x.float()
+    if not x.ndim or not len(x):
+        raise InvalidInput("the data are empty: give a tensor with one datum a row")
+    how["shape"] = list(x.shape)
+    if "fingerprint" not in how:
+        how["fingerprint"] = fingerprint(x.detach().to("cpu", torch.float32).contiguous())
+    device = device_of(network) if device is None else device
+    return x if device is None else x.to(device), how
+
+
+def _check_sizes(
+    num_samples: int, num_forward: int | None, num_data: int, num_modular: int, batch: int
+) -> None:
+    sizes = {
+        "num_samples": num_samples,
+        "num_forward": num_forward,
+        "number of data": num_data,
+        "num_modular": num_modular,
+    }
+    for name, value in sizes.items():
+        if value is not None and value < MIN_SAMPLES:
+            raise InvalidInput(f"{name} is {value}: an error bar needs at least {MIN_SAMPLES}")
+    if batch < 1:
+        raise InvalidInput(f"batch_size is {batch}: at least 1")
+
+
+def _check_permutations(count: int, budget: bool, criterion: Criterion) -> None:
+    least = criterion.num_permutations
+    if count >= least or (count == 0 and not budget):
+        return
+    raise InvalidInput(
+        f"num_permutations is {count}: amplifications are taken where p ≤ {criterion.max_p_value}, "
+        f"which needs at least {least}" + ("" if budget else ", or 0 for no p-values")
+    )
+
+
+def _check_finite(data: Tensor) -> None:
+    bad = (~torch.isfinite(data.flatten(1)).all(1)).nonzero()
+    if len(bad):
+        raise InvalidInput(f"the data hold NaN or infinity ({len(bad)}, first: {int(bad[0])})")

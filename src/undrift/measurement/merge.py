@@ -1,0 +1,259 @@
+r"""Several measurements of one chain as one, with error bars that know what they share.
+
+Measurements with other seeds have other samples of the model, other forward noise, but the same
+data: more samples wear out the noise of the model, never that of the data. So each state says which
+part d of its standard error s is due to the data. With weights w proportional to the sample sizes
+
+.. math:: T = \sum_k w_k T_k, \qquad
+          s^2 = \Big(\sum_k w_k d_k\Big)^2 + \sum_k w_k^2 (s_k^2 - d_k^2), \qquad
+          d = \sum_k w_k d_k,
+
+which is :math:`s_k/\sqrt K` for K equal measurements that share nothing, and associative. Pairs of
+samples from different measurements are never compared, so that at the null the error falls with
+the root of their number, not with the number itself as it does within one measurement.
+
+The limits of the divergence are taken anew from the merged numbers, the lower one without
+permutations; what skewness adds to the upper one falls with the number of samples. Modular errors
+are merged only if every measurement has them; else ``how`` says so.
+
+P-values are combined by Fisher's method; for measurements that share data the law of
+:math:`-2 \sum \log p_k` is matched to the correlations :math:`d_j d_k / (s_j s_k)` (Brown's
+method).
+
+References:
+    | A Method for Combining Non-Independent, One-Sided Tests of Significance (Brown, 1975)
+    | Combining Dependent P-Values (Kost and McDermott, 2002)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from undrift.exceptions import InvalidInput
+from undrift.measurement.state import ErrorState, with_ratios
+from undrift.mmd.kl_bounds import kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
+
+if TYPE_CHECKING:
+    from undrift.measurement.profile import ErrorProfile
+
+NORMAL_95 = 1.959963984540054
+SAME = {
+    "sampler": "samplers",
+    "weights": "weights of the model",
+    "kernel": "kernels",
+    "reference": "references",
+}
+
+
+def merge_profiles(profiles: Sequence[ErrorProfile]) -> ErrorProfile:
+    """One profile of measurements of the same chain at the same states with different seeds.
+
+    Each number becomes the mean weighted by sample size, and the budget's ratios are taken anew.
+
+    Arguments:
+        profiles: At least one; label, criterion and the rest of ``how`` are the first one's.
+
+    Raises:
+        InvalidInput: If the profiles are of other states, of another chain or other data, or made
+            with the same seed.
+    """
+    first = profiles[0]
+    if len(profiles) == 1:
+        return first
+    _check(profiles)
+    total = sum(p.num_samples for p in profiles)
+    weights = [p.num_samples / total for p in profiles]
+    states = [
+        _merge_states(records, weights)
+        for records in zip(*(p.states for p in profiles), strict=True)
+    ]
+    parts = [part for p in profiles for part in p.how.get("merged") or [dict(p.how)]]
+    how = dict(first.how) | {
+        "seed": [seed for p in profiles for seed in p.seeds],
+        "seconds": sum(p.how.get("seconds") or 0 for p in profiles),
+        "merged": parts,
+    }
+    if any("modular" in p.how for p in profiles):
+        how["modular"] = _merge_modular([p.how.get("modular") for p in profiles])
+    return replace(
+        first,
+        states=with_ratios(states, first.criterion),
+        num_samples=total,
+        num_forward=sum(p.num_forward for p in profiles),
+        how=how,
+        created=max(p.created for p in profiles),
+    )
+
+
+def combined_p_value(p_values: Sequence[float], shares: Sequence[float] | None = None) -> float:
+    r"""Fisher's combination of p-values, or Brown's where the tests share data.
+
+    .. math:: X = -2\sum_k\log p_k \sim c\,\chi^2_f, \qquad c = \frac{\mathrm{Var}\,X}{2\,E X},
+              \quad f = \frac{2 (E X)^2}{\mathrm{Var}\,X}
+
+    with :math:`c = 1, f = 2K` for independent tests, and
+    :math:`\mathrm{Cov}(-2\log p_j, -2\log p_k) \approx 3.263\rho + 0.710\rho^2 + 0.027\rho^3`.
+
+    Arguments:
+        p_values: One a test.
+        shares: A number :math:`a_k` from 0 to 1 for each test; two of them correlate by
+            :math:`\rho = a_j a_k`. Independent when None.
+
+    Example:
+        >>> round(combined_p_value([0.3]), 12), round(combined_p_value([0.01, 0.01]), 5)
+        (0.3, 0.00102)
+        >>> round(combined_p_value([0.01, 0.01], [1.0, 1.0]), 5)
+        0.01
+    """
+    import torch
+
+    mean = 2.0 * len(p_values)
+    variance = 4.0 * len(p_values)
+    for a, b in combinations(shares or [0.0] * len(p_values), 2):
+        rho = a * b
+        variance += 2 * (3.263 * rho + 0.710 * rho**2 + 0.027 * rho**3)
+    statistic = -2 * sum(math.log(max(p, 1e-300)) for p in p_values)
+    half_freedom, scale = mean**2 / variance, variance / (2 * mean)
+    terms = torch.tensor([half_freedom, statistic / (2 * scale)], dtype=torch.float64)
+    return float(torch.special.gammaincc(*terms))
+
+
+def _merge_states(records: Sequence[ErrorState], weights: Sequence[float]) -> ErrorState:
+    def column(name: str) -> list[float] | None:
+        values = [getattr(record, name) for record in records]
+        return None if any(value is None for value in values) else values
+
+    def mean(name: str) -> float | None:
+        values = column(name)
+        return None if values is None else _dot(weights, values)
+
+    def error(name: str, data: Sequence[float] | None) -> float | None:
+        values = column(name)
+        if values is None:
+            return None
+        data = data or [0.0] * len(values)
+        own = [w**2 * max(v**2 - d**2, 0) for w, v, d in zip(weights, values, data, strict=True)]
+        return math.sqrt(_dot(weights, data) ** 2 + sum(own))
+
+    merged: dict[str, Any] = {name: mean(name) for name in _MEANS}
+    for name in ("mmd_sq_se", "fresh_sq_se", "inherited_sq_se"):
+        # a part that nobody knows is taken as the whole
+        merged[name] = error(name, column(name.replace("_se", "_data_se")) or column(name))
+    for name in _INDEPENDENT:
+        merged[f"{name}_se"] = error(f"{name}_se", None)
+    shares = [_share(record) for record in records]
+    null = column("null_sd")
+    shared_null = null and [a * sd for a, sd in zip(shares, null, strict=True)]
+    merged["null_sd"] = error("null_sd", shared_null)
+    p_values, half = column("p_value"), NORMAL_95 * merged["mmd_sq_se"]
+    merged["p_value"] = None if p_values is None else combined_p_value(p_values, shares)
+    ends = max(merged["mmd_sq"] - half, 0.0), max(merged["mmd_sq"] + half, 0.0)
+    merged["interval"] = ends if all(record.interval for record in records) else None
+    merged |= _limits(merged, records, weights)
+    return replace(records[0], **merged)
+
+
+def _limits(
+    merged: Mapping[str, Any], records: Sequence[ErrorState], weights: Sequence[float]
+) -> dict[str, float | None]:
+    """The bracket on the cumulative error, from the merged estimates."""
+    name = "mmd_sq" if merged["empirical_mmd_sq"] is None else "empirical_mmd_sq"
+    limit = mmd_sq_lower_limit(merged[name], merged[f"{name}_se"])
+    has_lower = all(record.kl_lower is not None for record in records)
+    upper = None
+    if merged["path_kl"] is not None:
+        upper = kl_upper_limit(merged["path_kl"], merged["path_kl_se"])
+        upper += sum(w**2 * _skewness(record) for w, record in zip(weights, records, strict=True))
+    return {"kl_lower": kl_lower_bound(limit) if has_lower else None, "kl_upper": upper}
+
+
+def _skewness(state: ErrorState) -> float:
+    """What an upper limit lies above that of a normal law."""
+    if state.path_kl is None or state.path_kl_se is None or state.kl_upper is None:
+        return 0.0
+    return max(state.kl_upper - kl_upper_limit(state.path_kl, state.path_kl_se), 0.0)
+
+
+def _merge_modular(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """What is known of how modular errors were measured, or why the merged profile has none."""
+    if any(not part or "reason" in part for part in parts):
+        return {"reason": "not every one of the merged profiles has modular errors: dropped"}
+    known = [part for part in parts if part]
+    start, warned = known[0], [part for part in known if part["memorizing_from"] is not None]
+    if warned:
+        start = max(warned, key=lambda part: part["memorizing_from"])
+    count = sum(part["num_chains"] for part in known)
+    weights = [part["num_chains"] / count for part in known]
+    prior = _dot(weights, [part["prior_kl"] for part in known])
+    error = math.hypot(*(w * p["prior_kl_se"] for w, p in zip(weights, known, strict=True)))
+    return dict(start) | {"num_chains": count, "prior_kl": prior, "prior_kl_se": error}
+
+
+_INDEPENDENT = (
+    "eps_norm_gap",
+    "path_kl",
+    "modular_error",
+    "modular_error_forward",
+    "exposure_bias",
+    "modular_mean",
+    "modular_variance",
+    "modular_shape",
+    "empirical_mmd_sq",
+)
+"""Numbers whose standard errors are of the samples alone: the data are fixed."""
+_MEANS = (
+    *_INDEPENDENT,
+    "mmd_sq",
+    "fresh_sq",
+    "inherited_sq",
+    "delta",
+    "eps_norm_sampled",
+    "eps_norm_forward",
+    "bandwidth",
+    "modular_error_per_dimension",
+    "modular_steps",
+    "variance_factor",
+    "nearest_weight",
+    "mmd_sq_data_se",
+    "fresh_sq_data_se",
+    "inherited_sq_data_se",
+)
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _share(state: ErrorState) -> float:
+    """The part of a state's standard error that is due to the data."""
+    if state.mmd_sq_data_se is None:
+        return 1.0
+    return min(1.0, state.mmd_sq_data_se / state.mmd_sq_se) if state.mmd_sq_se else 0.0
+
+
+def _check(profiles: Sequence[ErrorProfile]) -> None:
+    if len({tuple(s.t for s in p.states) for p in profiles}) > 1:
+        raise InvalidInput("profiles of different states do not merge: measure the same states")
+    seeds = [seed for p in profiles for seed in p.seeds]
+    unseeded = [p.states for p in profiles if not p.seeds]
+    if len(set(seeds)) < len(seeds) or len(set(unseeded)) < len(unseeded):
+        raise InvalidInput("profiles with the same seed hold the same samples: use other seeds")
+    for key, words in SAME.items():
+        if _differs([p.how.get(key) for p in profiles]):
+            raise InvalidInput(f"profiles of different {words} do not merge: measure one chain")
+    if _differs([_fingerprint(p.how) for p in profiles]):
+        raise InvalidInput("profiles of different data do not merge: measure on the same data")
+
+
+def _fingerprint(how: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    data = how.get("data")
+    return data.get("fingerprint") if isinstance(data, Mapping) else None
+
+
+def _differs(values: Sequence[Any]) -> bool:
+    known = [value for value in values if value is not None]
+    return any(value != known[0] for value in known[1:])

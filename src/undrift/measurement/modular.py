@@ -1,0 +1,334 @@
+r"""The modular error: how far one module is from the true reverse conditional, in nats.
+
+.. math:: E_{mod}(t) = E_{x_t \sim p_t} KL(K_t(\cdot|x_t) \,\|\, q(\cdot|x_t))
+
+needs a module with a density (ancestral sampling, DDIM with :math:`\eta > 0`) and data whose
+reverse conditional is known: a mixture, or the data set itself (:mod:`undrift.diffusion.mixture`).
+Let
+:math:`g = N(m^*, \mathrm{diag}\,v^*)` have the moments of :math:`q(\cdot|x_t)`, and let
+:math:`K_t = N(m, \mathrm{diag}\,v)`, :math:`r = v / v^*`. Exactly,
+
+.. math:: KL(K_t \| q) = \underbrace{\sum_i \frac{(m_i - m_i^*)^2}{2 v_i^*}}_{\text{mean}}
+            + \underbrace{\tfrac12 \sum_i (r_i - 1 - \log r_i)}_{\text{variance}}
+            + \underbrace{E_{x_s \sim K_t} \log\frac{g(x_s)}{q(x_s|x_t)}}_{\text{shape}}.
+
+The first two are closed forms at every state; only the third is drawn, with one :math:`x_s` a
+state. It is small where steps are short, so the estimate is far less noisy than the mean of
+:math:`\log K_t - \log q`, with the same expectation. It may be negative: it is no divergence.
+
+The mean term asks for training, the variance term for another reverse variance (no training at
+all), the shape term for shorter steps: no Gaussian module can follow a reverse conditional with
+two modes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undrift.diffusion.mixture import MEMORIZING, ForwardProcess
+from undrift.diffusion.sampler import GaussianKernel, Sampler
+from undrift.exceptions import InvalidInput
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    value: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, terms: Tensor) -> Estimate:
+        """The mean of independent terms, with shape (B,)."""
+        return cls(float(terms.mean()), float(terms.std()) / math.sqrt(len(terms)))
+
+
+class NoDensity(InvalidInput):
+    """No module of a chain has a density, so no divergence of it exists."""
+
+
+@dataclass(frozen=True)
+class ModularError:
+    r"""The modular error of one step on one set of states, in nats.
+
+    Arguments:
+        t: Time of the states.
+        s: Time the module leads to.
+        parts: Mean, variance and shape term of every state, with shape :math:`(3, B)`.
+        dim: Numbers in one state.
+        variance_factor: What to multiply the reverse variance by for the least modular error,
+            :math:`1 / E[\mathrm{mean}_i\, v_i / v^*_i]`.
+        top_weight: Mean responsibility of the nearest component; near 1 on a data set the target
+            memorizes.
+    """
+
+    t: int
+    s: int
+    parts: Tensor
+    dim: int
+    variance_factor: float
+    top_weight: float
+
+    @property
+    def terms(self) -> Tensor:
+        """Contributions of the states to the total, with shape (B,)."""
+        return self.parts.sum(0)
+
+    @property
+    def total(self) -> Estimate:
+        r""":math:`E_{mod}`."""
+        return Estimate.of(self.terms)
+
+    @property
+    def mean(self) -> Estimate:
+        """Its mean term."""
+        return Estimate.of(self.parts[0])
+
+    @property
+    def variance(self) -> Estimate:
+        """Its variance term."""
+        return Estimate.of(self.parts[1])
+
+    @property
+    def shape(self) -> Estimate:
+        """The remainder."""
+        return Estimate.of(self.parts[2])
+
+    @property
+    def memorizing(self) -> bool:
+        """Whether the target, if it is a data set, has come down to single data."""
+        return self.top_weight > MEMORIZING
+
+
+def modular_error(
+    kernel: GaussianKernel,
+    x_t: Tensor,
+    process: ForwardProcess,
+    t: int,
+    s: int,
+    *,
+    x_s: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> ModularError:
+    r"""Estimate the modular error of one module on given states.
+
+    Arguments:
+        kernel: The module at these states, :math:`K_t(\cdot|x_t)`.
+        x_t: States, with shape :math:`(B, *)`: from the sampler for the modular error proper, from
+            the forward process for what training sees.
+        process: The data under the forward process.
+        t: Time of the states.
+        s: Time the module leads to.
+        x_s: One draw of the module at each state, to be used again; drawn when None.
+        generator: Source of that draw.
+
+    Raises:
+        InvalidInput: If the module adds no noise, or there are fewer than 2 states.
+
+    Example:
+        >>> from undrift.diffusion.mixture import GaussianMixture
+        >>> from undrift.diffusion.schedule import CosineSchedule
+        >>> process = ForwardProcess(GaussianMixture.ring(), CosineSchedule(50))
+        >>> x_t = process.draw(500, 30, generator=torch.Generator().manual_seed(0))
+        >>> mean, variance = process.reverse_moments(x_t, 30, 29)
+        >>> kernel = GaussianKernel(mean + 0.1 * variance.sqrt(), variance)
+        >>> error = modular_error(kernel, x_t, process, 30, 29)
+        >>> round(error.mean.value, 6), error.variance.value  # two dimensions at 0.1²/2 each
+        (0.01, 0.0)
+    """
+    if len(x_t) < 2:
+        raise InvalidInput("a modular error needs at least 2 states")
+    mean, variance = moments(kernel, process.data.dim)
+    if not bool((variance > 0).all()):
+        raise InvalidInput("a module without noise has no density: stop one step before")
+    x_s = draw(mean, variance, generator) if x_s is None else x_s.flatten(1).double()
+    posterior = process.posterior(x_t, t)
+    true_mean, true_variance = process.reverse_moments(x_t, t, s, posterior)
+    ratio = variance / true_variance
+    off = (mean - true_mean).square().div(2 * true_variance).sum(1)
+    width = (ratio - 1 - ratio.log()).sum(1) / 2
+    log_q = process.forward_log_prob(x_t, x_s, t, s) + process.log_prob(x_s, s)
+    shape = gaussian_log_prob(x_s, true_mean, true_variance) - (log_q - posterior.log_density)
+    return ModularError(
+        t=t,
+        s=s,
+        parts=torch.stack([off, width, shape]),
+        dim=process.data.dim,
+        variance_factor=float(1 / ratio.mean()),
+        top_weight=float(posterior.top_weight.mean()),
+    )
+
+
+@dataclass(frozen=True)
+class ExposedError:
+    """The modular error on the sampler's states and on forward draws, in nats.
+
+    Arguments:
+        sampled: On the states that the sampler really gets.
+        forward: On the states that training sees.
+    """
+
+    sampled: ModularError
+    forward: ModularError
+
+    @property
+    def exposure_bias(self) -> Estimate:
+        """The difference: what it costs, in nats, that the two kinds of states differ."""
+        a, b = self.sampled.total, self.forward.total
+        return Estimate(a.value - b.value, math.hypot(a.standard_error, b.standard_error))
+
+    def row(self) -> dict[str, Any]:
+        """The step as plain data, in nats, with standard errors under ``..._se``."""
+        terms = {
+            "e_mod": self.sampled.total,
+            "e_mod_mean": self.sampled.mean,
+            "e_mod_variance": self.sampled.variance,
+            "e_mod_shape": self.sampled.shape,
+            "e_mod_forward": self.forward.total,
+            "exposure_bias": self.exposure_bias,
+        }
+        row: dict[str, Any] = {"t": self.sampled.t, "s": self.sampled.s}
+        for name, term in terms.items():
+            row |= {name: term.value, f"{name}_se": term.standard_error}
+        row["e_mod_per_dimension"] = self.sampled.total.value / self.sampled.dim
+        row["variance_factor"] = self.sampled.variance_factor
+        return row | {"memorizing": self.forward.memorizing}
+
+
+def memorization_warning(errors: Iterable[ExposedError]) -> str | None:
+    """From which step on the target is the memorizing one, in a sentence; None if nowhere.
+
+    Meant for modular errors against a data set; against a mixture of few components the largest
+    responsibility says nothing about memorization.
+    """
+    steps = [item.forward.t for item in errors if item.forward.memorizing]
+    return memorizing_from(max(steps)) if steps else None
+
+
+def memorizing_from(t: float) -> str:
+    """The warning for a target that memorizes from a time on."""
+    return (
+        f"From t = {t:g} down the exact reverse conditional of the data set leads back to "
+        "single data: a modular error there also counts what generalizes as an error."
+    )
+
+
+@torch.no_grad()
+def modular_errors(
+    sampler: Sampler,
+    process: ForwardProcess,
+    shape: tuple[int, ...],
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    tick: Callable[[int], None] = lambda amount: None,
+) -> Iterator[ExposedError]:
+    r"""Run the chain and yield the modular error of each step that has one, from T downwards.
+
+    Steps whose module adds no noise (the last one of the usual samplers) have none and are passed
+    over; so is a step down to data without density. One call of the network a step for the sampled
+    states, one for the forward draws.
+
+    Arguments:
+        sampler: The chain.
+        process: The data under the forward process of the same schedule.
+        shape: Number of states and shape of one, :math:`(B, *)`.
+        generator: Source of all draws.
+        dtype: Type of the states that the network sees; all else is float64.
+        batch_size: States in one call of the network.
+        device: Where the network is; the CPU when None. All else is done on the CPU.
+        tick: Called with the number of modules times states that were run.
+
+    Raises:
+        NoDensity: If no step of the chain has a density.
+    """
+    x_t, found = sampler.prior(shape, generator=generator, dtype=dtype), False
+    for t, s in pairwise(int(time) for time in sampler.grid):
+        kernel = module(sampler, x_t.to(device), t, s, batch_size)
+        mean, variance = moments(kernel, process.data.dim)
+        x_s = draw(mean, variance, generator)
+        tick(len(x_t))
+        if bool((variance > 0).all()) and (s > 0 or process.data.has_density):
+            drawn = process.draw(shape[0], t, generator=generator).reshape(shape).to(dtype)
+            seen = module(sampler, drawn.to(device), t, s, batch_size)
+            tick(len(drawn))
+            found = True
+            yield ExposedError(
+                modular_error(kernel, x_t, process, t, s, x_s=x_s),
+                modular_error(seen, drawn, process, t, s, generator=generator),
+            )
+        x_t = x_s.reshape(shape).to(dtype)
+    if not found:
+        raise NoDensity("no module of this chain has a density: use eta > 0, or measure MMD")
+
+
+def advice(mean: float, variance: float, shape: float) -> str:
+    """What the split of a modular error tells the user to do.
+
+    Example:
+        >>> advice(0.5, 0.1, 0.0)
+        'Most of the modular error is in the mean: train more, or a larger network.'
+    """
+    largest = max(mean, variance, shape)
+    if largest <= 0:
+        return "No part of the modular error stands out."
+    if largest == mean:
+        return "Most of the modular error is in the mean: train more, or a larger network."
+    if largest == variance:
+        return (
+            "Most of the modular error is in the reverse variance: change it (optimal or learned "
+            "variance); no training is needed."
+        )
+    return "Most of the modular error is in the shape: take smaller steps."
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Log-density of independent Gaussians, summed over the last dimension, in nats."""
+    terms = (x - mean).square() / variance + torch.log(2 * math.pi * variance)
+    return -terms.sum(-1) / 2
+
+
+def draw(mean: Tensor, variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One draw of each Gaussian, in float64."""
+    noise = torch.randn(mean.shape, dtype=torch.float64, generator=generator)
+    return mean + variance.sqrt() * noise
+
+
+def module(sampler: Sampler, x_t: Tensor, t: int, s: int, batch_size: int = 512) -> GaussianKernel:
+    """The density of one module, from batches of states, with mean and variance in float64.
+
+    Raises:
+        NoDensity: If the chain has none.
+    """
+    means, variances = [], []
+    for batch in x_t.split(batch_size):
+        kernel = sampler.kernel(batch, t, s)
+        if kernel is None:
+            raise NoDensity(f"{type(sampler).__name__} has no density: measure its MMD instead")
+        mean = kernel.mean.detach().double()
+        variance = torch.as_tensor(kernel.variance, dtype=torch.float64, device=mean.device)
+        means.append(mean)
+        variances.append(variance.detach().expand_as(mean))
+    return GaussianKernel(torch.cat(means), torch.cat(variances))
+
+
+def moments(kernel: GaussianKernel, dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a module as float64 rows on the CPU, each with shape (B, d).
+
+    Raises:
+        InvalidInput: If a state does not have d numbers.
+    """
+    mean = kernel.mean.detach().double()
+    variance = torch.as_tensor(kernel.variance, dtype=torch.float64, device=mean.device)
+    if mean[0].numel() != dim:
+        raise InvalidInput(f"the chain's states have {mean[0].numel()} numbers, the data {dim}")
+    return mean.flatten(1).cpu(), variance.detach().expand_as(mean).flatten(1).cpu()

@@ -1,0 +1,159 @@
+"""The record of a measurement: its states, how it was made, and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from undrift.exceptions import InvalidInput
+from undrift.measurement.state import Criterion, ErrorState
+
+SCHEMA_VERSION = 1
+KIND = "undrift.profile"
+
+
+@dataclass(frozen=True)
+class ErrorProfile:
+    """The error of a chain after each of its measured states, from T down to 0.
+
+    Arguments:
+        states: One record a state, t descending.
+        num_samples: Number of chains that were run.
+        num_forward: Number of forward draws at each state.
+        how: How it was made, in plain data: sampler, data, kernel, seed, versions, command.
+        label: What it is called in reports.
+        created: When it was made, as ISO 8601 writes it.
+        criterion: When a cumulative error counts as told from 0, for the amplifications.
+    """
+
+    states: tuple[ErrorState, ...]
+    num_samples: int
+    num_forward: int
+    how: Mapping[str, Any] = field(default_factory=dict)
+    label: str = "model"
+    created: str = ""
+    criterion: Criterion = field(default_factory=Criterion)
+
+    @property
+    def final(self) -> ErrorState:
+        """The last state: the samples."""
+        return self.states[-1]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the measurements that went into it."""
+        seed = self.how.get("seed")
+        return list(seed) if isinstance(seed, (list, tuple)) else [] if seed is None else [seed]
+
+    def gains(self) -> dict[float, float]:
+        """Times and downstream gains, where defined: a regularizer's measured weights."""
+        return {s.t: s.downstream_gain for s in self.states if s.downstream_gain is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with a schema version, as it is written to JSON."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": KIND,
+            "label": self.label,
+            "states": [asdict(state) for state in self.states],
+            "num_samples": self.num_samples,
+            "num_forward": self.num_forward,
+            "created": self.created,
+            "criterion": asdict(self.criterion),
+            "how": dict(self.how),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "this") -> ErrorProfile:
+        """Read plain data.
+
+        Raises:
+            InvalidInput: If it is no profile, one of a newer schema, or damaged.
+        """
+        _check_schema(data, source)
+        try:
+            states = tuple(ErrorState.from_dict(state) for state in data["states"])
+            times = [state.t for state in states]
+            if not times or any(t <= s for t, s in pairwise(times)):
+                raise ValueError("its times do not fall")
+            return cls(
+                states,
+                int(data["num_samples"]),
+                int(data["num_forward"]),
+                dict(data.get("how") or {}),
+                str(data.get("label") or "model"),
+                str(data.get("created") or ""),
+                Criterion(**(data.get("criterion") or {})),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InvalidInput(f"{source} is a damaged error profile: {error}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write JSON; the file appears whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(json.dumps(_finite(self.to_dict()), indent=1) + "\n", "utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ErrorProfile:
+        """Read a profile from a JSON file.
+
+        Raises:
+            InvalidInput: If there is no such file, or it holds no profile that can be read.
+        """
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+        except FileNotFoundError:
+            raise InvalidInput(f"no such file: {path}") from None
+        except ValueError:
+            raise InvalidInput(f"{path} is no error profile: it is not JSON") from None
+        except OSError as error:
+            raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+        return cls.from_dict(data, str(path))
+
+    def merge(self, *others: ErrorProfile) -> ErrorProfile:
+        """One profile of measurements of the same chain at the same states with other seeds.
+
+        See :func:`undrift.measurement.merge.merge_profiles`.
+
+        Raises:
+            InvalidInput: If the profiles are of other states, of another chain or other data, or
+                made with the same seed.
+        """
+        from undrift.measurement.merge import merge_profiles
+
+        return merge_profiles([self, *others])
+
+
+def _check_schema(data: Any, source: str) -> None:  # noqa: ANN401
+    if not isinstance(data, Mapping) or data.get("kind") != KIND or "states" not in data:
+        raise InvalidInput(f"{source} is no error profile: make one with undrift measure")
+    version = data.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise InvalidInput(
+            f"{source} has schema version {version}, this undrift reads up to {SCHEMA_VERSION}: "
+            "update undrift"
+        )
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """The same plain data with None for numbers that JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,215 @@
+r"""The modular error between measured states, and the divergence of paths that bounds from above.
+
+A segment of the chain is the modules from one measured state to the next. Its modular error is the
+sum over its modules: by the chain rule of KL the divergence of the sampler's paths through it from
+the true reverse paths, given the state where it begins. Summed from the prior on,
+
+.. math:: KL(p_{s:T} \| q_{s:T}) = KL(p_T \| q_T) + \sum_{t > s} E_{mod}(t) \ge KL(p_s \| q_s),
+
+the upper end of the bracket on the cumulative error (docs/theory, section 6). The same chains walk
+through all steps, so their contributions are summed chain by chain: the standard error of a sum is
+then right whatever the correlation of its terms.
+
+The target is the data set itself as a distribution, the only one of image data whose reverse
+conditional is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undrift.diffusion.mixture import EmpiricalDistribution, ForwardProcess
+from undrift.diffusion.sampler import Sampler
+from undrift.diffusion.schedule import Schedule
+from undrift.measurement.cumulative import check_states
+from undrift.measurement.modular import (
+    Estimate,
+    ExposedError,
+    NoDensity,
+    gaussian_log_prob,
+    memorizing_from,
+    modular_errors,
+)
+from undrift.measurement.population import stream_seed
+from undrift.mmd.kl_bounds import LEVEL, kl_upper_limit
+
+PARTS = ("modular_mean", "modular_variance", "modular_shape")
+
+
+@dataclass(frozen=True)
+class SegmentErrors:
+    """The modular errors of a chain, as they enter a profile.
+
+    Arguments:
+        numbers: For each state what its record says of them; nothing where they do not exist.
+        how: How they were measured, or the ``"reason"`` why they do not exist.
+    """
+
+    numbers: dict[float, dict[str, Any]]
+    how: dict[str, Any]
+
+
+def data_process(sampler: Sampler, data: Tensor) -> ForwardProcess | None:
+    """The data set itself under the forward process of a chain; None if that is not known.
+
+    Arguments:
+        sampler: The chain.
+        data: Data, with shape :math:`(n, *)`.
+    """
+    schedule = getattr(sampler, "schedule", None)
+    if not isinstance(schedule, Schedule):
+        return None
+    return ForwardProcess(EmpiricalDistribution(data), schedule)
+
+
+def segment_errors(
+    sampler: Sampler,
+    process: ForwardProcess | None,
+    times: Sequence[float],
+    shape: tuple[int, ...],
+    *,
+    seed: int = 0,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    tick: Callable[[int], None] = lambda amount: None,
+) -> SegmentErrors:
+    r"""Measure the modular error of every module and sum it between states.
+
+    Arguments:
+        sampler: The chain.
+        process: The data under its forward process; None for none, and no modular errors.
+        times: Measured times, descending, the first and the last of the grid among them.
+        shape: Number of chains and shape of one state, :math:`(B, *)`.
+        seed: Seed of the run.
+        batch_size: Number of chains that go through the network at once.
+        device: Where the network is.
+        tick: Called with the number of modules times states that were run.
+
+    Raises:
+        InvalidInput: If an error is not finite.
+    """
+    if process is None:
+        name = type(sampler).__name__
+        return SegmentErrors({}, {"reason": f"{name} is no chain of Gaussian modules: MMD only"})
+    generator = torch.Generator().manual_seed(stream_seed(seed, "modular"))
+    grid, done = sampler.grid, 0
+    path = prior_terms(process, int(grid[0]), shape[0], generator)
+    prior, memorizing = Estimate.of(path), None
+    numbers = {times[0]: _path_record(path)}
+    errors = modular_errors(
+        sampler, process, shape,
+        generator=generator, batch_size=batch_size, device=device, tick=tick,
+    )  # fmt: skip
+    try:
+        for stop, group in groupby(errors, key=lambda error: _segment_end(error, times)):
+            steps = list(group)
+            for step in steps:
+                path = path + step.sampled.terms
+                check_states(path[:, None], step.sampled.t, "modular errors")
+                if memorizing is None and step.forward.memorizing:
+                    memorizing = step.forward.t
+            done += len(steps)
+            start = times[times.index(stop) - 1]
+            is_whole = len(steps) == grid.index(stop) - grid.index(start)
+            numbers[stop] = _segment_record(steps) if is_whole else {}
+            if done == grid.index(stop):
+                numbers[stop] |= _path_record(path)
+    except NoDensity as error:
+        return SegmentErrors({}, {"reason": str(error)})
+    last = min(time for time, record in numbers.items() if record)
+    return SegmentErrors(numbers, _how(process, shape[0], prior, last, memorizing))
+
+
+def prior_terms(
+    process: ForwardProcess, t: int, count: int, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Draws whose mean is :math:`KL(N(0, I) \| q_T)`, what the prior brings, with shape (B,).
+
+    Arguments:
+        process: The data under the forward process.
+        t: Time of the prior, T.
+        count: Number of draws, B.
+        generator: Source of the draws.
+
+    Returns:
+        Terms in nats.
+
+    Example:
+        >>> from undrift.diffusion.mixture import GaussianMixture
+        >>> from undrift.diffusion.schedule import CosineSchedule
+        >>> standard = GaussianMixture(torch.zeros(1, 2), torch.ones(1))
+        >>> bool(prior_terms(ForwardProcess(standard, CosineSchedule(10)), 10, 50).max() < 1e-9)
+        True
+    """
+    x = torch.randn(count, process.data.dim, generator=generator, dtype=torch.float64)
+    log_p = gaussian_log_prob(x, torch.zeros_like(x), torch.ones_like(x))
+    return log_p - process.log_prob(x, t)
+
+
+def _segment_end(error: ExposedError, times: Sequence[float]) -> float:
+    """The measured state at which the segment of a module ends."""
+    return next(time for time in times if time <= error.sampled.s)
+
+
+def _segment_record(steps: Sequence[ExposedError]) -> dict[str, Any]:
+    """A segment in nats, with standard errors under ``..._se``."""
+    parts = sum(step.sampled.parts for step in steps)
+    forward = sum(step.forward.terms for step in steps)
+    assert isinstance(parts, Tensor) and isinstance(forward, Tensor)
+    seen, trained = Estimate.of(parts.sum(0)), Estimate.of(forward)
+    spread = math.hypot(seen.standard_error, trained.standard_error)
+    terms = {
+        "modular_error": seen,
+        "modular_error_forward": trained,
+        "exposure_bias": Estimate(seen.value - trained.value, spread),
+    } | {name: Estimate.of(part) for name, part in zip(PARTS, parts, strict=True)}
+    record: dict[str, Any] = {"modular_steps": len(steps)}
+    for name, term in terms.items():
+        record |= {name: term.value, f"{name}_se": term.standard_error}
+    return record | {
+        "modular_error_per_dimension": seen.value / steps[0].sampled.dim,
+        "variance_factor": len(steps) / sum(1 / step.sampled.variance_factor for step in steps),
+        "nearest_weight": max(step.forward.top_weight for step in steps),
+    }
+
+
+def _path_record(path: Tensor) -> dict[str, Any]:
+    """The divergence of paths down to a state, and the upper limit that follows from it.
+
+    The skew is that of a mean: the third cumulant of a term over the second, over their number.
+    """
+    found, spread = Estimate.of(path), path - path.mean()
+    variance = float(spread.square().mean())
+    skew = float((spread**3).mean()) / (variance * len(path)) if variance else 0.0
+    upper = kl_upper_limit(found.value, found.standard_error, skew)
+    return {"path_kl": found.value, "path_kl_se": found.standard_error, "kl_upper": upper}
+
+
+def _how(
+    process: ForwardProcess, count: int, prior: Estimate, last: float, memorizing: float | None
+) -> dict[str, Any]:
+    """Against what, from how many chains, down to which state, from where on it memorizes."""
+    is_data = isinstance(process.data, EmpiricalDistribution)
+    how: dict[str, Any] = {
+        "reference": "empirical" if is_data else type(process.data).__name__,
+        "num_chains": count,
+        "dimension": process.data.dim,
+        "level": LEVEL,
+        "prior_kl": prior.value,
+        "prior_kl_se": prior.standard_error,
+        "down_to": last,
+        "memorizing_from": None,
+    }
+    if isinstance(process.data, EmpiricalDistribution):
+        how["num_data"] = len(process.data.data)
+        how["note"] = f"in nats down to t = {last:g}: at t = 0 a data set has no density"
+        if memorizing is not None:
+            how |= {"memorizing_from": memorizing, "warning": memorizing_from(memorizing)}
+    return how

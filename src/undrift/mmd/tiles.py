@@ -1,0 +1,183 @@
+r"""Blocks of kernel matrices: samples made ready, and the squared distances of a tile.
+
+No kernel matrix is ever whole. A sum over all pairs is a sum over tiles of ``block_size`` rows and
+columns, each of them one matrix product
+
+.. math:: \|x_i - y_j\|^2 = \|x_i\|^2 + \|y_j\|^2 - 2 \langle x_i, y_j \rangle .
+
+The three terms cancel where the samples lie far from the origin. MMD does not change when both
+samples are shifted, so then both are, by about the mean of :math:`y`: what cancels afterwards is
+of the size of the distances themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undrift.exceptions import InvalidInput
+from undrift.mmd.kernels import squared_distances
+
+FAR_OFF = 4.0
+"""Samples are shifted when the squared mean exceeds the mean squared deviation by this factor."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    r"""Points as rows, with shape :math:`(N, D)`, and their squared norms, with shape :math:`(N)`.
+
+    Arguments:
+        points: The points.
+        sq_norms: Their squared norms.
+    """
+
+    points: Tensor
+    sq_norms: Tensor
+
+    @classmethod
+    def of(cls, points: Tensor) -> Sample:
+        """The sample, with its norms computed."""
+        return cls(points, torch.linalg.vector_norm(points, dim=1).square_())
+
+    def __len__(self) -> int:
+        return self.points.shape[0]
+
+
+def compute_dtype(*samples: Tensor) -> torch.dtype:
+    """The precision to compute in: single for half and single precision, double for double."""
+    dtype = torch.float32
+    for sample in samples:
+        dtype = torch.promote_types(dtype, sample.dtype)
+    return dtype
+
+
+def total_dtype(device: torch.device) -> torch.dtype:
+    """The precision of totals over all pairs: double wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def check_pair(x: Tensor, y: Tensor) -> None:
+    """Refuse two samples that cannot be compared.
+
+    Arguments:
+        x: Features, with shape :math:`(N, D)`.
+        y: Features, with shape :math:`(M, D)`.
+
+    Raises:
+        InvalidInput: If the two differ in size, dtype or device in a way that rules it out.
+    """
+    for label, sample in (("x", x), ("y", y)):
+        if not sample.is_floating_point():
+            raise InvalidInput(f"{label} is {sample.dtype}: pass floating-point samples")
+    if x.shape[1] != y.shape[1]:
+        raise InvalidInput(
+            f"x has {x.shape[1]} features a sample and y has {y.shape[1]}: "
+            "compare samples of one size"
+        )
+    if x.device != y.device:
+        raise InvalidInput(f"x is on {x.device} and y on {y.device}: move them to one device")
+
+
+def centered(x: Tensor, y: Tensor) -> tuple[Sample, Sample]:
+    r"""Both samples, shifted by the same vector if they lie far from the origin.
+
+    The norms, which the distances need anyway, also show whether all entries are finite, so the
+    check costs next to nothing.
+
+    Arguments:
+        x: Samples, with shape :math:`(N, D)`.
+        y: Samples, with shape :math:`(M, D)`.
+
+    Returns:
+        The two samples with their norms.
+
+    Raises:
+        InvalidInput: If an entry is NaN or infinite, naming the first such row.
+    """
+    samples = Sample.of(x), Sample.of(y)
+    center = y[:: max(1, y.shape[0] // 32)].mean(0)
+    totals = [samples[0].sq_norms.sum(), samples[1].sq_norms.sum(), center.square().sum()]
+    x_total, y_total, center_sq = torch.stack(totals).tolist()
+    if not x_total < float("inf"):
+        raise _not_finite("x", samples[0])
+    if not y_total < float("inf"):
+        raise _not_finite("y", samples[1])
+    if center_sq > FAR_OFF * (y_total / y.shape[0] - center_sq):
+        return Sample.of(x - center), Sample.of(y - center)
+    return samples
+
+
+def blocks(length: int, size: int) -> list[slice]:
+    """Consecutive slices of ``size`` indices that cover ``length``."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def sq_dist_tile(a: Sample, rows: slice, b: Sample, columns: slice) -> Tensor:
+    """Squared distances of some rows of one sample and some of another, in a fresh buffer."""
+    return squared_distances(
+        a.points[rows], b.points[columns], a.sq_norms[rows], b.sq_norms[columns]
+    )
+
+
+def shifted(indices: slice, by: int) -> slice:
+    """The slice, moved."""
+    return slice(indices.start + by, indices.stop + by)
+
+
+def upper_tiles(slices: list[slice]) -> Iterator[tuple[slice, slice]]:
+    """The tiles on and above the diagonal of a symmetric matrix."""
+    for index, rows in enumerate(slices):
+        for columns in slices[index:]:
+            yield rows, columns
+
+
+def label_products(
+    tile: Callable[[slice, slice], Tensor], parts: list[list[slice]], labels: Tensor
+) -> tuple[Tensor, list[list[float]]]:
+    """A symmetric matrix times labels, and its sums of squares, in one pass over its upper tiles.
+
+    Arguments:
+        tile: Makes the entries of some rows and columns, in a buffer that may be overwritten.
+        parts: Slices that cover the indices, in groups; squares are summed by pairs of groups.
+        labels: What to multiply with, with shape :math:`(N, C)`.
+
+    Returns:
+        The product, in double precision on the CPU, and the sums of squares of the groups' blocks.
+        The diagonal counts as zero.
+    """
+    part_of = {rows.start: part for part, group in enumerate(parts) for rows in group}
+    times = torch.zeros(labels.shape, dtype=total_dtype(labels.device), device=labels.device)
+    squares = times.new_zeros(len(parts), len(parts))
+    for rows, columns in upper_tiles([rows for group in parts for rows in group]):
+        entries = tile(rows, columns)
+        part = part_of[rows.start], part_of[columns.start]
+        if rows == columns:
+            entries.fill_diagonal_(0)
+        else:
+            times[columns] += entries.T @ labels[rows]
+        times[rows] += entries @ labels[columns]
+        total = entries.square_().sum()
+        squares[part] += total
+        if rows != columns:
+            squares[part[::-1]] += total
+    return times.cpu().double(), squares.tolist()
+
+
+def tile_size(block_size: int | None, device: torch.device) -> int:
+    """Rows of a tile: as asked, or what stays in the cache of a processor and fills a GPU."""
+    if block_size is None:
+        return 1024 if device.type == "cpu" else 8192
+    if block_size < 1:
+        raise InvalidInput(f"block_size is {block_size}: use 1 or more")
+    return block_size
+
+
+def _not_finite(label: str, sample: Sample) -> InvalidInput:
+    # distances overflow before norms do: then the largest is named
+    row = int(torch.where(sample.sq_norms.isfinite(), sample.sq_norms, math.inf).argmax())
+    kind = "NaN" if sample.points[row].isnan().any() else "too large or infinite"
+    return InvalidInput(f"{label} is {kind} in row {row}: drop such samples, or find their origin")

@@ -1,0 +1,84 @@
+"""Rollouts, and the short one from true forward draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.regularizer.grid import window_start
+from undrift.regularizer.streams import Streams
+
+Gradient = Literal["all", "last"]
+
+
+class Rollout(Protocol):
+    """Makes states to compare; remembers what has to live on between calls."""
+
+    def __call__(
+        self, sampler: DenoiserSampler, starts: Tensor, num_states: int, streams: Streams
+    ) -> tuple[Tensor, int]:
+        """States with gradient, and their position on the grid.
+
+        Arguments:
+            sampler: The chain.
+            starts: Data to start from, no more than ``num_states``, with shape :math:`(B, *)`.
+            num_states: How many states are wanted.
+            streams: Random streams.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What lives on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+@dataclass
+class BootstrapRollout:
+    """L modules from true forward draws to a step that is drawn uniformly.
+
+    Arguments:
+        length: L, cut where the grid begins.
+        gradient: Whether it goes through ``"all"`` modules or the ``"last"`` only.
+        random_length: Draws the length from 1 to L, as the released code does.
+        last_module: Whether the module that ends at data is ever the last one.
+        window: Share of the grid, its end at data, in which the last module lies.
+    """
+
+    length: int
+    gradient: Gradient = "all"
+    random_length: bool = False
+    last_module: bool = True
+    window: float = 1.0
+
+    def __call__(
+        self, sampler: DenoiserSampler, starts: Tensor, num_states: int, streams: Streams
+    ) -> tuple[Tensor, int]:
+        """States with gradient, one for each start, and their position on the grid."""
+        del num_states
+        grid = sampler.grid
+        first = window_start(grid, self.window) + 1
+        final = len(grid) - 1 if self.last_module else max(first, len(grid) - 2)
+        end = streams.integer(first, final)
+        length = streams.integer(1, self.length) if self.random_length else self.length
+        begin = max(0, end - length)
+        x = sampler.forward(starts, grid[begin], generator=streams.noise)
+        with torch.set_grad_enabled(self.gradient == "all" and torch.is_grad_enabled()):
+            states = sampler.trajectory(
+                x, start=grid[begin], stop=grid[end - 1], generator=streams.noise
+            )
+            for _, state in states:
+                x = state
+        last = int(grid[end - 1]), int(grid[end])
+        return sampler.step(x, *last, generator=streams.noise), end
+
+    def state_dict(self) -> dict[str, Any]:
+        """What lives on: nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""

@@ -1,0 +1,1 @@
+"""Remedies at sampling time, one file each, and the search for their strengths."""

@@ -1,0 +1,1 @@
+"""Records in; HTML, Markdown and terminal tables out."""

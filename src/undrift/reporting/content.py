@@ -1,0 +1,130 @@
+"""What goes into a report: plain data, nothing that needs a tensor library.
+
+A report is rendered from records (profiles, logs, images) and never measures anything itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from undrift.exceptions import InvalidInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Profile: TypeAlias = Mapping[str, Any]
+"""A measurement as :class:`undrift.measurement.profile.ErrorProfile` writes it (schema version
+1)."""
+
+State: TypeAlias = Mapping[str, Any]
+"""One state of a profile: ``t``, ``mmd_sq``, ``mmd_sq_se``, … (any number may be ``None``)."""
+
+SampleGrid: TypeAlias = "tuple[str, Image | bytes] | tuple[str, Image | bytes, str | None]"
+TrainingLog: TypeAlias = "tuple[str, Sequence[Mapping[str, Any]]]"
+QualityRow: TypeAlias = "tuple[str, str, float | None, float | None]"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the data say: a topic, a headline and the numbers behind it."""
+
+    topic: str
+    headline: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    r"""Everything that one report shows; sections without data are left out.
+
+    Arguments:
+        title: Heading of the page.
+        profiles: Error profiles (schema version 1); the first is the baseline of comparisons.
+        sample_grids: ``(label, image or PNG bytes[, caption])``, the data itself included.
+        training_logs: ``(label, rows)``; a row has ``step`` and any of ``loss``, ``nll``,
+            ``regularizer``, ``regularizer_null_floor``, ``grad_norm_nll``,
+            ``grad_norm_regularizer``, ``lambda``, ``lr``.
+        quality: ``(label, metric, value, standard error)``.
+        command: The command line that makes this report again.
+        config: How it was configured (nested dictionaries are flattened for show).
+        versions: Software versions.
+        notes: Sentences to print with the verdict.
+
+    Raises:
+        InvalidInput: If there is nothing to report, or a profile has no states.
+
+    Example:
+        >>> state = {"t": 0, "mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.01}
+        >>> ReportInput("Digits", [{"label": "plain", "states": [state]}]).title
+        'Digits'
+    """
+
+    title: str
+    profiles: Sequence[Profile] = ()
+    sample_grids: Sequence[SampleGrid] = ()
+    training_logs: Sequence[TrainingLog] = ()
+    quality: Sequence[QualityRow] = ()
+    command: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be shown."""
+        if not (self.profiles or self.sample_grids or self.training_logs or self.quality):
+            raise InvalidInput("Nothing to report: give at least one profile, log or sample grid.")
+        for index, profile in enumerate(self.profiles):
+            if not profile.get("states"):
+                name = profile.get("label") or f"number {index + 1}"
+                raise InvalidInput(f"Profile {name!r} has no states: measure it again.")
+
+
+def number(record: Mapping[str, Any], key: str) -> float | None:
+    """Return a finite number of a record, or None where it is absent, null, NaN or infinite.
+
+    >>> number({"a": 2, "b": float("nan"), "c": None}, "a")
+    2.0
+    >>> [number({"a": 2, "b": float("nan"), "c": None}, k) for k in "bcd"]
+    [None, None, None]
+    """
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def states(profile: Profile) -> list[State]:
+    """Return the states of a profile from :math:`t = T` down to 0."""
+    return sorted(profile["states"], key=lambda state: -float(state["t"]))
+
+
+def label(profile: Profile) -> str:
+    """Return the name of the model that a profile belongs to."""
+    return str(profile.get("label") or "model")
+
+
+def labels(profiles: Sequence[Profile]) -> list[str]:
+    """Return one distinct name for each profile: repeated names are numbered.
+
+    >>> labels([{"label": "plain"}, {"label": "plain"}, {}])
+    ['plain', 'plain (2)', 'model']
+    """
+    names: list[str] = []
+    for profile in profiles:
+        name, count = label(profile), 1
+        while name in names:
+            count += 1
+            name = f"{label(profile)} ({count})"
+        names.append(name)
+    return names
+
+
+def by_topic(found: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
+    """Findings by what they are about, in the order in which topics come up."""
+    topics: dict[str, list[Finding]] = {}
+    for finding in found:
+        topics.setdefault(finding.topic, []).append(finding)
+    return list(topics.items())

@@ -1,0 +1,76 @@
+"""What a study compares: the plan of ``undrift compare``, in plain dataclasses without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from undrift.remedies.config import RemedyConfig
+from undrift.training.config import MethodConfig, TrainConfig
+
+Protocol = Literal["branched", "scratch"]
+Budget = Literal["steps", "compute"]
+PLAIN = "plain"
+CHECKPOINT_RULE = (
+    "the averaged weights after the last step are judged; no checkpoint is selected, by any number"
+)
+
+
+@dataclass
+class StudyConfig:
+    """A study: methods side by side, over seeds, by one or both protocols.
+
+    branched: for each seed a plain model is trained (``base``) and each method continues it, with
+    the same data, the same noise and an optimizer in the same state; its own term has a random
+    stream of its own. scratch: each method starts from the same initial weights, with the same data
+    and noise. All models are sampled with the same noise. Checkpoint rule: the averaged weights
+    after the last step, nothing is selected.
+
+    Arguments:
+        base: The plain training that all methods continue, and whose options all share.
+        methods: Training methods by a name of your own; one of them is plain, of method plain.
+        protocols: branched, scratch, or both.
+        steps: Steps that each method continues for.
+        scratch_steps: Steps of each method from scratch.
+        seeds: Seeds of data, noise and weights.
+        budgets: steps gives each method the same number of steps; compute gives each as many steps
+            as take the processor time that the reference needs for its steps.
+        reference: The method whose cost is the compute budget.
+        compute_methods: Methods that are run at equal compute (all if null), plain among them.
+        num_samples: Samples of each model that are judged.
+        num_inference_steps: Modules of the chain that they are sampled by (all training steps if
+            null). A regularizer has an option of its own by that name: give both the same.
+        num_reference: Images that they are judged against, evenly spread over the data (all, up to
+            four times the samples, if null).
+        features: Features of the quality metrics, which no method was trained on: classifier (of
+            the labels), efficientnet-lite0, pixels, or a TorchScript file (if null, the classifier
+            where the data have labels, else efficientnet-lite0).
+        remedies: Remedies at sampling time by a name of your own, tried on trained models.
+        remedy_methods: Methods that they are tried on (plain and the reference if null), by the
+            first protocol at equal steps.
+        judge_every: Judge the averaged weights every so many steps too (only the last if null), to
+            see whether the cumulative error predicts quality.
+        workers: Runs that go on at once, each on one thread.
+    """
+
+    base: TrainConfig = field(default_factory=TrainConfig)
+    methods: dict[str, MethodConfig] = field(default_factory=lambda: {PLAIN: MethodConfig()})
+    protocols: list[Protocol] = field(default_factory=lambda: ["branched"])
+    steps: int = 1000
+    scratch_steps: int | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    budgets: list[Budget] = field(default_factory=lambda: ["steps"])
+    reference: str = "persistent"
+    compute_methods: list[str] | None = None
+    num_samples: int = 3000
+    num_inference_steps: int | None = None
+    num_reference: int | None = None
+    features: str | None = None
+    remedies: dict[str, RemedyConfig] = field(default_factory=dict)
+    remedy_methods: list[str] | None = None
+    judge_every: int | None = None
+    workers: int = 1
+
+    def length(self, protocol: Protocol) -> int:
+        """Steps of a run at equal steps."""
+        return self.steps if protocol == "branched" else self.scratch_steps or 0

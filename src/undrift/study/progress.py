@@ -1,0 +1,91 @@
+"""How far a study has come, read from the logs that its runs write: workers report nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from undrift.progress import progress_bar
+from undrift.study.config import StudyConfig
+from undrift.study.jobs import Job, jobs
+
+SECONDS = 1.0
+"""Between two looks at the logs."""
+TAIL = 4096
+
+
+class Course:
+    """A progress bar over all training steps of a study; a run at equal compute counts as planned.
+
+    Arguments:
+        config: The plan.
+        folder: Where the study is.
+        show: Whether to draw it.
+    """
+
+    def __init__(self, config: StudyConfig, folder: Path, *, show: bool) -> None:
+        self.folder, self.show = folder, show
+        self.planned = {job: _planned(job, config) for job in jobs(config)}
+        self.running: dict[Job, int] = {}
+        self.done: dict[Job, float] = {}
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        label = f"study {self.folder.name}, {len(self.planned)} runs"
+        bar = progress_bar(label, sum(self.planned.values()), show=self.show)
+        self._tick = self._open.enter_context(bar)
+        self._watch = threading.Thread(target=self._look_now_and_then, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watch.join()
+        self._open.close()
+
+    def start(self, job: Job, steps: int) -> None:
+        """A run starts, or goes on."""
+        with self._lock:
+            self.running[job] = steps
+
+    def finish(self, job: Job) -> None:
+        """A run is judged."""
+        with self._lock:
+            self.running.pop(job)
+            self._come_to(job, 1.0)
+
+    def look(self) -> None:
+        """Read how far the runs are."""
+        with self._lock:
+            for job, steps in self.running.items():
+                share = steps_logged(job.folder(self.folder, steps)) / steps
+                self._come_to(job, min(share, 0.99))
+
+    def _come_to(self, job: Job, share: float) -> None:
+        before = self.done.get(job, 0.0)
+        self.done[job] = max(before, share)
+        self._tick(self.planned[job] * (self.done[job] - before))  # type: ignore[arg-type]
+
+    def _look_now_and_then(self) -> None:
+        while not self._ended.wait(SECONDS):
+            self.look()
+
+
+def steps_logged(run: Path) -> int:
+    """The last step in the log of a run, read from its end; 0 where there is none."""
+    try:
+        with (run / "log.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            line = file.read().rsplit(b"\n", 2)[-2]
+        return int(json.loads(line)["step"])
+    except (OSError, IndexError, ValueError, KeyError):
+        return 0
+
+
+def _planned(job: Job, config: StudyConfig) -> int:
+    return config.base.steps if job.method is None else config.length(job.protocol)

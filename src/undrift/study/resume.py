@@ -1,0 +1,58 @@
+"""Whether a run that is there already is the one that a plan asks for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from undrift.data.images import ImageData
+from undrift.exceptions import InvalidInput
+from undrift.training.checkpoint import difference
+from undrift.training.config import TrainConfig
+
+
+def same_plan(output: Path, config: TrainConfig, *, moved: bool) -> None:
+    """Stop at a run that was made with other options.
+
+    Arguments:
+        output: Folder of the run.
+        config: What the plan asks for.
+        moved: Whether it continues a run of the study, which may have another place by now.
+
+    Raises:
+        InvalidInput: If there is one.
+    """
+    file = output / "config.yaml"
+    if not file.is_file():
+        return
+    saved = yaml.safe_load(file.read_text("utf-8")) or {}
+    if chosen := _made(output).get("regularizer"):  # what null stood for
+        saved["regularizer"] = chosen
+    found = difference(saved, config, but=["start_from"] if moved else [])
+    if found:
+        raise InvalidInput(
+            f"{output} holds a run of another plan ({found}): choose another --output"
+        )
+
+
+def same_data(output: Path, data: ImageData) -> None:
+    """Stop at a run that is complete and was trained on other images.
+
+    Raises:
+        InvalidInput: If it was.
+    """
+    there = (_made(output).get("data") or {}).get("fingerprint")
+    if there not in (None, data.fingerprint):
+        raise InvalidInput(
+            f"{output} was trained on other images than {data.name} holds now: bring these back, "
+            "or choose another --output"
+        )
+
+
+def _made(output: Path) -> dict[str, Any]:
+    """What a run was made with."""
+    file = output / "versions.json"
+    return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}

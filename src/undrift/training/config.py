@@ -1,0 +1,305 @@
+"""What can be chosen about a run: plain dataclasses, for YAML, flags and Python alike.
+
+Nothing here imports torch, so that a command line can show its options at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+from undrift.regularizer.variants import CHOSEN, Variant
+
+Method = Literal[
+    "plain",
+    "regularized",
+    "official",
+    "full",
+    "truncated",
+    "persistent",
+    "input_perturbation",
+    "consistent",
+    "fokker_planck",
+    "dream",
+    "scheduled_sampling",
+]
+VARIANTS: dict[str, Variant] = {
+    "regularized": "persistent",
+    "official": "official",
+    "full": "full",
+    "truncated": "truncated",
+    "persistent": "persistent",
+}
+"""The regularizer's variant of each method that has one; ``regularized`` is the best of them."""
+UNUSED: dict[Variant, set[str]] = {
+    "persistent": {"length"},
+    "truncated": {"num_cohorts", "stride"},
+    "full": {"num_cohorts", "stride"},
+    "official": {
+        *("num_cohorts", "stride", "gradient_share", "num_inference_steps"),
+        *("kernel", "bandwidth", "features"),
+    },
+}
+"""Options of the regularizer that a variant has no use for."""
+OBJECTIVE: dict[str, tuple[str, ...]] = {
+    "input_perturbation": ("strength", "seed"),
+    "consistent": ("strength", "seed"),
+    "fokker_planck": ("strength", "seed"),
+    "dream": ("strength", "seed"),
+    "scheduled_sampling": ("length", "seed"),
+}
+"""Options of the objective that a baseline has a use for."""
+
+
+@dataclass
+class DataConfig:
+    """Which images.
+
+    Arguments:
+        data: digits, fashion-mnist, patches, an image folder, an array file, or a Hugging Face
+            dataset (name or local path).
+        split: Part of the data set.
+        image_size: Images are resized and cropped to squares of this size (left as they are if
+            null).
+        channels: 1 for grayscale, 3 for RGB (as the images are if null).
+        skip_bad_images: Leave out images that cannot be read instead of stopping.
+    """
+
+    data: str = "digits"
+    split: str = "train"
+    image_size: int | None = None
+    channels: Literal[1, 3] | None = None
+    skip_bad_images: bool = False
+
+
+@dataclass
+class ModelConfig:
+    """The network, a UNet2DModel of diffusers.
+
+    Arguments:
+        block_out_channels: Channels of each resolution (chosen by the image size if null).
+        layers_per_block: Residual layers of each block.
+        attention: Whether the coarsest blocks attend.
+        attention_sizes: Sizes of the feature maps whose blocks attend, and the middle block with
+            them (as attention says if null).
+        attention_head_dim: Channels of an attention head (one head for all channels if null).
+        norm_num_groups: Groups of the group normalization.
+        dropout: Dropout of the residual layers.
+    """
+
+    block_out_channels: list[int] | None = None
+    layers_per_block: int = 1
+    attention: bool = False
+    attention_sizes: list[int] | None = None
+    attention_head_dim: int | None = 8
+    norm_num_groups: int = 8
+    dropout: float = 0.0
+
+
+@dataclass
+class ChainConfig:
+    """The chain that is trained.
+
+    Arguments:
+        schedule: Noise schedule.
+        num_steps: T, the number of steps.
+        prediction_type: What the network predicts.
+        variance_type: Reverse variance of the sampler.
+        clip: Bound on the estimate of the data (none if null).
+    """
+
+    schedule: Literal["linear", "cosine", "sigmoid"] = "cosine"
+    num_steps: int = 1000
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
+    variance_type: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    clip: float | None = 1.0
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer and its learning rate.
+
+    Arguments:
+        optimizer: Which one.
+        learning_rate: Learning rate after warm-up.
+        lr_schedule: How it goes on, by diffusers' names.
+        warmup_steps: Steps in which it rises from 0; none where a run is continued.
+        weight_decay: Decoupled weight decay (of adamw).
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        max_grad_norm: Gradients are clipped to this norm.
+    """
+
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = 1e-3
+    lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class RegularizerConfig:
+    """The regularizer on the cumulative error.
+
+    Arguments:
+        strength: A fixed λ (balanced by gradient norms if null).
+        gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
+        num_inference_steps: Modules of the chain that is regularized, as many as it will be sampled
+            with (all training steps if null, and for official, as released).
+        length: Modules of a rollout.
+        num_states: States that are rolled out, or the size of a cohort (if null, a share of the
+            batch that bounds the cost of a step: half for persistent, a quarter for truncated and
+            full, all of it for official).
+        num_forward: Forward draws that they are compared with (1024 if null).
+        num_cohorts: Cohorts of the persistent variant.
+        every: The term is computed in every k-th step (if null, 2; 1 for official, as released).
+        window: Share of the chain, its end at data, in which the term is computed (if null, 0.15
+            for persistent, 0.3 for truncated and full, where the error is by measurement; all of it
+            for official, as released).
+        stride: Times of the chain that one step of a new cohort spans on its way to the window.
+        weighting: Weights of the steps; measured takes the downstream gains of a profile.
+        rho: Exponent of the exponential weights.
+        profile: Profile whose downstream gains are the measured weights.
+        kernel: What compares states with forward draws: a mixture of Gaussian kernels, or the
+            energy distance; official has its own.
+        bandwidth: Bandwidth of the Gaussian kernels over the mean squared distance of the draws.
+        features: What the kernel sees of them: pixels, or a pyramid of block means, which weighs
+            what is coarse, such as the brightness, more.
+        start: Share of the training steps that are plain before the first term.
+        seed: Seed of the regularizer's own random stream, mixed with that of the run.
+    """
+
+    strength: float | None = None
+    gradient_share: float = 1.0
+    num_inference_steps: int | None = None
+    length: int = 5
+    num_states: int | None = None
+    num_forward: int | None = None
+    num_cohorts: int = 4
+    every: int | None = None
+    window: float | None = None
+    stride: int = 3
+    weighting: Literal["uniform", "exponential", "measured"] = "uniform"
+    rho: float = 3.0
+    profile: str | None = None
+    kernel: Literal["rbf", "energy"] = "rbf"
+    bandwidth: float = 1.0
+    features: Literal["pixels", "pyramid"] = "pixels"
+    start: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class ObjectiveConfig:
+    """Options of the published baselines.
+
+    Arguments:
+        strength: γ of input_perturbation (0.1), λ of consistent (10), the weight of fokker_planck
+            (0.15), the exponent p of dream (1); the published value in brackets if null.
+        length: Modules that scheduled_sampling rolls out at most.
+        seed: Seed of the method's own random stream, mixed with that of the run.
+    """
+
+    strength: float | None = None
+    length: int = 5
+    seed: int = 0
+
+
+@dataclass
+class MethodConfig:
+    """A training method.
+
+    Arguments:
+        method: plain; regularized (the variant of the regularizer that came out best, persistent);
+            a variant by its name; or a published baseline.
+        regularizer: Options of the regularizer.
+        objective: Options of the published baselines.
+    """
+
+    method: Method = "plain"
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    @property
+    def variant(self) -> Variant | None:
+        """The regularizer's variant, or None for a method without one."""
+        return VARIANTS.get(self.method)
+
+    @property
+    def in_use(self) -> dict[str, set[str]]:
+        """The options of each section that the method has a use for.
+
+        Example:
+            >>> sorted(MethodConfig("dream").in_use["objective"])
+            ['seed', 'strength']
+        """
+        known = {f.name for f in fields(RegularizerConfig)}
+        regularizer = known - UNUSED[self.variant] if self.variant else set()
+        return {"regularizer": regularizer, "objective": set(OBJECTIVE.get(self.method, ()))}
+
+    def chosen(self, batch_size: int) -> RegularizerConfig:
+        """The regularizer's options with what the variant chooses where they are null.
+
+        Arguments:
+            batch_size: Images of a step, over all processes.
+
+        Example:
+            >>> MethodConfig("persistent").chosen(batch_size=64).num_states
+            32
+        """
+        if self.variant is None:
+            return self.regularizer
+        own, chosen = self.regularizer, CHOSEN[self.variant]
+        states = max(2, int(chosen.states * batch_size))
+        return replace(
+            own,
+            num_states=states if own.num_states is None else own.num_states,
+            num_forward=chosen.num_forward if own.num_forward is None else own.num_forward,
+            every=chosen.every if own.every is None else own.every,
+            window=chosen.window if own.window is None else own.window,
+        )
+
+
+@dataclass
+class TrainConfig(MethodConfig, DataConfig):
+    """Train a diffusion model, plainly, with the regularizer, or by a published baseline.
+
+    Arguments:
+        horizontal_flip: Mirror half of the images, drawn anew each time.
+        output: Folder of the run (a new numbered one under runs if null).
+        start_from: A run or a pipeline folder of diffusers whose weights it starts from; of a run,
+            the average and the optimizer too.
+        resume: Go on with the run in the output folder from its last checkpoint.
+        steps: Number of training steps.
+        batch_size: Images of a step, over all processes.
+        seed: Seed of the weights, the order of the data and the noise.
+        ema_decay: Decay of the averaged weights, which are the ones that are saved as a pipeline.
+        mixed_precision: Precision of the network's passes.
+        checkpoint_every: Steps between checkpoints (about 10 in a run if null).
+        sample_every: Steps between sample grids (about 4 in a run if null; 0 for none).
+        log_every: Steps between rows of the log.
+        tensorboard: Also log to TensorBoard.
+        model: The network.
+        chain: The chain.
+        optimizer: The optimizer.
+    """
+
+    horizontal_flip: bool = False
+    output: str | None = None
+    start_from: str | None = None
+    resume: bool = False
+    steps: int = 2000
+    batch_size: int = 64
+    seed: int = 0
+    ema_decay: float = 0.995
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    checkpoint_every: int | None = None
+    sample_every: int | None = None
+    log_every: int = 10
+    tensorboard: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

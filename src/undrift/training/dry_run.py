@@ -1,0 +1,241 @@
+r"""A rehearsal of a training run: one step on synthetic images, and the memory that the run takes.
+
+With P parameters of 4 bytes, a process with B images a step holds
+
+.. math:: 4 P \, (\underbrace{1}_\text{weights} + \underbrace{g}_\text{gradients}
+          + \underbrace{2}_\text{Adam's moments} + \underbrace{1}_\text{average}) + a B + r,
+
+g = 2 with a regularizer, whose gradient waits while the main term's is made, else 1; a, what
+autograd keeps of one image for the backward pass; r, the regularizer's data and chains. All but a
+is counted. a is measured in the step, by hooks on what autograd saves, and grows in proportion to
+the batch; so a step of a few images tells the memory of the full batch, where states and forward
+draws are shrunk in the same proportion. A backward pass needs workspace beside it, convolutions
+most of all, and an allocator rounds up: expect a quarter more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from math import ceil, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from undrift.data.images import ImageData
+from undrift.exceptions import InvalidInput
+from undrift.regularizer.bootstrap import BootstrapRollout
+from undrift.regularizer.cohorts import PersistentCohorts
+from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.training.config import TrainConfig
+from undrift.training.trainer import Row, Trainer
+
+CPU_BATCH = 4
+KNOWN_SHAPES = {"digits": (1, 8), "fashion-mnist": (1, 32), "patches": (3, 32)}
+
+
+def rehearse(
+    config: TrainConfig,
+    batch_size: int | None = None,
+    *,
+    accelerator: Any = None,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Build what a run needs, make one step on synthetic images, and write nothing.
+
+    The regularizer's term is computed in this step, its chains stand where they would, but on
+    noise, which costs as much as states of the model do.
+
+    Arguments:
+        config: What was chosen; its data are not touched.
+        batch_size: Images of the step in each process; if None, a full batch on an accelerator,
+            elsewhere the fewest, from 4 on, that leave the regularizer two states.
+        accelerator: Devices, processes, precision; a new one when None.
+
+    Returns:
+        Parameters, what the step was and how many seconds it took, and the memory of one process at
+        the full batch, part by part, in bytes.
+
+    Raises:
+        InvalidInput: If something of the configuration cannot be used.
+
+    Example:
+        >>> found = rehearse(TrainConfig(method="persistent"), batch_size=8)
+        >>> found["parameters"], found["step"]["batch_size"], found["batch_size"]
+        (159697, 8, 64)
+    """
+    data = _synthetic(config)
+    trainer = Trainer(replace(config, resume=False), data, accelerator)
+    config, device = trainer.config, trainer.accelerator.device
+    processes = trainer.accelerator.num_processes
+    full, regularizer = config.batch_size // processes, trainer.regularizer
+    states, forward = regularizer.sizes(full) if regularizer else (0, 0)
+    if batch_size is None:
+        fewest = max(CPU_BATCH, ceil(2 * full / states) if states else 0)
+        batch_size = full if device.type == "cuda" else min(full, fewest)
+    if not 1 <= batch_size <= full:
+        raise InvalidInput(
+            f"--dry-run-batch-size is {batch_size}: choose 1 to {full}, the batch of a process"
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+    trainer.stream = data.batches(batch_size * processes, generator)
+    share = batch_size / full
+    if regularizer:
+        _make_ready(regularizer, trainer, share, (states, forward))
+    step, kept, peak = _timed_step(trainer)
+    memory = _counted(trainer, states, forward)
+    memory["activations"] = round(kept.scaled / share + kept.fixed)
+    return {
+        "method": config.method,
+        "parameters": sum(p.numel() for p in trainer.bare_network.parameters()),
+        "image_shape": list(data.image_shape),
+        "device": device.type,
+        "processes": processes,
+        "batch_size": full,
+        "step": {"batch_size": batch_size, **step},
+        "memory": memory | {"total": sum(memory.values())},
+        "measured_peak": peak,
+        "starting_passes": _starting_passes(regularizer) if regularizer else 0,
+        "states": states,
+    }
+
+
+class KeptBytes:
+    """What autograd keeps for backward passes, in bytes: the most that is alive at once.
+
+    Storages are counted once however often they are saved, those of the parameters not at all.
+    Copies of parameters in another precision count apart, since they do not grow with the batch.
+
+    Arguments:
+        parameters: The parameters.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        own = list(parameters)
+        self._own = {p.untyped_storage().data_ptr() for p in own}
+        self._shapes = {shape for p in own for shape in (p.shape, p.shape[::-1])}
+        self._uses: Counter[int] = Counter()
+        self._now = self.scaled = 0
+        self._fixed_now = self.fixed = 0
+
+    def pack(self, tensor: Tensor) -> _Kept:
+        """Take note of a tensor that is saved."""
+        return _Kept(self, tensor)
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a storage that is held once more."""
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        self._uses[key] += 1
+        if key not in self._own and self._uses[key] == 1:
+            self._change(tensor, storage.nbytes())
+
+    def remove(self, tensor: Tensor) -> None:
+        """Count a storage that is held once less."""
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        self._uses[key] -= 1
+        if key not in self._own and not self._uses[key]:
+            self._change(tensor, -storage.nbytes())
+
+    def _change(self, tensor: Tensor, size: int) -> None:
+        if tensor.shape in self._shapes:
+            self._fixed_now += size
+            self.fixed = max(self.fixed, self._fixed_now)
+        else:
+            self._now += size
+            self.scaled = max(self.scaled, self._now)
+
+
+class _Kept:
+    """A saved tensor; it is counted while this object lives."""
+
+    def __init__(self, kept: KeptBytes, tensor: Tensor) -> None:
+        self.kept, self.tensor = kept, tensor.detach()  # no way back to the graph that holds this
+        kept.add(tensor)
+
+    def __del__(self) -> None:
+        self.kept.remove(self.tensor)
+
+
+def _synthetic(config: TrainConfig) -> ImageData:
+    """Two images of noise, of the shape that the data have."""
+    channels, size = KNOWN_SHAPES.get(config.data, (None, None))
+    channels, size = config.channels or channels, config.image_size or size
+    if channels is None or size is None:
+        raise InvalidInput("a dry run loads no data: say what they are by --channels, --image-size")
+    noise = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return ImageData(noise * 2 - 1, "synthetic")
+
+
+def _make_ready(
+    regularizer: CumulativeErrorRegularizer,
+    trainer: Trainer,
+    share: float,
+    sizes: tuple[int, int],
+) -> None:
+    """Let the next call compute the term, with a share of the states and forward draws."""
+    processes, shape = trainer.accelerator.num_processes, trainer.data.image_shape
+    states, forward = (max(2, round(share * size)) for size in sizes)
+    regularizer.every = 1
+    regularizer.num_states, regularizer.num_forward = states * processes, forward * processes
+    device, noise = trainer.accelerator.device, torch.Generator().manual_seed(1)
+    regularizer.pool.capacity = states + forward
+    regularizer.pool.add(torch.randn(states + forward, *shape, generator=noise).to(device))
+    rollout = regularizer.rollout
+    if isinstance(rollout, BootstrapRollout):
+        rollout.random_length = False  # the longest is what has to fit
+    if isinstance(rollout, PersistentCohorts):
+        rollout.positions = rollout.places(regularizer.sampler.grid)
+        rollout.states = [
+            torch.randn(states, *shape, generator=noise).to(device) for _ in rollout.positions
+        ]
+
+
+def _timed_step(trainer: Trainer) -> tuple[dict[str, float], KeptBytes, int | None]:
+    """One step: its seconds and loss, what autograd kept, and the peak of an accelerator."""
+    on_gpu = trainer.accelerator.device.type == "cuda"
+    kept = KeptBytes(trainer.bare_network.parameters())
+    rows: list[Row] = []
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    with saved_tensors_hooks(kept.pack, lambda held: held.tensor):
+        trainer.run(rows.append, until=1)
+    if on_gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() if on_gpu else None
+    return {"seconds": round(seconds, 3), "loss": rows[0]["loss"]}, kept, peak
+
+
+def _starting_passes(regularizer: CumulativeErrorRegularizer) -> int:
+    """Passes of a cohort through the network until all of them are in their places."""
+    grid, rollout = regularizer.sampler.grid, regularizer.rollout
+    if not isinstance(rollout, PersistentCohorts):
+        return 0
+    return sum(len(rollout.way(grid, position)) - 1 for position in rollout.places(grid))
+
+
+def _counted(trainer: Trainer, states: int, forward: int) -> dict[str, int]:
+    """Bytes of all that does not grow with the batch as activations do."""
+    network, regularizer = trainer.bare_network, trainer.regularizer
+    parameters = list(network.parameters())
+    moments = [m for state in trainer.optimizer.state.values() for m in state.values()]
+    datum, cohorts = 4 * prod(trainer.data.image_shape), 0
+    if regularizer and isinstance(regularizer.rollout, PersistentCohorts):
+        cohorts = regularizer.rollout.num_cohorts
+    return {
+        "weights": _bytes([*parameters, *network.buffers()]),
+        "gradients": (2 if regularizer else 1) * _bytes(p for p in parameters if p.requires_grad),
+        "moments": _bytes(m for m in moments if isinstance(m, Tensor) and m.ndim),
+        "average": _bytes(trainer.ema.shadow_params),
+        "regularizer": datum * (states + forward + cohorts * states),
+    }
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,284 @@
+r"""Run directories: what a training run leaves behind, and how it is found again.
+
+================  ==============================================================================
+``config.yaml``   the resolved configuration, which ``undrift train --config`` takes
+``versions.json``  versions of the packages, machine, data
+``log.jsonl``     one row for each logged step
+``checkpoints/``  all state, to resume exactly
+``samples/``      sample grids of the averaged weights, one for each time
+``pipeline/``     the averaged weights as a pipeline of diffusers
+``result.json``   what came out, written when the run is complete
+================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from undrift.data.grids import image_grid
+from undrift.data.images import ImageData
+from undrift.data.load import load_data
+from undrift.diffusion.pipelines import PIPELINE_INDEX, load_pipeline
+from undrift.exceptions import InvalidInput
+from undrift.progress import progress_bar
+from undrift.training.checkpoint import last_checkpoint
+from undrift.training.config import DataConfig, TrainConfig
+from undrift.training.trainer import Row, Trainer
+
+PACKAGES = ("undrift", "torch", "diffusers", "accelerate", "numpy")
+GRID_IMAGES = 64
+GRID_MODULES = 100  # at most, for a glance while training
+
+
+def train(
+    config: TrainConfig,
+    data: ImageData | None = None,
+    *,
+    accelerator: Any = None,  # noqa: ANN401
+    progress: bool = True,
+    look: Callable[[Trainer], None] = lambda trainer: None,
+) -> dict[str, Any]:
+    """Run a training, or what is left of it, in its run directory.
+
+    Arguments:
+        config: What was chosen.
+        data: The images; loaded as the configuration says when None.
+        accelerator: Devices, processes, precision; a new one when None.
+        progress: Whether to draw a progress bar on stderr.
+        look: Called after each step, to look at the trainer and leave it as it is.
+
+    Returns:
+        What came out: the folder, steps, last losses, seconds of the processor in training steps.
+
+    Raises:
+        InvalidInput: If something of the configuration or the data cannot be used; nothing is
+            written then.
+    """
+    data = data if data is not None else load(config)
+    trainer = Trainer(config, data, accelerator)
+    config = trainer.config
+    main = trainer.accelerator.is_main_process
+    folder = _resumed(config, trainer) if config.resume else _new_folder(config, trainer)
+    if main and not config.resume:
+        _describe(folder, trainer)
+    checkpoint_every = config.checkpoint_every or max(1, config.steps // 10)
+    sample_every = config.sample_every
+    if sample_every is None:
+        sample_every = max(1, config.steps // 4)
+    label = f"training {folder.name}"
+    with (
+        progress_bar(label, config.steps, show=progress and main) as tick,
+        _log(folder, trainer, config) as write,
+    ):
+        tick(trainer.step)
+
+        def on_step(row: Row) -> None:
+            tick(1)
+            write(row)
+            step = trainer.step
+            if sample_every and step % sample_every == 0 and main:
+                _write_grid(trainer, folder / "samples" / f"step-{step:08d}.png")
+            if step % checkpoint_every == 0 or step == config.steps:
+                trainer.save_checkpoint(folder / "checkpoints")
+            look(trainer)
+
+        trainer.run(on_step)
+    result = _result(folder, trainer)
+    if main:
+        trainer.save_pipeline(folder / "pipeline")
+        write_json(folder / "result.json", result)
+    return result
+
+
+def load(config: DataConfig) -> ImageData:
+    """The images that a configuration names."""
+    return load_data(
+        config.data,
+        split=config.split,
+        image_size=config.image_size,
+        channels=config.channels,
+        skip_bad_images=config.skip_bad_images,
+    )
+
+
+def load_model(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
+    """The pipeline of a run, or of a folder (or name on the hub) of diffusers.
+
+    Raises:
+        InvalidInput: If there is none.
+    """
+    folder = Path(path)
+    if (folder / "pipeline" / PIPELINE_INDEX).is_file():
+        return load_pipeline(folder / "pipeline")
+    if (folder / "config.yaml").is_file():
+        raise InvalidInput(
+            f"the run {path} is not complete: go on with undrift train --config "
+            f"{folder / 'config.yaml'} --output {path} --resume"
+        )
+    return load_pipeline(path)
+
+
+def read_log(folder: Path) -> list[Row]:
+    """The rows that a run has logged; a line that it was stopped in does not count."""
+    file = folder / "log.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make ``parent/name-K`` with the first K that is free."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for k in range(1, 1_000_000):
+        folder = parent / f"{name}-{k}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise InvalidInput(f"no free folder in {parent}: clear it")
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write plain data; the file appears whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    part.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that matter, and the machine."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found | {"threads": str(torch.get_num_threads())}
+
+
+def _new_folder(config: TrainConfig, trainer: Trainer) -> Path:
+    """An empty folder for a new run; a second run never overwrites a first."""
+    if config.output is None:
+        if trainer.accelerator.num_processes > 1:
+            raise InvalidInput("several processes need to agree on a folder: give --output")
+        name = re.sub(r"\W+", "-", Path(config.data).name) or "data"
+        return new_folder(Path("runs"), f"{name}-{config.method}")
+    folder = Path(config.output)
+    if trainer.accelerator.is_main_process:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InvalidInput(
+                f"{folder} is there already: choose another --output, or go on with it by --resume"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
+    """The folder of the run that goes on; its log is cut back to the checkpoint."""
+    if config.output is None:
+        raise InvalidInput("which run to resume: give its folder as --output")
+    folder = Path(config.output)
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    if checkpoint is None:
+        raise InvalidInput(f"{folder} holds no checkpoint to resume from: start it anew")
+    trainer.load_checkpoint(checkpoint)
+    if trainer.accelerator.is_main_process:
+        rows = [row for row in read_log(folder) if row["step"] <= trainer.step]
+        part = folder / ".log.part"
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        part.replace(folder / "log.jsonl")
+    return folder
+
+
+def _describe(folder: Path, trainer: Trainer) -> None:
+    import yaml
+
+    resolved = asdict(replace(trainer.asked, output=str(folder)))
+    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    made = {"data": dict(trainer.data.how), "chain": trainer.sampler.describe()}
+    if trainer.config.variant:  # what null stands for in the configuration
+        made["regularizer"] = asdict(trainer.config.regularizer)
+    write_json(folder / "versions.json", {"versions": versions(), **made})
+
+
+@contextmanager
+def _log(folder: Path, trainer: Trainer, config: TrainConfig) -> Iterator[Callable[[Row], None]]:
+    """Yield a function that takes the row of every step and writes the mean of a few."""
+    if not trainer.accelerator.is_main_process:
+        yield lambda row: None
+        return
+    board = _tensorboard(folder) if config.tensorboard else None
+    gathered: list[Row] = []
+    with (folder / "log.jsonl").open("a") as file:
+
+        def write(row: Row) -> None:
+            gathered.append(row)
+            if row["step"] % config.log_every and row["step"] != config.steps:
+                return
+            mean = _mean(gathered)
+            gathered.clear()
+            file.write(json.dumps(mean) + "\n")
+            file.flush()
+            if board is not None:
+                for key, value in mean.items():
+                    board.add_scalar(key, value, int(mean["step"]))
+
+        yield write
+    if board is not None:
+        board.close()
+
+
+def _mean(rows: list[Row]) -> Row:
+    """Means over a few steps of what was measured in them; the step is the last one."""
+    keys = {key: None for row in rows for key in row}
+    mean = {}
+    for key in keys:
+        values = [row[key] for row in rows if math.isfinite(row.get(key, math.nan))]
+        if values:
+            mean[key] = values[-1] if key in ("step", "lr") else sum(values) / len(values)
+    return mean
+
+
+def _tensorboard(folder: Path) -> Any:  # noqa: ANN401
+    from torch.utils.tensorboard import SummaryWriter
+
+    return cast(Callable[[str], Any], SummaryWriter)(str(folder / "tensorboard"))
+
+
+def _write_grid(trainer: Trainer, path: Path) -> None:
+    """A grid of samples from the averaged weights, with the same noise each time."""
+    modules = min(GRID_MODULES, trainer.sampler.schedule.num_steps)
+    sampler = trainer.averaged_sampler(modules)
+    generator = torch.Generator().manual_seed(0)
+    shape = (GRID_IMAGES, *trainer.data.image_shape)
+    images = sampler.sample(shape, generator=generator, device=trainer.accelerator.device)
+    path.parent.mkdir(exist_ok=True)
+    image_grid(images).save(path)
+
+
+def _result(folder: Path, trainer: Trainer) -> dict[str, Any]:
+    """What came out; of each number that was logged, the last."""
+    last = {key: value for row in read_log(folder) for key, value in row.items()}
+    measured = ("regularizer", "regularizer_null", "lambda", "grad_norm_main")
+    return {
+        "run": str(folder),
+        "steps": trainer.step,
+        "loss": last.get("loss"),
+        **{key: last.get(key) for key in (*measured, "grad_norm_regularizer")},
+        "train_cpu_s": round(trainer.cpu_seconds, 2),
+        "parameters": sum(p.numel() for p in trainer.bare_network.parameters()),
+        "pipeline": str(folder / "pipeline"),
+    }

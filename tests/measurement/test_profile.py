@@ -1,0 +1,282 @@
+"""The record of a measurement: JSON, ratios and their criterion, merging and its error bars."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from undrift.exceptions import InvalidInput
+from undrift.measurement.cumulative import cumulative_error
+from undrift.measurement.merge import combined_p_value, merge_profiles
+from undrift.measurement.profile import ErrorProfile
+from undrift.measurement.state import Criterion, ErrorState, with_ratios
+from undrift.mmd.kernels import RBFMixture
+
+
+def state(t=0.0, mmd_sq=1e-2, se=1e-3, **more):
+    return ErrorState(t, math.cos(t), math.sin(t), mmd_sq, se, **({"p_value": 0.005} | more))
+
+
+def profile(*states, seed=0, num_samples=100, **how):
+    return ErrorProfile(
+        with_ratios(states or [state()]),
+        num_samples,
+        200,
+        {"seed": seed, "seconds": 1.0} | how,
+        created=f"2030-01-0{1 + seed % 9}",
+    )
+
+
+def uniform_statistic(p_values):
+    """Kolmogorov and Smirnov's statistic against the uniform distribution, times the root of n."""
+    p = torch.tensor(p_values, dtype=torch.float64).sort().values
+    n = len(p)
+    ranks = torch.arange(n + 1, dtype=torch.float64) / n
+    return math.sqrt(n) * float(torch.maximum(ranks[1:] - p, p - ranks[:-1]).max())
+
+
+KS_999 = 1.95  # its 99.9 % quantile
+
+
+# -- the file ----------------------------------------------------------------------------------
+
+
+def test_a_profile_comes_back_as_it_was(tmp_path):
+    states = with_ratios(
+        [
+            state(2.0, interval=(0.0, 0.1), null_sd=None, bandwidth=3.5),
+            state(1.0, fresh_sq=-1e-5, fresh_sq_se=2e-5, inherited_sq=4e-3, inherited_sq_se=1e-4),
+            state(0.0, p_value=None),
+        ]
+    )
+    how = {"seed": 3, "kernel": {"multipliers": [0.5, 1.0]}, "none": None}
+    made = ErrorProfile(states, 10, 20, how, "λ", "2030-01-01", Criterion(0.05, 1.0))
+    path = made.save(tmp_path / "deep" / "profile.json")
+    assert ErrorProfile.load(path) == made
+    data = json.loads(path.read_text("utf-8"))
+    assert data["schema_version"] == 1 and data["states"][0]["interval"] == [0.0, 0.1]
+    assert data["criterion"] == {"max_p_value": 0.05, "min_standard_errors": 1.0}
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = profile().save(tmp_path / "p.json")
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        profile(impossible=object()).save(path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def broken(**changes):
+    data = profile(state(1.0), state(0.0)).to_dict()
+    for key, value in changes.items():
+        if key in data:
+            data[key] = value
+        else:
+            data["states"][0][key] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (broken(schema_version=2), "update undrift"),
+        (broken(schema_version="1"), "update undrift"),
+        (broken(kind="undrift.report"), "no error profile"),
+        ([], "no error profile"),
+        (broken(states=[]), "damaged"),
+        (broken(states=[None]), "damaged"),
+        (broken(mmd_sq=None), "mmd_sq is None"),
+        (broken(mmd_sq="big"), "mmd_sq is 'big'"),
+        (broken(mmd_sq_se=True), "mmd_sq_se is True"),
+        (broken(interval=[1.0]), "interval"),
+        (broken(t=0.0), "times do not fall"),
+        (broken(num_samples="many"), "damaged"),
+        (broken(criterion={"max": 1}), "damaged"),
+    ],
+)
+def test_what_is_no_profile_is_refused_in_one_line(data, words, tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(InvalidInput, match=words) as caught:
+        ErrorProfile.load(file)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    (tmp_path / "text").write_bytes(b"\xff\xfe no JSON")
+    for path, words in (("none", "no such file"), ("text", "not JSON"), (".", "cannot read")):
+        with pytest.raises(InvalidInput, match=words):
+            ErrorProfile.load(tmp_path / path)
+
+
+# -- ratios ------------------------------------------------------------------------------------
+
+
+def test_the_criterion_needs_both_the_test_and_the_error_bar():
+    rule = Criterion()
+    assert rule.is_met(state(mmd_sq=1e-2, se=1e-3, p_value=0.01))
+    assert not rule.is_met(state(mmd_sq=1e-2, se=1e-3, p_value=0.011))
+    assert not rule.is_met(state(mmd_sq=1e-2, se=6e-3, p_value=0.005))
+    assert not rule.is_met(state(mmd_sq=1e-2, se=1e-3, p_value=None))
+    # the least p-value of B permutations is 1 / (1 + B)
+    for level in (0.01, 0.05, 0.003):
+        count = Criterion(level).num_permutations
+        assert 1 / (1 + count) <= level < 1 / count
+
+
+positive = st.floats(1e-4, 1.0)
+
+
+@given(st.lists(st.tuples(positive, positive, st.booleans()), min_size=2, max_size=9))
+def test_gains_are_products_of_later_amplifications(rows):
+    """And undefined wherever one of them is."""
+    states = [
+        state(len(rows) - i, d**2, 1e-9, inherited_sq=i_sq**2, p_value=0.001 if clear else 0.5)
+        for i, (d, i_sq, clear) in enumerate(rows)
+    ]
+    done = with_ratios(states)
+    assert done[0].amplification is None
+    for after, (d, _, clear) in zip(done[1:], rows, strict=False):
+        assert (after.amplification is not None) == clear
+        if clear:
+            assert after.amplification == pytest.approx(after.inherited / d)
+    for i, record in enumerate(done):
+        later = [s.amplification for s in done[i + 1 :]]
+        if None in later:
+            assert record.downstream_gain is None
+        else:
+            assert record.downstream_gain == pytest.approx(math.prod(later))
+
+
+def test_roots_are_never_below_zero_and_no_budget_has_no_gains():
+    done = with_ratios([state(1.0), state(0.0, fresh_sq=-1e-5, inherited_sq=-1e-5)])
+    assert (done[1].fresh, done[1].inherited, done[1].amplification) == (0.0, 0.0, 0.0)
+    assert [s.downstream_gain for s in with_ratios([state(1.0), state(0.0)])] == [None, None]
+
+
+# -- merging -----------------------------------------------------------------------------------
+
+
+def test_means_are_weighted_by_sample_size_and_ratios_taken_anew():
+    a = profile(state(1.0, 4e-2), state(0.0, 1e-2, inherited_sq=1e-2, delta=1.0), num_samples=300)
+    b = profile(
+        state(1.0, 8e-2), state(0.0, 5e-2, inherited_sq=9e-2, delta=2.0), num_samples=100, seed=1
+    )
+    merged = a.merge(b)
+    assert merged.num_samples == 400 and merged.num_forward == 400
+    assert merged.final.mmd_sq == pytest.approx(2e-2)
+    assert merged.final.delta == pytest.approx(1.25)
+    assert merged.final.amplification == pytest.approx(math.sqrt(3e-2 / 5e-2))
+    assert merged.final.eps_norm_gap is None
+    assert merged.seeds == [0, 1] and merged.how["seconds"] == 2.0
+    assert [part["seed"] for part in merged.how["merged"]] == [0, 1]
+
+
+@pytest.mark.parametrize("count", [2, 4, 9])
+def test_error_bars_fall_with_the_root_of_the_number_of_profiles(count):
+    """What the data share does not fall at all."""
+    parts = [
+        profile(state(se=2e-3, mmd_sq_data_se=1.2e-3, fresh_sq_se=1e-3, null_sd=1e-3), seed=i)
+        for i in range(count)
+    ]
+    own, data = math.sqrt(2e-3**2 - 1.2e-3**2), 1.2e-3
+    merged = merge_profiles(parts).final
+    assert merged.mmd_sq_se == pytest.approx(math.hypot(own / math.sqrt(count), data))
+    assert merged.mmd_sq_data_se == pytest.approx(data)
+    assert merged.fresh_sq_se == pytest.approx(1e-3)  # nobody knows its part: all of it is shared
+    alone = [replace(p, states=(replace(p.final, mmd_sq_data_se=0.0),)) for p in parts]
+    merged = merge_profiles(alone).final
+    assert merged.mmd_sq_se == pytest.approx(2e-3 / math.sqrt(count))
+    assert merged.null_sd == pytest.approx(1e-3 / math.sqrt(count))
+
+
+def test_merging_is_associative_in_all_but_the_p_value():
+    parts = [
+        profile(
+            state(mmd_sq=1e-2 * (i + 1), se=1e-3 * (i + 1), mmd_sq_data_se=5e-4, bandwidth=1 + i),
+            seed=i,
+            num_samples=100 * (i + 1),
+        )
+        for i in range(4)
+    ]
+    a, b, c, d = parts
+    first = a.merge(b).merge(c.merge(d))
+    second = a.merge(b.merge(c), d)
+    for one, other in ((first, second), (first, a.merge(b, c, d))):
+        x, y = asdict(one.final), asdict(other.final)
+        for name in ("mmd_sq", "mmd_sq_se", "mmd_sq_data_se", "bandwidth"):
+            assert x[name] == pytest.approx(y[name], rel=1e-12), name
+        assert one.how["merged"] == other.how["merged"]
+
+
+def test_profiles_that_do_not_belong_together_are_refused():
+    one = profile(state(mmd_sq=2e-2), sampler={"clip": 1.0}, data={"fingerprint": "a"}, weights="w")
+    cases = {
+        "same seed": replace(one, label="again"),
+        "different states": profile(state(1.0), seed=1),
+        "different samplers": profile(seed=1, sampler={"clip": None}),
+        "different weights": profile(seed=1, weights="v"),
+        "different data": profile(seed=1, data={"fingerprint": "b"}),
+    }
+    for words, other in cases.items():
+        with pytest.raises(InvalidInput, match=words):
+            one.merge(other)
+    nameless = replace(one, how={})
+    with pytest.raises(InvalidInput, match="hold the same samples"):
+        nameless.merge(replace(nameless, label="again"))
+    with pytest.raises(InvalidInput, match="same seed"):
+        one.merge(profile(seed=1)).merge(profile(state(mmd_sq=3e-2), seed=1))
+    assert one.merge() == one
+
+
+# -- p-values ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_combined_p_values_are_uniform_under_the_null(count):
+    generator = torch.Generator().manual_seed(count)
+    drawn = torch.rand(2000, count, generator=generator, dtype=torch.float64).tolist()
+    assert uniform_statistic([combined_p_value(p) for p in drawn]) < KS_999
+
+
+@pytest.mark.parametrize(("rho", "count"), [(0.3, 2), (0.3, 8), (0.8, 4)])
+def test_shared_data_are_allowed_for(rho, count):
+    """Correlated tests: Brown's level is right, Fisher's is not."""
+    generator = torch.Generator().manual_seed(7)
+    shape = (20_000, count)
+    shared = torch.randn(shape[0], 1, generator=generator, dtype=torch.float64)
+    own = torch.randn(shape, generator=generator, dtype=torch.float64)
+    z = math.sqrt(rho) * shared + math.sqrt(1 - rho) * own
+    p_values = torch.special.ndtr(-z).tolist()
+    right = [combined_p_value(p, [math.sqrt(rho)] * count) <= 0.01 for p in p_values[:10_000]]
+    wrong = [combined_p_value(p) <= 0.01 for p in p_values[:10_000]]
+    assert sum(right) / 10_000 == pytest.approx(0.01, abs=0.006)
+    assert sum(wrong) > 1.5 * sum(right)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.6])
+def test_merged_error_bars_are_true_where_profiles_share_their_data(shift):
+    """The scatter of merged estimates over new samples and new data, against what they say."""
+    generator = torch.Generator().manual_seed(11)
+    n, m, parts, repeats = 60, 30, 4, 250
+    kernel, values, said, naive = RBFMixture(bandwidth=2.0), [], [], []
+    for _ in range(repeats):
+        y = torch.randn(m, 1, generator=generator)
+        found = []
+        for k in range(parts):
+            x = shift + torch.randn(n, 1, generator=generator)
+            numbers = cumulative_error(x, y, kernel, num_permutations=0, overlap=1.0).numbers
+            found.append(profile(ErrorState(0.0, 1.0, 0.0, **numbers), seed=k))
+        merged = merge_profiles(found).final
+        values.append(merged.mmd_sq)
+        said.append(merged.mmd_sq_se)
+        naive.append(sum(p.final.mmd_sq_se**2 for p in found) / parts**2)
+    scatter = float(torch.tensor(values, dtype=torch.float64).var())
+    claimed = sum(se**2 for se in said) / repeats
+    # where nothing differs a single estimate claims 1.6 times its variance too: never below it
+    assert 0.8 < claimed / scatter < (1.8 if shift == 0 else 1.4)
+    assert sum(naive) / repeats < 0.7 * scatter

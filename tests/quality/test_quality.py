@@ -1,0 +1,340 @@
+"""Fréchet and kernel distances, precision and recall: closed forms, nulls, slopes, calibration."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from undrift.exceptions import InvalidInput
+from undrift.quality.frechet import (
+    SAMPLES_PER_FEATURE,
+    FrechetStatistics,
+    frechet_distance,
+    frechet_estimate,
+    gaussian_distance,
+)
+from undrift.quality.kernel_distance import kernel_distance
+from undrift.quality.precision_recall import precision_recall
+from undrift.quality.scores import quality_scores
+
+
+def normal(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def spd(dim, seed=0):
+    """A positive definite matrix that commutes with no other of these."""
+    root = normal(dim, dim, seed=seed)
+    return root @ root.T / dim + 0.1 * torch.eye(dim, dtype=torch.float64)
+
+
+# --- Fréchet -----------------------------------------------------------------------------------
+
+
+def test_gaussians_in_one_dimension():
+    one = torch.ones(1, 1, dtype=torch.float64)
+    distance = gaussian_distance(3 * one[0], 4 * one, 1 * one[0], 25 * one)
+    assert distance == pytest.approx((3 - 1) ** 2 + (2 - 5) ** 2, rel=1e-14)
+
+
+def test_gaussians_that_do_not_commute():
+    for seed in range(5):
+        cov_x, cov_y = spd(6, seed), spd(6, seed + 100)
+        cross = torch.linalg.eigvals(cov_x @ cov_y).real.sqrt().sum()  # the textbook's square root
+        gap = normal(6, seed=seed)
+        expected = gap.square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross
+        found = gaussian_distance(gap, cov_x, torch.zeros(6), cov_y)
+        assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [500, 12, 5, 2])  # the last three: covariances without full rank
+def test_an_optimal_transport_costs_what_it_moves(count):
+    """A symmetric positive map is optimal (Brenier), so its cost is the distance, exactly."""
+    x = normal(count, 20) + 1
+    transport, shift = spd(20, seed=1), normal(20, seed=2)
+    y = x @ transport + shift
+    moved = y - x
+    expected = moved.mean(0).square().sum() + moved.T.cov().trace()
+    assert frechet_distance(x, y) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_features_that_never_vary_do_no_harm():
+    x = torch.cat([normal(100, 3), torch.zeros(100, 5), torch.full((100, 1), 1e3)], dim=1)
+    y = x.clone()
+    y[:, 3] += 2
+    assert frechet_distance(x, y) == pytest.approx(4, rel=1e-9)
+    assert frechet_distance(x, x) < 1e-9
+
+
+def test_frechet_symmetries():
+    x, y = normal(80, 6), normal(50, 6, seed=1) @ spd(6) + 1
+    base = frechet_distance(x, y)
+    rotation = torch.linalg.qr(normal(6, 6, seed=3)).Q
+    assert frechet_distance(y, x) == pytest.approx(base, rel=1e-12)
+    assert frechet_distance(x @ rotation, y @ rotation) == pytest.approx(base, rel=1e-12)
+    assert frechet_distance(x + 100, y + 100) == pytest.approx(base, rel=1e-9)
+    assert frechet_distance(3 * x, 3 * y) == pytest.approx(9 * base, rel=1e-12)
+    assert frechet_distance(x.flip(0), y) == pytest.approx(base, rel=1e-12)
+    assert frechet_distance(x.float(), y.float()) == pytest.approx(base, rel=1e-5)
+
+
+def test_unequal_samples_of_known_gaussians():
+    mean, scale = torch.tensor([1.0, 0, -2]), torch.tensor([0.5, 2, 1])
+    x, y = normal(40_000, 3), normal(60_000, 3, seed=1) * scale + mean
+    expected = float(mean.square().sum() + (scale - 1).square().sum())
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=0.02)
+
+
+def test_bias_falls_like_one_over_n():
+    """On the null the expected value is the bias: its slope in log-log is -1."""
+    sizes = [50, 100, 200, 400]
+    biases = [
+        sum(frechet_distance(normal(n, 8, seed=i), normal(n, 8, seed=-1 - i)) for i in range(40))
+        for n in sizes
+    ]
+    slope = math.log(biases[-1] / biases[0]) / math.log(sizes[-1] / sizes[0])
+    assert slope == pytest.approx(-1, abs=0.1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6), backward=st.booleans())
+def test_merging_parts_is_exact(cuts, backward):
+    """Also far from the origin, where sums of squares would have lost every digit."""
+    x = normal(sum(cuts), 4) + torch.tensor([1e8, -1e6, 0, 1])
+    parts = [FrechetStatistics.of(part) for part in x.split(cuts)]
+    merged = parts.pop(-1 if backward else 0)
+    while parts:
+        part = parts.pop(-1 if backward else 0)
+        merged = part.merge(merged) if backward else merged.merge(part)
+    whole = FrechetStatistics.of(x)
+    assert merged.count == whole.count
+    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-15, atol=1e-12)
+    torch.testing.assert_close(merged.scatter, whole.scatter, rtol=1e-6, atol=1e-5)
+
+
+def test_updates_are_merges():
+    x = normal(30, 4)
+    whole = FrechetStatistics.of(x)
+    parts = FrechetStatistics.of(x[:1]).update(x[1:1]).update(x[1:20]).update(x[20:])
+    torch.testing.assert_close(parts.covariance, x.T.cov(), rtol=1e-12, atol=1e-14)
+    assert parts.distance(whole) < 1e-12
+
+
+def test_bootstrap_covers_the_distance_of_the_distributions():
+    """Interval, standard error and bias against 80 experiments with known truth."""
+    scale = torch.tensor([1.5, 1, 1, 0.7])
+    truth = float((scale - 1).square().sum() + 0.09)
+    shift = torch.tensor([0.3, 0, 0, 0])
+    experiments = [
+        frechet_estimate(
+            normal(150, 4, seed=i) * scale + shift,
+            normal(250, 4, seed=-1 - i),
+            num_resamples=80,
+            generator=torch.Generator().manual_seed(i),
+        )
+        for i in range(80)
+    ]
+    covered = sum(e.interval[0] <= truth <= e.interval[1] for e in experiments)
+    assert covered >= 0.85 * 80
+    values = torch.tensor([e.value for e in experiments])
+    errors = torch.tensor([e.standard_error for e in experiments])
+    biases = torch.tensor([e.bias for e in experiments])
+    assert errors.mean() == pytest.approx(float(values.std()), rel=0.25)
+    assert biases.mean() == pytest.approx(float(values.mean()) - truth, rel=0.5)
+    assert biases.mean() > 0
+
+
+def test_bootstrap_on_the_null_reaches_zero():
+    estimate = frechet_estimate(normal(100, 8), normal(100, 8, seed=1))
+    assert estimate.interval[0] == 0
+    assert estimate.value > 0.05  # all of it is bias
+    assert estimate.bias == pytest.approx(estimate.value, rel=0.5)
+
+
+def test_a_fixed_reference_adds_no_spread():
+    x, y = normal(100, 4), normal(60, 4, seed=1) * 1.5
+
+    def error(resampled):
+        generator = torch.Generator().manual_seed(0)
+        return frechet_estimate(x, y, resampled=resampled, generator=generator).standard_error
+
+    assert error("x") < 0.8 * error("both")
+    assert error("both") == error("both")
+
+
+def test_too_few_samples_are_warned_of():
+    enough = frechet_estimate(normal(24, 3), normal(30, 3), num_resamples=2)
+    few = frechet_estimate(normal(23, 3), normal(30, 3), num_resamples=2)
+    assert enough.warning is None
+    assert "23 samples are too few for 3 features: take 24" in few.warning
+
+
+def test_with_enough_samples_for_each_feature_the_interval_holds():
+    dim, runs = 48, 12
+    covered = missed = 0
+    for seed in range(runs):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(2, SAMPLES_PER_FEATURE * dim, dim, generator=generator)
+        found = frechet_estimate(x, y, num_resamples=40, generator=generator)
+        few = frechet_estimate(x[: 2 * dim], y[: 2 * dim], num_resamples=40, generator=generator)
+        assert found.warning is None and few.warning is not None
+        covered += found.interval[0] == 0  # the truth
+        missed += few.interval[0] > 0
+    assert covered >= 0.8 * runs and missed >= 0.4 * runs
+
+
+def test_a_part_taken_away_leaves_the_rest():
+    x = normal(40, 5) + 3
+    rest = FrechetStatistics.of(x).without(FrechetStatistics.of(x[:13]))
+    own = FrechetStatistics.of(x[13:])
+    assert rest.count == own.count
+    assert torch.allclose(rest.mean, own.mean) and torch.allclose(rest.scatter, own.scatter)
+
+
+@pytest.mark.parametrize(
+    ("score", "x", "y"),
+    [
+        (frechet_distance, (1, 3), (5, 3)),
+        (frechet_distance, (5, 3), (5, 4)),
+        (frechet_distance, (5, 3, 2), (5, 3, 2)),
+        (frechet_estimate, (5, 3), (1, 3)),
+        (kernel_distance, (3, 3), (5, 3)),
+        (kernel_distance, (5, 3), (5, 4)),
+        (precision_recall, (3, 3), (5, 3)),
+        (precision_recall, (5, 3), (5, 4)),
+    ],
+)
+def test_unusable_shapes_are_named(score, x, y):
+    with pytest.raises(InvalidInput, match="must have shapes") as caught:
+        score(torch.zeros(x), torch.zeros(y))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"resampled": "y"}, {"num_resamples": 1}, {"confidence": 1.0}])
+def test_unusable_bootstrap_options(options):
+    with pytest.raises(InvalidInput, match="a bootstrap needs"):
+        frechet_estimate(normal(9, 2), normal(9, 2), **options)
+
+
+# --- kernel distance ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
+def test_kernel_distance_is_its_definition(block_size):
+    x, y = normal(15, 3), normal(22, 3, seed=1) + 0.5
+
+    def k(a, b):
+        return (float(a @ b) / 3 + 1) ** 3
+
+    within = [
+        sum(k(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j)
+        / (len(z) * (len(z) - 1))
+        for z in (x, y)
+    ]
+    between = sum(k(a, b) for a in x for b in y) / (15 * 22)
+    found = kernel_distance(x, y, block_size=block_size)
+    assert found.value == pytest.approx(sum(within) - 2 * between, rel=1e-12)
+    whole = kernel_distance(x, y)
+    assert found.standard_error == pytest.approx(whole.standard_error, rel=1e-9)
+
+
+def test_a_linear_kernel_compares_means():
+    """Of degree 1 it is the squared gap of the means less what their noise adds, exactly."""
+    x, y = normal(40, 5), normal(70, 5, seed=1) + 0.2
+    noise = x.T.cov().trace() / 40 + y.T.cov().trace() / 70
+    expected = 0.3 * float((x.mean(0) - y.mean(0)).square().sum() - noise)
+    found = kernel_distance(x, y, degree=1, gamma=0.3, coefficient=5)
+    assert found.value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5], ids=["null", "far"])
+@pytest.mark.parametrize("sizes", [(60, 60), (40, 160)])
+def test_kernel_distance_is_unbiased_and_its_error_calibrated(shift, sizes):
+    n, m = sizes
+    found = [
+        kernel_distance(normal(n, 4, seed=i) + shift, normal(m, 4, seed=-1 - i)) for i in range(400)
+    ]
+    values = torch.tensor([f.value for f in found], dtype=torch.float64)
+    errors = torch.tensor([f.standard_error for f in found], dtype=torch.float64)
+    # k = (<x,y>/4 + 1)^3 for x ~ N(a, I): expectations of polynomials of Gaussians.
+    truth = _cubic_mmd_sq(torch.full((4,), shift, dtype=torch.float64))
+    assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(len(values))
+    ratio = float(errors.square().mean().sqrt() / values.std())
+    assert 0.87 < ratio < (1.3 if shift == 0 else 1.15)  # on the null its floor makes it larger
+
+
+def _cubic_mmd_sq(a):
+    """MMD² of k(x, y) = (<x, y>/d + 1)³ between N(a, I) and N(0, I), from moments up to three."""
+    d = len(a)
+    eye = torch.eye(d, dtype=a.dtype)
+    second = torch.outer(a, a)  # E xx' less that of the other
+    third = torch.einsum("i,j,k->ijk", a, a, a) + sum(
+        torch.einsum(indices, a, eye) for indices in ("i,jk->ijk", "j,ik->ijk", "k,ij->ijk")
+    )
+    gaps = (3 / d) * a.square().sum() + (3 / d**2) * second.square().sum()
+    return float(gaps + third.square().sum() / d**3)
+
+
+def test_kernel_distance_ignores_order():
+    x, y = normal(20, 3), normal(30, 3, seed=1)
+    assert kernel_distance(x.flip(0), y).value == pytest.approx(
+        kernel_distance(x, y).value, rel=1e-9
+    )
+    assert kernel_distance(y, x).value == pytest.approx(kernel_distance(x, y).value, rel=1e-9)
+
+
+# --- precision and recall ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_size", [1, 9, 1000])
+def test_precision_and_recall_are_their_definition(block_size):
+    x, y = normal(30, 2), normal(40, 2, seed=1) * 0.7 + 0.5
+    between, k = torch.cdist(x, y), 3
+    radius_x, radius_y = (torch.cdist(z, z).sort().values[:, k] for z in (x, y))
+    found = precision_recall(x, y, num_neighbors=k, block_size=block_size)
+    assert found.precision == (between <= radius_y).any(1).double().mean()
+    assert found.recall == (between <= radius_x[:, None]).any(0).double().mean()
+    assert 0 < found.precision < 1
+    assert 0 < found.recall < 1
+
+
+def test_precision_tells_bad_samples_and_recall_missing_ones():
+    left, right = normal(200, 3), normal(200, 3, seed=1) + 50
+    data = torch.cat([left, right])
+    missing = precision_recall(normal(200, 3, seed=2), data)
+    assert missing.precision > 0.9
+    assert 0.4 < missing.recall <= 0.5
+    bad = precision_recall(torch.cat([data, normal(400, 3, seed=3) - 500]), data)
+    assert bad.precision == 0.5
+    assert bad.recall == 1
+    apart = precision_recall(data, data + 1e4)
+    assert (apart.precision, apart.recall) == (0, 0)
+
+
+@pytest.mark.parametrize("offset", [0, 1e6])
+def test_a_sample_covers_itself(offset):
+    x = normal(50, 4).float() + offset
+    copies = torch.cat([x, x[:1].repeat(9, 1)])  # a point with as many copies has radius 0
+    for z in (x, copies):
+        found = precision_recall(z, z)
+        assert (found.precision, found.recall) == (1, 1)
+
+
+# --- all of them -------------------------------------------------------------------------------
+
+
+def test_scores_of_images():
+    images = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def features(x):
+        return x.flatten(1)[:, :8]
+
+    scores = quality_scores(images[:30], images[30:], features, num_resamples=5)
+    assert scores.frechet.value == frechet_distance(features(images[:30]), features(images[30:]))
+    record = scores.to_dict()
+    assert record["name"] == "Fréchet distance (function)"
+    assert record["kernel"]["value"] == scores.kernel.value
+    assert quality_scores(images, images, num_resamples=2).precision_recall.recall == 1

@@ -1,0 +1,222 @@
+"""The page of a study: what it says, that it needs nothing else, and what it refuses."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from PIL import Image
+
+from study_record import study
+from undrift.cli import main
+from undrift.data.grids import image_grid
+from undrift.exceptions import InvalidInput
+from undrift.reporting import study_markdown
+from undrift.reporting.page import write_page
+from undrift.reporting.study import chip, read_study, render_study, write_study_report
+from undrift.reporting.study_content import change_text, results_table, verdicts
+from undrift.reporting.study_figures import change_plot
+
+SECTIONS = ("verdict", "branched", "scratch", "costs", "prediction", "remedies", "samples", "run")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("study")
+    found = study()
+    for row in found["rows"]:
+        if row["seed"] == 0:
+            file = place / row["grid"]
+            file.parent.mkdir(exist_ok=True)
+            image_grid(torch.linspace(-1, 1, 256).view(4, 1, 8, 8)).save(file)
+    (place / "study.json").write_text(json.dumps(found))
+    return place
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return write_study_report(read_study(folder / "study.json"), folder).read_text()
+
+
+def test_the_page_has_every_part_of_the_study(page):
+    assert all(f'<section id="{name}"' in page for name in SECTIONS)
+    assert len(re.findall(r"<img ", page)) == 2 * 5  # each method, by each protocol
+    assert "<span>studies/digits-all.yaml</span>" in page
+
+
+def test_the_page_asks_for_nothing(page):
+    assert "default-src 'none'" in page
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    data = page.split('id="undrift-data">')[1].split("</script>")[0]
+    assert json.loads(data)["rows"] == study()["rows"]
+
+
+def test_the_verdict_says_who_lowers_what_by_how_much():
+    found = study()
+    [change] = [
+        row
+        for row in found["paired"]
+        if (row["protocol"], row["method"], row["budget"], row["metric"])
+        == ("branched", "persistent", "steps", "mmd_sq")
+    ]
+    first = verdicts(found)[0]
+    percent = f"{-100 * change['mean']:.0f} %"
+    assert first.headline.startswith(
+        f"Branched, at equal steps, persistent lowers D₀² by {percent}"
+    )
+    assert f"Lower too: truncated {change_text(by_method(found, 'truncated'))}." in first.detail
+    assert "Not told from plain" in first.detail
+
+
+def by_method(found, method):
+    return next(r for r in found["paired"] if (r["method"], r["metric"]) == (method, "mmd_sq"))
+
+
+def test_no_method_is_called_better_where_none_is():
+    found = study(methods=("plain", "input_perturbation"), full=False)
+    for row in found["paired"]:
+        row["mean"], row["interval"] = 0.1, [-0.1, 0.3]
+    first = verdicts(found)[0]
+    assert "no method has a lower D₀² than plain" in first.headline
+
+
+def test_the_table_holds_mean_spread_and_change():
+    found = study()
+    table = results_table(found, "branched", "steps")
+    values = [
+        1e4 * row["mmd_sq"]
+        for row in found["rows"]
+        if (row["protocol"], row["method"], row["budget"]) == ("branched", "plain", "steps")
+    ]
+    plain = dict(table.rows)["plain"]
+    # the smallest of the means, 6e-4 of persistent, is shown with a digit before the point
+    assert plain[table.columns.index("D₀² ×10⁻⁴")] == f"{sum(values) / 3:.2f} ± " + (
+        f"{torch.tensor(values).std():.2f}"
+    )
+    assert dict(table.rows)["persistent"][3] == change_text(by_method(found, "persistent"))
+
+
+def test_a_study_of_one_seed_and_method_has_a_page(tmp_path):
+    found = study(methods=("plain", "persistent"), seeds=(0,), protocols=("branched",), full=False)
+    assert "(one seed)" in render_study(found, tmp_path)
+    alone = study(methods=("plain",), seeds=(0,), protocols=("branched",), full=False)
+    assert "Nothing to compare yet" in render_study(alone, tmp_path)
+    assert change_plot(alone, "branched") is None
+    with pytest.raises(InvalidInput, match="no results yet"):
+        render_study(alone | {"rows": []}, tmp_path)
+
+
+def test_the_first_studies_are_read(tmp_path):
+    found = study(full=False, protocols=("branched",))
+    old = {key: found[key] for key in ("rows", "paired", "config", "versions", "data")}
+    for row in [*old["rows"], *old["paired"]]:
+        row.pop("protocol")
+    for row in old["rows"]:
+        row.pop("run"), row.pop("grid")
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(old))
+    assert '<section id="branched">' in render_study(read_study(file), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "no study"),
+        ('{"kind": "undrift.profile"}', "no study"),
+        ('{"kind": "undrift.study", "schema_version": 3, "rows": [], "paired": []}', "update"),
+    ],
+)
+def test_what_is_no_study_is_refused(text, message, tmp_path, capsys):
+    file = tmp_path / "study.json"
+    file.write_text(text)
+    assert main(["report", str(file), "--output", str(tmp_path / "page.html")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_page_is_made_again_without_computing(folder, page, tmp_path, capsys):
+    output = tmp_path / "page.html"
+    assert main(["report", str(folder / "study.json"), "--output", str(output)]) == 0
+    assert output.read_text() == page
+    assert main(["report", str(folder), "--output", str(output)]) == 0  # a page may be replaced
+    assert main(["report", str(folder), str(folder), "--output", str(output)]) == 2
+    assert "give its study.json alone" in capsys.readouterr().err
+
+
+def test_methods_beyond_the_palette_have_another_mark():
+    assert len({chip(k) for k in range(12)}) == 12
+
+
+def test_pictures_of_the_markdown_are_files_that_need_no_page(folder, tmp_path):
+    output = tmp_path / "page.md"
+    assert main(["report", str(folder), "--output", str(output)]) == 0
+    text = output.read_text()
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert sorted(shown) == sorted(
+        str(file.relative_to(tmp_path)) for file in (tmp_path / "page_files").iterdir()
+    )
+    for name in (name for name in shown if name.endswith(".svg")):
+        root = ElementTree.parse(tmp_path / name).getroot()
+        drawn = ElementTree.tostring(root, encoding="unicode")
+        used = set(re.findall(r"var\((--[\w-]+)\)", drawn))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and {"--ink", "--panel"} <= used
+        assert all(f"{variable}:" in drawn for variable in used)
+        assert "persistent" in drawn and int(root.get("width")) == 984
+    grid = Image.open(tmp_path / "page_files" / "samples-branched-plain.png")
+    source = Image.open(folder / "seed-0" / "branched-plain-steps.png")
+    factor = grid.width // source.width
+    assert min(grid.size) >= 240 and grid.size == (source.width * factor, source.height * factor)
+    assert grid.reduce(factor).tobytes() == source.tobytes()
+
+
+def test_a_folder_that_is_no_pages_is_left_alone(folder, tmp_path, capsys):
+    mine = tmp_path / "page_files" / "mine.svg"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert main(["report", str(folder), "--output", str(tmp_path / "page.md")]) == 2
+    assert "page_files is there already" in capsys.readouterr().err
+    assert mine.read_text() == "mine" and not (tmp_path / "page.md").exists()
+
+
+def test_a_page_that_was_stopped_half_way_is_written_again(folder, tmp_path, monkeypatch):
+    output = tmp_path / "my page.md"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(study_markdown, "write_page", stop_at("changes-scratch.svg"))
+        with pytest.raises(KeyboardInterrupt):
+            study_markdown.write_study_markdown(study(), folder, output)
+    assert not output.exists() and any((tmp_path / "my page_files").iterdir())
+    assert main(["report", str(folder), "--output", str(output)]) == 0
+    assert "](my%20page_files/changes-branched.svg)" in output.read_text()
+
+
+def stop_at(name):
+    def write(target, content):
+        if target.name == name:
+            raise KeyboardInterrupt
+        return write_page(target, content)
+
+    return write
+
+
+def test_the_tables_become_markdown(folder, tmp_path, capsys):
+    output = tmp_path / "tables.md"
+    for _ in range(2):  # tables may be replaced
+        assert main(["report", str(folder), "--output", str(output)]) == 0
+    lines = output.read_text().splitlines()
+    section = results_table(study(), "branched", "steps")
+    assert lines.count("**Branched, equal steps**") == 1
+    start = lines.index("**Branched, equal steps**") + 2
+    assert [cell.strip() for cell in lines[start].strip("|").split("|")][1:] == section.columns
+    body = lines[start + 2 : start + 2 + len(section.rows)]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
+    assert cells == [[name, *values] for name, values in section.rows]
+    assert any("undrift compare studies/digits-all.yaml" in line for line in lines[-2:])
+    (tmp_path / "notes.md").write_text("mine")
+    assert main(["report", str(folder), "--output", str(tmp_path / "notes.md")]) == 2
+    assert (tmp_path / "notes.md").read_text() == "mine"
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "new.md")]) == 2
+    assert "choose a .html file" in capsys.readouterr().err

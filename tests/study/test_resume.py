@@ -1,0 +1,119 @@
+"""A study that was killed loses no more than a checkpoint interval, and its workers end with it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from undrift.cli import main
+from undrift.study.jobs import Job
+from undrift.study.progress import Course, steps_logged
+
+PLAN = {
+    "base": {
+        "steps": 120,
+        "batch_size": 8,
+        "checkpoint_every": 4,
+        "sample_every": 0,
+        "log_every": 1,
+        "chain": {"num_steps": 6},
+        "model": {"block_out_channels": [8]},
+    },
+    "methods": {"plain": {"method": "plain"}},
+    "steps": 4,
+    "num_samples": 8,
+    "workers": 2,
+}
+
+
+def processes_of(parent):
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z":
+            children.append(int(stat.parent.name))
+    return children
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
+def test_a_killed_study_goes_on_from_its_last_checkpoint(tmp_path):
+    plan, folder = tmp_path / "plan.yaml", tmp_path / "study"
+    plan.write_text(yaml.safe_dump(PLAN))
+    command = [sys.executable, "-m", "undrift", "compare", str(plan), "--output", str(folder)]
+    base = folder / "seed-0" / "base"
+    study = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while not list(base.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        assert study.poll() is None
+        time.sleep(0.05)
+    workers = processes_of(study.pid)
+    os.kill(study.pid, signal.SIGKILL)
+    study.wait()
+    assert workers
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_alive, workers))
+
+    logged = steps_logged(base)
+    kept = max(int(path.name.split("-")[1]) for path in base.glob("checkpoints/step-*"))
+    assert 0 < logged - 4 <= kept < 120
+    times = [json.loads(line)["step"] for line in (base / "log.jsonl").read_text().splitlines()]
+    first = (base / "versions.json").stat().st_mtime_ns
+
+    assert main(["compare", str(plan), "--output", str(folder), "--workers", "1", "--quiet"]) == 0
+    assert (base / "versions.json").stat().st_mtime_ns == first  # the same run, not a new one
+    assert not list(folder.glob("seed-0/*.stopped-*"))
+    again = [json.loads(line)["step"] for line in (base / "log.jsonl").read_text().splitlines()]
+    assert again == list(range(1, 121)) and times[:kept] == again[:kept]
+    found = json.loads((folder / "study.json").read_text())
+    assert found["is_complete"] and len(found["rows"]) == 1
+    assert (folder / "report.html").is_file()
+
+
+def test_no_second_study_works_in_the_same_folder(tmp_path, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    plan, folder = tmp_path / "plan.yaml", tmp_path / "study"
+    plan.write_text(yaml.safe_dump(PLAN | {"workers": 1}))
+    folder.mkdir()
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main(["compare", str(plan), "--output", str(folder), "--quiet"]) == 2
+    assert "another undrift compare is at work" in capsys.readouterr().err
+    assert not (folder / "seed-0").exists()
+
+
+def test_the_course_counts_the_steps_that_runs_have_logged(tmp_path):
+    from undrift.study.config import StudyConfig
+    from undrift.training.config import MethodConfig, TrainConfig
+
+    methods = {"plain": MethodConfig(), "dream": MethodConfig("dream")}
+    config = StudyConfig(TrainConfig(steps=300), methods, steps=100)
+    with Course(config, tmp_path, show=False) as course:
+        moved = []
+        course._tick = moved.append
+        assert sum(course.planned.values()) == 500
+        run = tmp_path / "seed-0" / "base"
+        run.mkdir(parents=True)
+        base = Job(0, "branched", None)
+        course.start(base, 300)
+        (run / "log.jsonl").write_text('{"step": 10}\n{"step": 150}\n{"st')
+        course.look()
+        assert sum(moved) == pytest.approx(150)
+        course.finish(base)
+        assert sum(moved) == pytest.approx(300)

@@ -1,0 +1,508 @@
+"""A study: its arithmetic, its plan, and a small run that goes on where it was stopped."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from scipy import stats
+
+from undrift.cli import main
+from undrift.cli.study_file import read_plan
+from undrift.data.load import load_data
+from undrift.diffusion.sampler import Sampler
+from undrift.exceptions import InvalidInput
+from undrift.quality import scorer as judgment
+from undrift.quality.feature_choice import choose_features
+from undrift.quality.scorer import judge
+from undrift.remedies.config import RemedyConfig
+from undrift.study import statistics as pairing
+from undrift.study import worker as bench
+from undrift.study.check import check, rehearse
+from undrift.study.config import StudyConfig
+from undrift.study.correlation import correlations, spearman
+from undrift.study.jobs import Job, jobs
+from undrift.study.run import run_study
+from undrift.study.statistics import mean_interval, paired
+from undrift.training.config import (
+    ChainConfig,
+    MethodConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RegularizerConfig,
+    TrainConfig,
+)
+from undrift.training.runs import read_log, train
+from undrift.training.trainer import Trainer
+
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+def plan(**changes):
+    base = TrainConfig(steps=4, batch_size=8, sample_every=0, chain=ChainConfig(num_steps=6))
+    methods = {
+        "plain": MethodConfig(),
+        "persistent": MethodConfig("persistent", RegularizerConfig(num_cohorts=2, num_forward=16)),
+    }
+    config = StudyConfig(base, methods, steps=4, seeds=[0], num_samples=8)
+    return replace(config, **changes)
+
+
+WEAK_FULL = MethodConfig("full", objective=ObjectiveConfig(strength=0.1))
+
+
+def with_method(method, **options):
+    return {"plain": MethodConfig(), "x": MethodConfig(method, RegularizerConfig(**options))}
+
+
+def test_the_interval_is_students():
+    values = [0.3, -0.1, 0.2, 0.05, 0.4]
+    low, high = stats.t.interval(0.95, 4, sum(values) / 5, stats.sem(values))
+    assert mean_interval(values)["interval"] == pytest.approx([low, high])
+    assert mean_interval([0.5]) == {"mean": 0.5, "interval": None, "num_seeds": 1}
+
+
+def test_students_interval_covers_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(1000, 5, generator=generator, dtype=torch.float64) + 2
+    inside = 0
+    for row in draws.tolist():
+        low, high = mean_interval(row)["interval"]
+        inside += low <= 2 <= high
+    assert abs(inside / 1000 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 1000)
+
+
+def row(method, seed, budget, mmd_sq, frechet):
+    facts = {"method": method, "seed": seed, "budget": budget}
+    return facts | {"mmd_sq": mmd_sq, "frechet": frechet}
+
+
+def test_changes_are_taken_within_a_seed_and_a_budget():
+    rows = [
+        row("plain", 0, "steps", 2.0, 1.0),
+        row("plain", 1, "steps", 4.0, 1.0),
+        row("plain", 0, "compute", 1.0, 1.0),
+        row("x", 0, "steps", 1.0, 2.0),
+        row("x", 1, "steps", 3.0, 1.0),
+        row("x", 0, "compute", 1.0, 1.0),
+    ]
+    found = {(r["budget"], r["metric"]): r for r in paired(rows, ["steps", "compute"])}
+    assert found["steps", "mmd_sq"]["changes"] == [-0.5, -0.25]
+    assert found["steps", "frechet"]["mean"] == 0.5
+    assert found["compute", "mmd_sq"]["changes"] == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {"x": MethodConfig()}}, "needs the method plain"),
+        ({"methods": {"plain": MethodConfig("full")}}, "needs the method plain"),
+        ({"seeds": []}, "at least one"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"budgets": ["compute"], "reference": "y"}, "'y' is no method"),
+        ({"compute_methods": ["z"]}, "'z' is no method"),
+        ({"compute_methods": ["plain"]}, "budgets has no compute"),
+        ({"budgets": ["compute"], "compute_methods": ["persistent"]}, "has no plain"),
+        ({"budgets": []}, "at least one"),
+        ({"protocols": ["branched", "branched"]}, "each once"),
+        ({"protocols": ["scratch"]}, "needs scratch_steps"),
+        ({"methods": {"plain": MethodConfig(), "Plain": MethodConfig("full")}}, "share a folder"),
+        ({"methods": {"plain": MethodConfig(), "a/b": MethodConfig("full")}}, "no name for a run"),
+        ({"methods": {"plain": MethodConfig(), "scratch-x": MethodConfig()}}, "no name for a run"),
+        ({"base": TrainConfig(method="full")}, "the base is plain"),
+        ({"base": TrainConfig(data="nowhere")}, "unknown data"),
+        ({"protocols": ["branched"], "scratch_steps": 9}, "protocols has no scratch"),
+        ({"reference": "y"}, "'y' is no method"),
+        ({"remedies": {"s": RemedyConfig("snr_t")}, "remedy_methods": []}, "name both"),
+        ({"base": TrainConfig(regularizer=RegularizerConfig(strength=5.0))}, "put it under"),
+        ({"base": TrainConfig(seed=7)}, "give seeds"),
+        ({"base": TrainConfig(resume=True)}, "always goes on"),
+        ({"base": TrainConfig(steps=0)}, "base: --steps is 0"),
+        ({"methods": with_method("plain", stride=2)}, r"x.regularizer.stride means nothing to p"),
+        ({"methods": with_method("full", stride=2)}, "stride means nothing to full"),
+        ({"methods": with_method("official", kernel="energy")}, "kernel means nothing to official"),
+        (
+            {"methods": {"plain": MethodConfig(), "x": WEAK_FULL}},
+            "objective.strength means nothing",
+        ),
+        ({"num_inference_steps": 0}, "at least 1"),
+        ({"steps": 0}, "at least 1"),
+        ({"num_samples": 3}, "at least 4"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_stops_before_anything(changes, message, tmp_path):
+    with pytest.raises(InvalidInput, match=message):
+        run_study(plan(**changes), tmp_path / "study", progress=False)
+    assert not (tmp_path / "study").exists()
+
+
+class Memory(Sampler):
+    """A chain that returns the data themselves, in random order."""
+
+    def __init__(self, images):
+        super().__init__((1, 0))
+        self.images = images
+
+    def step(self, x_t, t, s, *, generator=None):
+        return self.images[torch.randint(len(self.images), (len(x_t),), generator=generator)]
+
+    def scale(self, t):
+        return 1.0, 0.0
+
+    def epsilon(self, x_t, t):
+        return x_t
+
+    def describe(self):
+        return {}
+
+
+def test_a_chain_that_returns_the_data_is_judged_better_than_noise():
+    data = load_data("digits", limit=400)
+    found = judge(Memory(data.images), data, 300, 0)
+    noise = judge(Memory(torch.rand_like(data.images) * 2 - 1), data, 300, 0)
+    # a memory repeats data: its distance from the population is 1/n at the most, and its error
+    assert abs(found["mmd_sq"]) < 1 / 400 + 4 * found["mmd_sq_se"] < noise["mmd_sq"]
+    assert found["frechet"] < noise["frechet"] / 5
+    assert found["pixel_variance_ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_memory_has_no_error_against_the_data_set_and_less_than_none_against_its_population():
+    data = load_data("digits", limit=60)
+    bench = judgment.Judge(data, 200)
+    found = []
+    for seed in range(12):
+        row = bench.scores(*bench.draw(Memory(data.images), seed))
+        found.append([row["mmd_sq"], row["mmd_sq"] + bench.data_set_offset])
+    values = torch.tensor(found, dtype=torch.float64)
+    error = values.std(0) / 12**0.5
+    population, data_set = values.mean(0)
+    assert abs(data_set) < 4 * error[1] and population < -10 * error[0]
+    assert 0.3 / 60 < bench.data_set_offset < 1 / 60
+
+
+def test_the_error_against_the_data_set_is_beside_that_against_the_population(tmp_path):
+    found = run_study(plan(), tmp_path, progress=False)
+    offsets = {row["empirical_mmd_sq"] - row["mmd_sq"] for row in found["rows"]}
+    assert max(offsets) == pytest.approx(min(offsets)) and 0 < min(offsets) < 1 / 1797
+    assert {row["metric"] for row in found["paired"]} >= {"mmd_sq", "empirical_mmd_sq"}
+
+
+def test_the_base_of_another_start_is_another_plan(tmp_path):
+    base = replace(plan().base, output=str(tmp_path / "other"))
+    train(base, load_data("digits"), progress=False)
+    run_study(plan(), tmp_path / "study", progress=False)
+    other = plan(base=replace(plan().base, start_from=str(tmp_path / "other")))
+    with pytest.raises(InvalidInput, match=r"another plan \(start_from: None there"):
+        run_study(other, tmp_path / "study", progress=False)
+    (tmp_path / "study").rename(tmp_path / "moved")  # its branches start from another place now
+    assert len(run_study(plan(), tmp_path / "moved", progress=False)["rows"]) == 2
+
+
+def test_runs_on_other_images_are_not_taken_for_these(tmp_path):
+    images = load_data("digits", limit=40).images
+    torch.save(images, tmp_path / "images.pt")
+    on_file = plan(base=replace(plan().base, data=str(tmp_path / "images.pt")), features="pixels")
+    run_study(on_file, tmp_path / "study", progress=False)
+    torch.save(-images, tmp_path / "images.pt")
+    with pytest.raises(InvalidInput, match="was trained on other images"):
+        run_study(on_file, tmp_path / "study", progress=False)
+
+
+def test_a_study_that_is_stopped_early_leaves_the_results_that_were_there(tmp_path):
+    whole = run_study(plan(), tmp_path, progress=False)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(plan(), tmp_path, stop, progress=False)
+    assert json.loads((tmp_path / "study.json").read_text())["rows"] == whole["rows"]
+
+
+def test_models_are_judged_by_the_chain_that_was_asked_for(tmp_path):
+    every = run_study(plan(), tmp_path, progress=False)
+    same = run_study(plan(num_inference_steps=6), tmp_path, progress=False)
+    coarse = run_study(plan(num_inference_steps=2), tmp_path, progress=False)
+    errors = [[row["mmd_sq"] for row in found["rows"]] for found in (every, same, coarse)]
+    assert errors[0] == errors[1] != errors[2]
+
+
+def test_a_study_goes_on_where_it_was_stopped(tmp_path):
+    config = plan(budgets=["steps", "compute"])
+    first = run_study(config, tmp_path, progress=False)
+    assert {(r["method"], r["budget"]) for r in first["rows"]} == {
+        (method, budget) for method in config.methods for budget in config.budgets
+    }
+    base = tmp_path / "seed-0" / "base" / "result.json"
+    before = base.stat().st_mtime_ns
+    (tmp_path / "study.json").unlink()
+    again = run_study(config, tmp_path, progress=False)
+    assert again["rows"] == first["rows"]
+    assert base.stat().st_mtime_ns == before
+    written = json.loads((tmp_path / "study.json").read_text())
+    assert written["paired"] == first["paired"]
+
+
+def test_both_protocols_are_run_and_compared_apart(tmp_path):
+    config = plan(protocols=["branched", "scratch"], scratch_steps=5)
+    found = run_study(config, tmp_path, progress=False)
+    assert {(r["protocol"], r["method"], r["steps"]) for r in found["rows"]} == {
+        (protocol, method, steps)
+        for protocol, steps in (("branched", 4), ("scratch", 5))
+        for method in config.methods
+    }
+    assert {r["protocol"] for r in found["paired"]} == {"branched", "scratch"}
+
+
+def test_a_run_of_another_plan_is_not_taken_for_this_one(tmp_path):
+    run_study(plan(), tmp_path, progress=False)
+    other = plan(base=replace(plan().base, batch_size=4))
+    with pytest.raises(InvalidInput, match=r"another plan \(batch_size: 8 there, 4 now\)"):
+        run_study(other, tmp_path, progress=False)
+    methods = plan().methods | {"persistent": MethodConfig("truncated")}
+    with pytest.raises(InvalidInput, match=r"another plan \(.*method: persistent there"):
+        run_study(plan(methods=methods), tmp_path, progress=False)
+
+
+def test_a_run_under_another_default_is_another_plan(tmp_path):
+    run_study(plan(), tmp_path, progress=False)
+    (file,) = tmp_path.glob("seed-0/persistent-*/versions.json")
+    made = json.loads(file.read_text())
+    assert made["regularizer"]["window"] == 0.15
+    made["regularizer"]["window"] = 0.3
+    file.write_text(json.dumps(made))
+    with pytest.raises(
+        InvalidInput, match=r"another plan \(regularizer.window: 0.3 there, 0.15 now"
+    ):
+        run_study(plan(), tmp_path, progress=False)
+
+
+def test_the_chain_that_is_judged_is_tried_before_any_training(tmp_path):
+    with pytest.raises(InvalidInput, match="7 inference steps"):
+        run_study(plan(num_inference_steps=7), tmp_path / "many", progress=False)
+    falling = {"falling": RemedyConfig("epsilon_scaling", 1.05, slope=-0.25)}
+    with pytest.raises(InvalidInput, match="remedy falling: .*divides"):
+        run_study(plan(remedies=falling), tmp_path / "long", progress=False)
+    data = load_data("digits")
+    rehearse(plan(remedies=falling, num_inference_steps=2), data)  # of two modules
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_remedy_is_tried_without_being_estimated(monkeypatch):
+    rows, call = [], UNet2DModel.forward
+
+    def counted(self, sample, *args, **options):
+        rows.append(len(sample))
+        return call(self, sample, *args, **options)
+
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
+    rehearse(plan(remedies={"a": RemedyConfig("analytic_variance")}), load_data("digits"))
+    assert sum(rows) == 6  # one for each time
+
+
+def test_a_judge_draws_without_dropout():
+    data = load_data("digits", limit=40)
+    config = replace(plan().base, model=ModelConfig(dropout=0.5))
+    sampler = Trainer(config, data).averaged_sampler()
+    found = []
+    for mode in (True, False):
+        sampler.denoiser.network.train(mode)
+        found.append(judgment.Judge(data, 8).draw(sampler, 0)[0])
+        assert sampler.denoiser.network.training is mode
+    assert torch.equal(*found)
+
+
+@pytest.fixture(scope="module")
+def looked_into(tmp_path_factory):
+    """A study with everything that is judged beside the last weights."""
+    neutral = {"nothing": RemedyConfig("epsilon_scaling", 1.0), "some": RemedyConfig("snr_t", 0.1)}
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run_study(plan(judge_every=2, remedies=neutral), folder, progress=False)
+
+
+def test_weights_are_judged_on_the_way_without_changing_the_run(looked_into, tmp_path):
+    _, found = looked_into
+    steps = {(r["method"], r["step"]) for r in found["checkpoints"]}
+    assert steps == {("base", 2), ("base", 4), ("plain", 2), ("persistent", 2)}
+    bare = run_study(plan(), tmp_path, progress=False)
+    values = [[row["mmd_sq"], row["frechet"]] for row in bare["rows"]]
+    assert values == [[row["mmd_sq"], row["frechet"]] for row in found["rows"]]
+    assert bare["checkpoints"] == [] and bare["remedies"] == []
+    assert found["correlation"]["mmd_sq"]["overall"]["num_points"] == 6
+
+
+def test_a_remedy_that_does_nothing_changes_nothing(looked_into):
+    _, found = looked_into
+    changes = {(r["method"], r["remedy"], r["metric"]): r["mean"] for r in found["paired_remedies"]}
+    for method in ("plain", "persistent"):
+        assert changes[method, "nothing", "frechet"] == pytest.approx(0, abs=1e-4)
+        assert abs(changes[method, "some", "frechet"]) > 1e-4
+    profiles = {(p["method"], p["remedy"]): p["states"] for p in found["profiles"]}
+    assert len(profiles) == 6
+    for a, b in zip(profiles["plain", "none"], profiles["plain", "nothing"], strict=True):
+        assert a["mmd_sq"] == pytest.approx(b["mmd_sq"], abs=1e-5)
+    assert profiles["plain", "none"][-1]["t"] == 0
+
+
+def test_samples_of_all_methods_are_kept_to_look_at(looked_into):
+    folder, found = looked_into
+    assert all((folder / row["grid"]).is_file() for row in [*found["rows"], *found["remedies"]])
+    assert (folder / "data.png").is_file()
+
+
+def test_a_method_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    train = bench.train
+
+    def fails(config, *arguments, **options):
+        if config.method == "persistent":
+            raise InvalidInput("the loss is nan at step 3")
+        return train(config, *arguments, **options)
+
+    monkeypatch.setattr(bench, "train", fails)
+    found = run_study(plan(budgets=["steps", "compute"]), tmp_path, progress=False)
+    assert [(r["method"], r["budget"]) for r in found["rows"]] == [("plain", "steps")]
+    assert "loss is nan" in found["failures"][0]["reason"]
+    # at equal compute nothing is left to compare with
+    assert {(f["method"], f["budget"]) for f in found["failures"][1:]} == {
+        ("plain", "compute"),
+        ("persistent", "compute"),
+    }
+
+
+def test_equal_compute_gives_the_cheaper_method_more_steps():
+    config = plan(budgets=["compute"], steps=100)
+    costs = {Job(0, "branched", "plain"): 10.0, Job(0, "branched", "persistent"): 25.0}
+    steps = [Job(0, "branched", m, "compute").steps(config, costs) for m in ("plain", "persistent")]
+    assert steps == [250, 100]
+
+
+def test_a_run_at_equal_steps_is_kept_where_only_its_cost_was_asked_for(tmp_path):
+    found = run_study(plan(budgets=["compute"]), tmp_path, progress=False)
+    assert {row["budget"] for row in found["rows"]} == {"steps", "compute"}
+
+
+def test_costs_are_relative_to_plain_within_a_seed():
+    rows = [
+        row(m, seed, "steps", 1.0, 1.0) | {"steps": 10, "train_cpu_s": cost * (1 + seed)}
+        for seed in (0, 1)
+        for m, cost in (("plain", 1.0), ("x", 1.5))
+    ]
+    [plain, x] = pairing.costs(rows)
+    assert plain["relative"]["ratios"] == [1, 1]
+    assert x["relative"]["mean"] == pytest.approx(1.5)
+
+
+def test_no_change_is_taken_against_nothing():
+    pairs = [(row("plain", 0, "steps", -1e-5, 2.0), row("x", 0, "steps", 1e-5, 1.0))]
+    assert [found["metric"] for found in pairing.changes(pairs)] == ["frechet"]
+
+
+def test_rank_correlation_is_spearmans_and_within_groups_its_own():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 30, generator=generator).round(decimals=1).tolist()
+    assert spearman(x, y, [0] * 30) == pytest.approx(stats.spearmanr(x, y).statistic)
+    # each seed falls, all seeds together rise
+    points = [
+        {
+            "run": f"{seed}{k}",
+            "seed": seed,
+            "method": "a",
+            "mmd_sq": seed + k,
+            "frechet": seed * 9 - k,
+        }
+        for seed in range(4)
+        for k in (0.0, 0.1, 0.2)
+    ]
+    found = correlations(points)
+    assert found["overall"]["rho"] > 0.8 and found["within_seed"]["rho"] == pytest.approx(-1)
+    low, high = found["overall"]["interval"]
+    assert low <= found["overall"]["rho"] <= high
+    assert correlations(points[:3]) is None
+
+
+def test_more_checkpoints_of_the_same_runs_do_not_narrow_the_interval():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, generator=generator)
+    y = x + torch.randn(12, generator=generator)
+    points = [
+        {"run": str(k), "seed": 0, "method": "a", "mmd_sq": float(x[k]), "frechet": float(y[k])}
+        for k in range(12)
+    ]
+    once, often = (correlations(copies)["overall"] for copies in (points, points * 20))
+    assert often["rho"] == pytest.approx(once["rho"])
+    assert often["interval"] == pytest.approx(once["interval"])
+
+
+def test_a_judge_says_which_features_it_uses():
+    data = load_data("digits", limit=200)
+    assert judgment.Judge(data, 10).how()["features"] == {"features": "pixels"}
+    classifier = choose_features("classifier", data)
+    assert judgment.Judge(data, 10, features=classifier).how()["features"] == dict(classifier.how)
+
+
+def test_large_data_are_judged_by_an_even_part():
+    data = load_data("digits", limit=100)
+    few = judgment.Judge(data, 10)
+    assert len(few.reference) == 40 and torch.equal(few.reference[1], data.images[2])
+    assert judgment.Judge(data, 50).reference is data.images
+
+
+def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):
+    base = replace(plan().base, log_every=1)
+    config = plan(base=base, protocols=["branched", "scratch"], scratch_steps=4)
+    run_study(config, tmp_path, progress=False)
+    for prefix in ("", "scratch-"):
+        plain, regularized = (
+            [row["loss"] for row in read_log(tmp_path / "seed-0" / f"{prefix}{name}-4")]
+            for name in ("plain", "persistent")
+        )
+        assert plain[:2] == regularized[:2]  # the first term changes the weights after two steps
+        assert plain[2:] != regularized[2:] and len(plain) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("methods: {plain: {method: plain}, plain: {method: full}}", "given twice"),
+        ("methods: {plain: {method: magic}}", "methods.plain: method: expected plain,"),
+        ("methods: {plain: {method: plain}, x: }", "methods.x: give options, such as {method"),
+        ("methods: [plain]", "methods: give names"),
+        ("base: {regulariser: {}}", "base.regulariser is no option: did you mean regularizer?"),
+        ("remedies: {x: {remedy: snr}}", "remedies.x: remedy: expected none,"),
+        ("remedies: {x: {remedy: epsilon_scaling, strength: -1}}", "above 0"),
+        ("remedy_methods: [plain]", "go together"),
+        ("remedies: {x: {remedy: snr_t, cutoff: 5}}", "cutoff means nothing to the remedy snr_t"),
+        ("base: {model: \udcff}", "no YAML"),
+        ("seeds: 3", "seeds: expected integers in brackets, got 3"),
+        ("steps: [", "no YAML"),
+        ("just text", "holds no study"),
+        ("stesp: 3", "stesp is no option: did you mean steps?"),
+    ],
+)
+def test_a_study_file_that_is_none_is_one_line(text, message, tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    assert main(["compare", str(file), "--output", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_studies_of_the_results_page_are_plans_without_contradiction(file):
+    config = read_plan(str(file))
+    check(config)
+    at = {"steps": config.methods, "compute": config.compute_methods or config.methods}
+    rows = sum(len(at[budget]) for budget in config.budgets)
+    rows *= len(config.seeds) * len(config.protocols)
+    assert sum(job.method is not None for job in jobs(config)) == rows >= 6
+
+
+def test_there_are_studies():
+    assert {"digits", "digits-all", "fashion-mnist", "patches", "search"} <= {
+        file.stem for file in STUDIES.glob("*.yaml")
+    }

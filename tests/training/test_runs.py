@@ -1,0 +1,322 @@
+"""Run directories, from Python and from the command line: whole, never overwritten, resumable."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tiny import noise_source
+from undrift.cli import main
+from undrift.data.images import ImageData
+from undrift.exceptions import InvalidInput
+from undrift.training.checkpoint import STATE_FILE, last_checkpoint
+from undrift.training.config import (
+    ChainConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RegularizerConfig,
+    TrainConfig,
+)
+from undrift.training.runs import load_model, new_folder, read_log, train
+from undrift.training.trainer import Trainer
+
+IMAGES = ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
+RESULT_KEYS = {
+    "run",
+    "steps",
+    "loss",
+    "regularizer",
+    "regularizer_null",
+    "lambda",
+    "grad_norm_main",
+    "grad_norm_regularizer",
+    "train_cpu_s",
+    "parameters",
+    "pipeline",
+}
+FLAGS = ["--steps=4", "--batch-size=8", "--chain.num-steps=10", "--model.norm-num-groups=4"]
+FLAGS += ["--model.block-out-channels=8,8", "--regularizer.num-cohorts=2", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def config(method="plain", **options):
+    known = {
+        "steps": 8,
+        "batch_size": 8,
+        "checkpoint_every": 2,
+        "sample_every": 4,
+        "log_every": 2,
+        "model": ModelConfig(block_out_channels=[8, 8], norm_num_groups=4),
+        "chain": ChainConfig(num_steps=10),
+        "optimizer": OptimizerConfig(warmup_steps=2),
+        "method": method,
+        "regularizer": RegularizerConfig(num_cohorts=3, num_forward=16, every=1),
+    }
+    return TrainConfig(**(known | options))
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+
+
+def weights(folder):
+    return load_file(folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def assert_same_weights(first, second):
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=0)
+
+
+def test_a_run_leaves_all_that_it_promises(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "run"
+    result = train(config("persistent", output=str(folder)), IMAGES, progress=False)
+    assert result.keys() == RESULT_KEYS
+    assert result == json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 8 and result["train_cpu_s"] > 0 and result["lambda"] > 0
+    assert result["parameters"] == sum(value.numel() for value in weights(folder).values())
+    rows = read_log(folder)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert rows[-1]["loss"] == result["loss"]
+    assert {"regularizer", "regularizer_null", "grad_norm_main", "lambda"} <= rows[0].keys()
+    assert [path.name for path in sorted(folder.glob("checkpoints/*"))] == [
+        "step-00000006",
+        "step-00000008",
+    ]
+    with Image.open(folder / "samples" / "step-00000004.png") as grid:
+        assert grid.size == (8 * 9 + 1, 8 * 9 + 1) and len(grid.getcolors(10_000)) > 10
+    assert len([*folder.glob("samples/*")]) == 2
+    told = json.loads((folder / "versions.json").read_text())
+    assert torch.__version__.startswith(told["versions"]["torch"].split("+")[0])
+    assert told["data"]["fingerprint"] == IMAGES.fingerprint
+    assert told["chain"]["num_steps"] == 10
+    asked = config("persistent", output=str(folder))
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == asdict(asked)
+    assert told["regularizer"] == asdict(asked.chosen(asked.batch_size))
+    assert asked.regularizer.window is None and told["regularizer"]["window"] == 0.15
+    assert not [name for name in files(folder) if ".part" in name or ".before" in name]
+
+
+def test_the_log_holds_means_of_all_steps():
+    rows = []
+    trainer = Trainer(config(), IMAGES)
+    trainer.run(rows.append)
+    result = train(config(output="run", log_every=3), IMAGES, progress=False)
+    logged = read_log(Path(result["run"]))
+    assert [row["step"] for row in logged] == [3, 6, 8]
+    for row, part in zip(logged, (rows[:3], rows[3:6], rows[6:]), strict=True):
+        for key in ("loss", "grad_norm"):
+            assert row[key] == pytest.approx(sum(r[key] for r in part) / len(part))
+        assert row["lr"] == part[-1]["lr"]
+
+
+def test_a_run_never_overwrites_another(tmp_path):
+    first = train(config(output="run"), IMAGES, progress=False)
+    before = {name: path.read_bytes() for name, path in files(tmp_path).items()}
+    with pytest.raises(InvalidInput, match="run is there already: choose another --output, or go"):
+        train(config(output="run"), IMAGES, progress=False)
+    (tmp_path / "a file").write_text("mine")
+    with pytest.raises(InvalidInput, match="a file is there already"):
+        train(config(output="a file"), IMAGES, progress=False)
+    (tmp_path / "a file").unlink()
+    assert {name: path.read_bytes() for name, path in files(tmp_path).items()} == before
+    assert first["run"] == "run"
+    (tmp_path / "empty").mkdir()
+    train(config(output="empty", steps=1), IMAGES, progress=False)
+
+
+def test_runs_without_a_name_are_numbered(tmp_path):
+    found = [
+        train(config(method, steps=1, data="some/noise.npy"), IMAGES, progress=False)["run"]
+        for method in ("plain", "plain", "truncated")
+    ]
+    assert found == [
+        "runs/noise-npy-plain-1",
+        "runs/noise-npy-plain-2",
+        "runs/noise-npy-truncated-1",
+    ]
+    assert new_folder(tmp_path / "runs", "noise-npy-plain").name == "noise-npy-plain-3"
+
+
+@pytest.mark.parametrize("method", ["plain", "persistent"])
+def test_a_run_that_was_stopped_goes_on_exactly(method, tmp_path, monkeypatch):
+    train(config(method, output="whole"), IMAGES, progress=False)
+    save = Trainer.save_checkpoint
+
+    def stopped(self, folder):
+        if self.step == 6:
+            raise KeyboardInterrupt
+        return save(self, folder)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(method, output="part"), IMAGES, progress=False)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert [row["step"] for row in read_log(tmp_path / "part")] == [2, 4, 6]
+    with pytest.raises(InvalidInput, match="is not complete: go on with undrift train --config"):
+        load_model("part")
+    result = train(config(method, output="part", resume=True), IMAGES, progress=False)
+    assert_same_weights(tmp_path / "whole", tmp_path / "part")
+    whole, part = read_log(tmp_path / "whole"), read_log(tmp_path / "part")
+    assert whole == part
+    assert result["steps"] == 8 and result["loss"] == whole[-1]["loss"]
+
+
+def test_a_numbered_run_resumes_by_its_own_configuration(tmp_path, capsys):
+    data = tmp_path / "images.pt"
+    torch.save(IMAGES.images, data)
+    assert main(["train", f"--data={data}", *FLAGS, "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    before = weights(tmp_path / run)
+    assert main(["train", "--config", f"{run}/config.yaml", "--resume", "--quiet", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["run"] == run and again["steps"] == 4
+    torch.testing.assert_close(weights(tmp_path / run), before, rtol=0, atol=0)
+
+
+def test_a_log_that_was_cut_in_a_line_is_read(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
+    assert read_log(tmp_path) == [{"step": 2, "loss": 1.0}]
+    assert read_log(tmp_path / "nowhere") == []
+
+
+def test_resume_refuses_what_is_not_the_same_run(tmp_path):
+    train(config(output="run"), IMAGES, progress=False)
+    before = {name: path.read_bytes() for name, path in files(tmp_path).items()}
+    again = config(output="run", resume=True)
+    for options, message in (
+        ({"steps": 9}, r"steps: 8 there, 9 now\): resume with --config run/config.yaml"),
+        (
+            {"optimizer": OptimizerConfig(learning_rate=0.5)},
+            r"optimizer\.learning_rate: 0\.001 ",
+        ),
+        ({"method": "full"}, "method: plain there"),
+        ({"output": "elsewhere"}, "elsewhere holds no checkpoint to resume from"),
+        ({"output": None}, "which run to resume: give its folder as --output"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            train(replace(again, **options), IMAGES, progress=False)
+    other = ImageData(IMAGES.images[:10], "noise")
+    with pytest.raises(InvalidInput, match="has changed since the run was saved"):
+        train(again, other, progress=False)
+    file = last_checkpoint(tmp_path / "run" / "checkpoints") / STATE_FILE
+    file.write_bytes(b"PK no zip at all")
+    with pytest.raises(InvalidInput, match="is no checkpoint that can be read"):
+        train(again, IMAGES, progress=False)
+    del before[str(file.relative_to(tmp_path))]
+    after = {name: path.read_bytes() for name, path in files(tmp_path).items()}
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
+
+
+def test_a_run_that_is_complete_may_be_resumed(tmp_path):
+    result = train(config(output="run"), IMAGES, progress=False)
+    before = weights(tmp_path / "run")
+    assert train(config(output="run", resume=True), IMAGES, progress=False) == result
+    torch.testing.assert_close(weights(tmp_path / "run"), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 0},
+        {"mixed_precision": "fp16"},
+        {"start_from": "nowhere"},
+        {"model": ModelConfig(norm_num_groups=3)},
+        {"chain": ChainConfig(num_steps=-1)},
+        {"method": "full", "regularizer": RegularizerConfig(num_states=1)},
+        {"method": "full", "regularizer": RegularizerConfig(every=0)},
+        {
+            "method": "full",
+            "regularizer": RegularizerConfig(weighting="measured", profile="nowhere.json"),
+        },
+    ],
+)
+@pytest.mark.parametrize("output", [None, "run"])
+def test_bad_input_leaves_nothing_behind(options, output, tmp_path):
+    with pytest.raises((InvalidInput, FileNotFoundError)):
+        train(config(output=output, **options), IMAGES, progress=False)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_tensorboard_is_optional(tmp_path, monkeypatch):
+    from undrift.training import check as checking
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checking, "find_spec", lambda name: None)
+        with pytest.raises(InvalidInput, match="--tensorboard needs the package: pip install"):
+            train(config(output="run", tensorboard=True), IMAGES, progress=False)
+    assert not [*tmp_path.iterdir()]
+    pytest.importorskip("tensorboard")
+    train(config(output="run", tensorboard=True, steps=2), IMAGES, progress=False)
+    assert [*(tmp_path / "run" / "tensorboard").glob("events.*")]
+
+
+def test_grids_and_checkpoints_are_made_by_default_and_on_demand(tmp_path):
+    options = config(output="plain", steps=12, checkpoint_every=None, sample_every=None)
+    train(options, IMAGES, progress=False)
+    names = sorted(path.name for path in tmp_path.glob("plain/samples/*"))
+    assert names == [f"step-{step:08d}.png" for step in (3, 6, 9, 12)]
+    train(config(output="none", sample_every=0), IMAGES, progress=False)
+    assert not (tmp_path / "none" / "samples").exists()
+
+
+def test_models_are_found_in_runs_and_folders(tmp_path):
+    train(config(output="run", steps=2), IMAGES, progress=False)
+    for path in ("run", "run/pipeline"):
+        network = load_model(path).unet.state_dict()
+        torch.testing.assert_close(network, weights(tmp_path / "run"), rtol=0, atol=0)
+
+
+def test_the_command_prints_one_object_and_its_configuration_is_the_run(tmp_path, capsys):
+    argv = ["train", "--data", "digits", *FLAGS, "--method", "persistent", "--json"]
+    assert main([*argv, "--output", "first"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result.keys() == RESULT_KEYS | {"config"}
+    assert result["run"] == "first" and result["steps"] == 4 and result["loss"] > 0
+    assert "λ = " in err and "of the main term's" in err
+    assert main(["train", "--config", "first/config.yaml", "--output", "second", "--quiet"]) == 0
+    out, _ = capsys.readouterr()
+    assert "undrift measure second --data digits" in out
+    assert_same_weights(tmp_path / "first", tmp_path / "second")
+
+
+def test_one_process_of_several_speaks(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--data", "digits", *FLAGS, "--steps=1", "--json"])
+    assert stopped.value.code == 0 and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--steps=0"], "--steps is 0: choose at least 1"),
+        (["--start-from=nowhere"], "no such folder: nowhere"),
+        (["--resume"], "which run to resume"),
+        (["--data=nothing"], "unknown data 'nothing'"),
+        (["--model.norm-num-groups=7"], "8 channels do not split into 7 groups"),
+        (
+            ["--method=full", "--regularizer.window=2"],
+            "window of the regularizer is 2",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_code_two(flags, message, tmp_path, capsys):
+    assert main(["train", *FLAGS, *flags]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and not out
+    assert not [*tmp_path.iterdir()]
