@@ -1,4 +1,4 @@
-r"""undrift: how the error of a diffusion model gathers along its chain, and how to gather less.
+r"""undrift: measure how the error of a diffusion model accumulates along its chain, and reduce it.
 
 A name is imported from its module when it is first used, so that ``import undrift`` and
 ``undrift --help`` do not wait for torch.

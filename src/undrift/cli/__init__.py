@@ -1,8 +1,8 @@
-"""The door: ``undrift COMMAND ...``.
+"""The command line: ``undrift COMMAND ...``.
 
-One module a command, imported only when it is called; results on stdout, talk on stderr. Input
-that cannot be used costs one line and exit code 2; anything else that goes wrong is a bug of ours
-and keeps its traceback.
+One module a command, imported only when it is called; results go to stdout, messages and progress
+to stderr. Input that cannot be used ends with one line on stderr and exit code 2; any other
+exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMANDS = {
     "demo": "train on digits, measure plain against regularized, write a report",
     "train": "train a diffusion model, with or without a regularizer",
     "sample": "draw images from a trained model",
-    "measure": "measure how the error gathers along the chain of a model",
+    "measure": "measure how the error of a model accumulates along its chain",
     "evaluate": "distances between the samples of a model and the data",
     "tune": "find the strength of a remedy at sampling time",
     "compare": "compare methods over seeds and budgets",
@@ -93,8 +93,8 @@ def _overview(commands: dict[str, str]) -> str:
         [
             "usage: undrift COMMAND [ARGUMENT ...] [--option VALUE ...]",
             "",
-            "Measure how the error of a diffusion model gathers along its sampling chain,",
-            "and train it to gather less.",
+            "Measure how the error of a diffusion model accumulates along its sampling chain,",
+            "and train the model to accumulate less.",
             "",
             "commands:",
             *lines,
