@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.schedule import (
     SCHEDULES,
     CosineSchedule,
@@ -178,3 +179,32 @@ def test_what_is_no_schedule_is_refused_in_one_line(wrong):
     with pytest.raises(InvalidInput) as refusal:
         wrong()
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_whole_number_is_a_step_whatever_its_type(name):
+    schedule = SCHEDULES[name](20)
+    for t in (0, 7, 20):
+        for quantity in (schedule.alpha_bar, schedule.alpha, schedule.sigma):
+            assert quantity(float(t)) == quantity(t)
+        assert schedule.alpha_sigma(float(t), torch.ones(2)) == (
+            schedule.alpha(t),
+            schedule.sigma(t),
+        )
+
+
+@pytest.mark.parametrize("t", [7.5, -1, 21, 20.001, float("nan"), float("inf")])
+def test_a_time_that_is_no_step_is_refused(t):
+    """Neither cut to an integer nor counted from the end of the table."""
+    schedule = CosineSchedule(20)
+    denoiser = Denoiser(lambda x_t, timestep: x_t, schedule)
+    asked = (
+        lambda: schedule.alpha_bar(t),
+        lambda: schedule.alpha(t),
+        lambda: schedule.sigma(t),
+        lambda: schedule.alpha_sigma(t, torch.ones(2)),
+        lambda: denoiser.predict(torch.ones(2, 1), t),
+    )
+    for ask in asked:
+        with pytest.raises(InvalidInput, match=f"time {t:g} is not a step of the noise schedule"):
+            ask()

@@ -164,7 +164,7 @@ class Denoiser(nn.Module):
         if isinstance(t, Tensor):
             timestep = t.to(x_t.device) - 1
         else:
-            timestep = torch.full((len(x_t),), t - 1, device=x_t.device, dtype=torch.long)
+            timestep = torch.full((len(x_t),), self.schedule.step(t) - 1, device=x_t.device)
         return call_network(self.network, x_t, timestep, self.conditioning)
 
     def predict(self, x_t: Tensor, t: Time) -> Prediction:
@@ -175,7 +175,8 @@ class Denoiser(nn.Module):
             t: Their step, or one step for each row, with shape :math:`(B,)`; from 1 to T.
 
         Raises:
-            InvalidInput: If the output of the network does not fit the states.
+            InvalidInput: If the output of the network does not fit the states, or the step is not
+                one of the schedule.
         """
         out, variance = split_variance(self.output(x_t, t), x_t)
         alpha_t, sigma_t = self.schedule.alpha_sigma(t, x_t)

@@ -78,13 +78,13 @@ class DenoiserSampler(Sampler):
 
     def scale(self, t: float) -> tuple[float, float]:
         r""":math:`(\alpha_t, \sigma_t)` of the forward process."""
-        return self.schedule.alpha(int(t)), self.schedule.sigma(int(t))
+        return self.schedule.alpha(t), self.schedule.sigma(t)
 
     def epsilon(self, x_t: Tensor, t: float) -> Tensor:
         r"""The model's :math:`\hat\epsilon` at a state, with its shape."""
-        return self.denoiser.predict(x_t, int(t)).epsilon_hat
+        return self.denoiser.predict(x_t, t).epsilon_hat
 
-    def kernel(self, x_t: Tensor, t: int, s: int) -> GaussianKernel:
+    def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel:
         """The Gaussian :math:`K_t(x_s | x_t)`; its variance is 0 where the module adds no noise."""
         prediction = self.denoiser.predict(x_t, t)
         x0_hat = prediction.x0_hat
@@ -93,18 +93,18 @@ class DenoiserSampler(Sampler):
         return self._kernel(x_t, x0_hat, prediction, t, s)
 
     def _kernel(
-        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: int, s: int
+        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: float, s: float
     ) -> GaussianKernel:
         raise NotImplementedError
 
-    def _alpha_bars(self, t: int, s: int, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    def _alpha_bars(self, t: float, s: float, dtype: torch.dtype) -> tuple[Any, Any, Any]:
         r""":math:`\bar\alpha_t, \bar\alpha_s` and 1 in the precision of the coefficients."""
         is_exact = torch.float64 in (dtype, self.schedule.dtype)
         real = np.float64 if is_exact else np.float32
         return real(self.schedule.alpha_bar(t)), real(self.schedule.alpha_bar(s)), real(1)
 
     def step(
-        self, x_t: Tensor, t: int, s: int, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
         return self.kernel(x_t, t, s).sample(generator)
@@ -161,7 +161,7 @@ class AncestralSampler(DenoiserSampler):
         self.variance_type = variance_type
 
     def _kernel(
-        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: int, s: int
+        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: float, s: float
     ) -> GaussianKernel:
         abar_t, abar_s, one = self._alpha_bars(t, s, x_t.dtype)
         keep = abar_t / abar_s
@@ -228,7 +228,7 @@ class DDIMSampler(DenoiserSampler):
         self.clipped_epsilon = clipped_epsilon
 
     def _kernel(
-        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: int, s: int
+        self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: float, s: float
     ) -> GaussianKernel:
         abar_t, abar_s, one = self._alpha_bars(t, s, x_t.dtype)
         small = (one - abar_s) / (one - abar_t) * (one - abar_t / abar_s)

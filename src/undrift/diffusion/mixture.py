@@ -265,38 +265,38 @@ class ForwardProcess:
     def __init__(self, data: Distribution, schedule: Schedule) -> None:
         self.data, self.schedule = data, schedule
 
-    def draw(self, count: int, t: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, count: int, t: float, *, generator: torch.Generator | None = None) -> Tensor:
         r"""Independent draws of :math:`x_t`, with shape (count, d)."""
         x_0 = self.data.sample(count, generator=generator)
         noise = torch.randn(x_0.shape, dtype=torch.float64, generator=generator)
         return self.schedule.alpha(t) * x_0 + self.schedule.sigma(t) * noise
 
-    def log_prob(self, x_t: Tensor, t: int) -> Tensor:
+    def log_prob(self, x_t: Tensor, t: float) -> Tensor:
         r""":math:`\log q_t(x_t)` in nats, with shape (B,)."""
         return self.data.log_prob(x_t, self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def score(self, x_t: Tensor, t: int) -> Tensor:
+    def score(self, x_t: Tensor, t: float) -> Tensor:
         r""":math:`\nabla\log q_t(x_t)`, with shape (B, d)."""
         return self.data.score(x_t, self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def posterior(self, x_t: Tensor, t: int) -> Posterior:
+    def posterior(self, x_t: Tensor, t: float) -> Posterior:
         r"""Density of :math:`x_t` and moments of :math:`x_0` given :math:`x_t`."""
         return self.data.posterior(x_t, self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def forward_log_prob(self, x_t: Tensor, x_s: Tensor, t: int, s: int) -> Tensor:
+    def forward_log_prob(self, x_t: Tensor, x_s: Tensor, t: float, s: float) -> Tensor:
         r""":math:`\log q(x_t | x_s)` in nats, with shape (B,)."""
         keep = self.schedule.alpha_bar(t) / self.schedule.alpha_bar(s)
         moved = _rows(x_t, self.data.dim) - math.sqrt(keep) * _rows(x_s, self.data.dim)
         constant = self.data.dim / 2 * math.log(2 * math.pi * (1 - keep))
         return -moved.square().sum(1) / (2 * (1 - keep)) - constant
 
-    def reverse_log_prob(self, x_s: Tensor, x_t: Tensor, t: int, s: int) -> Tensor:
+    def reverse_log_prob(self, x_s: Tensor, x_t: Tensor, t: float, s: float) -> Tensor:
         r""":math:`\log q(x_s | x_t)` in nats by Bayes' rule, with shape (B,)."""
         marginals = self.log_prob(x_s, s) - self.log_prob(x_t, t)
         return self.forward_log_prob(x_t, x_s, t, s) + marginals
 
     def reverse_moments(
-        self, x_t: Tensor, t: int, s: int, posterior: Posterior | None = None
+        self, x_t: Tensor, t: float, s: float, posterior: Posterior | None = None
     ) -> tuple[Tensor, Tensor]:
         r"""Mean and variance (per dimension) of :math:`q(x_s | x_t)`, each with shape (B, d).
 

@@ -83,7 +83,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, x_t: Tensor, t: int, s: int, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
 
@@ -106,7 +106,7 @@ class Sampler(ABC):
         alpha_t, sigma_t = self.scale(t)
         return torch.add(alpha_t * x_0, draw_noise(x_0, generator), alpha=sigma_t)
 
-    def kernel(self, x_t: Tensor, t: int, s: int) -> GaussianKernel | None:
+    def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
         """The density of one module, or None for a chain that has none."""
         del x_t, t, s
         return None
@@ -158,7 +158,7 @@ class Sampler(ABC):
         times = self.times(start, stop)
         yield times[0], x
         for t, s in pairwise(times):
-            x = self.step(x, int(t), int(s), generator=generator)
+            x = self.step(x, t, s, generator=generator)
             yield s, x
 
     def sample(

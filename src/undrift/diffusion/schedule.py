@@ -21,7 +21,7 @@ from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 
-Time = int | Tensor
+Time = float | Tensor
 Spacing = Literal["leading", "trailing", "linspace"]
 DIFFUSERS_NAMES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
@@ -77,17 +77,34 @@ class Schedule:
         """Number of steps :math:`T`."""
         return len(self.betas)
 
-    def alpha_bar(self, t: int) -> float:
-        r""":math:`\bar\alpha_t`, the share of the variance that is signal."""
-        return float(self._abar[t])
+    def step(self, t: float) -> int:
+        """A time as a step of the table.
 
-    def alpha(self, t: int) -> float:
+        Raises:
+            InvalidInput: If it lies between two steps, or outside of the table.
+        """
+        if not (0 <= t <= self.num_steps and t == int(t)):
+            raise InvalidInput(
+                f"time {t:g} is not a step of the noise schedule: choose a whole number from 0 to "
+                f"{self.num_steps}"
+            )
+        return int(t)
+
+    def alpha_bar(self, t: float) -> float:
+        r""":math:`\bar\alpha_t`, the share of the variance that is signal.
+
+        Raises:
+            InvalidInput: If t is not a step of the table.
+        """
+        return float(self._abar[self.step(t)])
+
+    def alpha(self, t: float) -> float:
         r""":math:`\alpha_t`, the factor on the data."""
-        return math.sqrt(self._abar[t])
+        return math.sqrt(self.alpha_bar(t))
 
-    def sigma(self, t: int) -> float:
+    def sigma(self, t: float) -> float:
         r""":math:`\sigma_t`, the standard deviation of the noise."""
-        return math.sqrt(1 - self._abar[t])
+        return math.sqrt(1 - self.alpha_bar(t))
 
     def alpha_sigma(self, t: Time, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
         r""":math:`(\alpha_t, \sigma_t)` ready to multiply a batch.
@@ -99,7 +116,7 @@ class Schedule:
         Returns:
             Two floats for one step, else two tensors with shape :math:`(B, 1, \dots, 1)`.
         """
-        if isinstance(t, int):
+        if not isinstance(t, Tensor):
             return self.alpha(t), self.sigma(t)
         abar = self.alphas_cumprod[t.cpu()].view(-1, *[1] * (like.ndim - 1))
         return abar.sqrt().to(like), (1 - abar).sqrt().to(like)

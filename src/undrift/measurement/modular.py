@@ -69,8 +69,8 @@ class ModularError:
             memorizes.
     """
 
-    t: int
-    s: int
+    t: float
+    s: float
     parts: Tensor
     dim: int
     variance_factor: float
@@ -111,8 +111,8 @@ def modular_error(
     kernel: GaussianKernel,
     x_t: Tensor,
     process: ForwardProcess,
-    t: int,
-    s: int,
+    t: float,
+    s: float,
     *,
     x_s: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -252,7 +252,7 @@ def modular_errors(
         NoDensity: If no step of the chain has a density.
     """
     x_t, found = sampler.prior(shape, generator=generator, dtype=dtype), False
-    for t, s in pairwise(int(time) for time in sampler.grid):
+    for t, s in pairwise(sampler.grid):
         kernel = module(sampler, x_t.to(device), t, s, batch_size)
         mean, variance = moments(kernel, process.data.dim)
         x_s = draw(mean, variance, generator)
@@ -303,7 +303,9 @@ def draw(mean: Tensor, variance: Tensor, generator: torch.Generator | None = Non
     return mean + variance.sqrt() * noise
 
 
-def module(sampler: Sampler, x_t: Tensor, t: int, s: int, batch_size: int = 512) -> GaussianKernel:
+def module(
+    sampler: Sampler, x_t: Tensor, t: float, s: float, batch_size: int = 512
+) -> GaussianKernel:
     """The density of one module, from batches of states, with mean and variance in float64.
 
     Raises:

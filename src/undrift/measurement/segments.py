@@ -100,7 +100,7 @@ def segment_errors(
         return SegmentErrors({}, {"reason": f"{name} is no chain of Gaussian modules: MMD only"})
     generator = torch.Generator().manual_seed(stream_seed(seed, "modular"))
     grid, done = sampler.grid, 0
-    path = prior_terms(process, int(grid[0]), shape[0], generator)
+    path = prior_terms(process, grid[0], shape[0], generator)
     prior, memorizing = Estimate.of(path), None
     numbers = {times[0]: _path_record(path)}
     errors = modular_errors(
@@ -128,7 +128,7 @@ def segment_errors(
 
 
 def prior_terms(
-    process: ForwardProcess, t: int, count: int, generator: torch.Generator | None = None
+    process: ForwardProcess, t: float, count: int, generator: torch.Generator | None = None
 ) -> Tensor:
     r"""Draws whose mean is :math:`KL(N(0, I) \| q_T)`, what the prior brings, with shape (B,).
 

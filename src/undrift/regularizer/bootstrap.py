@@ -73,8 +73,7 @@ class BootstrapRollout:
             )
             for _, state in states:
                 x = state
-        last = int(grid[end - 1]), int(grid[end])
-        return sampler.step(x, *last, generator=streams.noise), end
+        return sampler.step(x, grid[end - 1], grid[end], generator=streams.noise), end
 
     def state_dict(self) -> dict[str, Any]:
         """What lives on: nothing."""

@@ -67,7 +67,7 @@ class PersistentCohorts:
             self.states[c] = self._brought(sampler, starts, len(self.states[c]), first, streams)
             self.positions[c] = first
         x, position = self.states[c].to(starts), self.positions[c]
-        x = sampler.step(x, int(grid[position]), int(grid[position + 1]), generator=streams.noise)
+        x = sampler.step(x, grid[position], grid[position + 1], generator=streams.noise)
         self.states[c], self.positions[c] = x.detach(), position + 1
         self.turn = (c + 1) % self.num_cohorts
         return x, position + 1
@@ -96,7 +96,7 @@ class PersistentCohorts:
         shape, noise = (num_states, *like.shape[1:]), streams.noise
         x = sampler.prior(shape, generator=noise, device=like.device, dtype=like.dtype)
         for t, s in pairwise(self.way(sampler.grid, position)):
-            x = sampler.step(x, int(t), int(s), generator=noise)
+            x = sampler.step(x, t, s, generator=noise)
         return x
 
     def state_dict(self) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class AnalyticVarianceSampler(RemediedSampler):
     def _terms(self, x_0: Tensor, t: float, generator: torch.Generator | None) -> Tensor:
         r""":math:`\|\hat\epsilon\|^2/d`, or :math:`\|x_0 - \hat x_0\|^2/d`, of each draw."""
         x_t = self.base.forward(x_0, t, generator=generator)
-        prediction = self.inner.denoiser.predict(x_t, int(t))
+        prediction = self.inner.denoiser.predict(x_t, t)
         of_score = self._estimator(t) == "score"
         terms = prediction.epsilon_hat if of_score else x_0 - prediction.x0_hat
         return terms.flatten(1).double().square().mean(1)
@@ -184,7 +184,7 @@ class AnalyticVarianceSampler(RemediedSampler):
         bound = math.inf if self.inner.clip is None else self.inner.clip**2
         return min(max(spread, 0.0), bound)
 
-    def variance(self, t: int, s: int) -> float:
+    def variance(self, t: float, s: float) -> float:
         r""":math:`v_t` of the module from t to s, per dimension.
 
         Raises:
@@ -203,7 +203,7 @@ class AnalyticVarianceSampler(RemediedSampler):
             variance = min(variance, (self.tolerance * 2 / 255) ** 2 * math.pi / 2)
         return variance
 
-    def kernel(self, x_t: Tensor, t: int, s: int) -> GaussianKernel | None:
+    def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
         """The Gaussian of the base with the analytic variance."""
         kernel = self.chain.kernel(x_t, t, s)
         if kernel is None:
@@ -211,7 +211,7 @@ class AnalyticVarianceSampler(RemediedSampler):
         return GaussianKernel(kernel.mean, self.variance(t, s))
 
     def step(
-        self, x_t: Tensor, t: int, s: int, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
         kernel = self.kernel(x_t, t, s)
@@ -223,7 +223,7 @@ class AnalyticVarianceSampler(RemediedSampler):
 
     def options(self) -> dict[str, Any]:
         """What was chosen, and the variances that came out."""
-        fitted = [self.variance(int(t), int(s)) for t, s in pairwise(self.grid) if self.spread]
+        fitted = [self.variance(t, s) for t, s in pairwise(self.grid) if self.spread]
         return {
             "factor": self.factor,
             "tolerance": self.tolerance,

@@ -82,12 +82,12 @@ class RemediedSampler(Sampler):
         r"""The chain's :math:`\hat\epsilon` at a state, with its shape."""
         return self.chain.epsilon(x_t, t)
 
-    def kernel(self, x_t: Tensor, t: int, s: int) -> GaussianKernel | None:
+    def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
         """The density of one module, or None for a chain that has none."""
         return self.chain.kernel(x_t, t, s)
 
     def step(
-        self, x_t: Tensor, t: int, s: int, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
         return self.chain.step(x_t, t, s, generator=generator)
@@ -133,7 +133,7 @@ def data_estimate(sampler: Sampler, x_t: Tensor, t: float) -> Tensor:
     r"""The chain's :math:`\hat x_0` at a state, clipped where the chain clips it."""
     inner = innermost(sampler)
     if isinstance(inner, DenoiserSampler):
-        x0_hat: Tensor = inner.denoiser(x_t, int(t))
+        x0_hat: Tensor = inner.denoiser(x_t, t)
         return x0_hat if inner.clip is None else x0_hat.clamp(-inner.clip, inner.clip)
     if isinstance(inner, DiffusersSampler):
         return inner.x0_hat(x_t, t)

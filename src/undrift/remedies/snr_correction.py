@@ -114,7 +114,7 @@ class SNRCorrectedSampler(RemediedSampler):
         share = self.base.scale(t)[1] / self.largest
         return self.low * share, self.high * (1 - share)
 
-    def kernel(self, x_t: Tensor, t: int, s: int) -> GaussianKernel | None:
+    def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
         """The density of one module, or None where its noise differs between the bands."""
         kernel, (low, high) = self.chain.kernel(x_t, t, s), self.strengths(t)
         if kernel is None or low == high == 0:
@@ -126,7 +126,7 @@ class SNRCorrectedSampler(RemediedSampler):
         return GaussianKernel(mean, (1 + low) ** 2 * kernel.variance if is_drawn else 0.0)
 
     def step(
-        self, x_t: Tensor, t: int, s: int, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
         x_s = self.chain.step(x_t, t, s, generator=generator)

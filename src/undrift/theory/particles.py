@@ -119,8 +119,8 @@ class BudgetStep:
         support: Median effective number of modules behind the sampler's density.
     """
 
-    t: int
-    s: int
+    t: float
+    s: float
     inherited: Estimate
     fresh: ModularError
     forgotten: Estimate
@@ -237,8 +237,8 @@ def _run(
     dim = process.data.dim
     x_t = sampler.prior((count, dim), generator=generator, dtype=torch.float64)
     log_p_t = gaussian_log_prob(x_t, torch.zeros_like(x_t), torch.ones_like(x_t))
-    log_q_t = process.log_prob(x_t, int(sampler.grid[0]))
-    for t, s in pairwise(int(time) for time in sampler.grid):
+    log_q_t = process.log_prob(x_t, sampler.grid[0])
+    for t, s in pairwise(sampler.grid):
         with torch.no_grad():
             kernel = module(sampler, x_t.to(dtype), t, s, batch_size=count)
         mean, variance = moments(kernel, dim)
