@@ -14,13 +14,13 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
 from undrift.diffusion.schedule import LinearSchedule
 from undrift.exceptions import InvalidInput
-from undrift.measurement.population import stream_seed
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import RBFMixture
 from undrift.quality.frechet import frechet_distance
 from undrift.remedies.config import RemedyConfig, parse
 from undrift.remedies.difference import frechet_change, mmd_change
 from undrift.remedies.search import _Bench, _halves, _sections, tune
+from undrift.seeds import stream_seed
 
 SPREAD = 0.04
 SHAPE = (1, 2, 4)

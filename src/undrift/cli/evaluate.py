@@ -134,8 +134,8 @@ def _final_error(samples: Any, data: ImageData, config: Config) -> dict[str, Any
     import torch
 
     from undrift.measurement.cumulative import cumulative_error, default_count
-    from undrift.measurement.population import stream_seed
     from undrift.mmd.kernels import RBFMixture
+    from undrift.seeds import stream_seed
 
     draws = torch.Generator().manual_seed(stream_seed(config.seed, "forward"))
     count, n = default_count(data.images, len(samples), config.reference), len(data)

@@ -32,13 +32,13 @@ from undrift.diffusion.pipelines import (
 from undrift.exceptions import InvalidInput
 from undrift.measurement.cumulative import ForwardDraws, Reference, default_count
 from undrift.measurement.placement import place_states
-from undrift.measurement.population import stream_seed
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.segments import SegmentErrors, data_process, segment_errors
 from undrift.measurement.state import Criterion, with_ratios
 from undrift.measurement.walk import Walk
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.progress import progress_bar
+from undrift.seeds import stream_seed
 
 States = int | Literal["all"] | Sequence[float]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable
 
@@ -10,24 +9,7 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler
-
-
-def stream_seed(seed: int, *path: str | int) -> int:
-    """The seed of one of the random streams of a run.
-
-    Neighboring seeds of runs have streams without anything in common, which ``seed + i`` for the
-    i-th stream would not give.
-
-    Arguments:
-        seed: Seed of the run.
-        path: What the stream is for.
-
-    Example:
-        >>> stream_seed(0, "noise", 1) == stream_seed(1, "noise", 0)
-        False
-    """
-    text = "/".join(map(str, (seed, *path))).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+from undrift.seeds import stream_seed
 
 
 class Population:

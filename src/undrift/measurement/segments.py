@@ -37,8 +37,8 @@ from undrift.measurement.modular import (
     memorizing_from,
     modular_errors,
 )
-from undrift.measurement.population import stream_seed
 from undrift.mmd.kl_bounds import LEVEL, kl_upper_limit
+from undrift.seeds import stream_seed
 
 PARTS = ("modular_mean", "modular_variance", "modular_shape")
 

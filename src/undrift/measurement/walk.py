@@ -20,10 +20,11 @@ from undrift.measurement.cumulative import (
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
 from undrift.measurement.placement import RESOLVED, candidates
-from undrift.measurement.population import Population, stream_seed
+from undrift.measurement.population import Population
 from undrift.measurement.state import ErrorState
 from undrift.mmd.estimate import mmd_estimate
 from undrift.mmd.kernels import Kernel
+from undrift.seeds import stream_seed
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.balance import NoOpWatch
 from undrift.regularizer.processes import averaged, norm, process_index
-from undrift.regularizer.streams import seed_of
+from undrift.seeds import stream_seed
 
 
 class Objective(ABC):
@@ -69,8 +69,8 @@ class Objective(ABC):
         """The random streams of this process, ``main`` and ``own``; made at the first call."""
         if self._streams is None:
             self._streams = {
-                name: torch.Generator().manual_seed(seed_of(self.seed, index, process_index()))
-                for index, name in enumerate(("main", "own"))
+                name: torch.Generator().manual_seed(stream_seed(self.seed, name, process_index()))
+                for name in ("main", "own")
             }
         return self._streams
 

@@ -21,9 +21,10 @@ from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.grid import strided, window_start
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.processes import averaged, gather, norm, num_processes, process_index
-from undrift.regularizer.streams import Streams, seed_of
+from undrift.regularizer.streams import Streams
 from undrift.regularizer.variants import CHOSEN, Variant
 from undrift.regularizer.weighting import Weighting, step_weights
+from undrift.seeds import stream_seed
 
 STRIDE = 3
 
@@ -334,7 +335,8 @@ class CumulativeErrorRegularizer:
 
     def _log_noise(self) -> torch.Generator:
         """A stream of its own, so that a run does not depend on what is logged."""
-        return torch.Generator().manual_seed(seed_of(self.seed, 2, process_index(), self.terms))
+        name = "log", process_index(), self.terms
+        return torch.Generator().manual_seed(stream_seed(self.seed, *name))
 
     def _strength(self) -> float:
         known = self.strength

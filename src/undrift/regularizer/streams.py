@@ -1,23 +1,13 @@
-"""Seeds, and the random streams of a rollout."""
+"""The random streams of a rollout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-
-def seed_of(*numbers: int) -> int:
-    """A seed made of several numbers; neighbors get streams that have nothing in common.
-
-    Example:
-        >>> seed_of(0, 1) == seed_of(0, 1), seed_of(0, 1) == seed_of(1, 0)
-        (True, False)
-    """
-    entropy = [number % 2**64 for number in numbers]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+from undrift.seeds import stream_seed
 
 
 @dataclass
@@ -31,7 +21,8 @@ class Streams:
     def seeded(cls, seed: int, rank: int = 0) -> Streams:
         """Streams of one process of a run."""
         choice, noise = torch.Generator(), torch.Generator()
-        return cls(choice.manual_seed(seed_of(seed, 0)), noise.manual_seed(seed_of(seed, 1, rank)))
+        choice.manual_seed(stream_seed(seed, "choice"))
+        return cls(choice, noise.manual_seed(stream_seed(seed, "noise", rank)))
 
     def integer(self, low: int, high: int) -> int:
         """A shared choice from low to high, both included."""

@@ -29,7 +29,7 @@ from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import network_of
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.measurement.population import Population, stream_seed
+from undrift.measurement.population import Population
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.progress import progress_bar
@@ -38,6 +38,7 @@ from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_s
 from undrift.remedies.analytic_variance import AnalyticVarianceSampler
 from undrift.remedies.config import NEUTRAL, RemedyConfig, apply_remedy
 from undrift.remedies.difference import SAMPLES_PER_FEATURE, Change, frechet_change, mmd_change
+from undrift.seeds import stream_seed
 
 Metric = Literal["mmd_sq", "frechet"]
 

@@ -24,8 +24,8 @@ from undrift.objectives.scheduled_sampling import ScheduledSampling
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.pyramid import Pyramid
-from undrift.regularizer.streams import seed_of
 from undrift.regularizer.weighting import Weighting
+from undrift.seeds import stream_seed
 from undrift.training.checkpoint import StartingPoint
 from undrift.training.config import (
     ChainConfig,
@@ -154,7 +154,7 @@ def build_regularizer(
         stride=config.stride,
         weighting=_weighting(config),
         rho=config.rho,
-        seed=seed_of(seed, config.seed),
+        seed=stream_seed(seed, "regularizer", config.seed),
         **({} if variant == "official" else _comparison(config)),
     )
 
@@ -170,7 +170,8 @@ def build_objective(method: MethodConfig, sampler: DenoiserSampler, seed: int = 
     Raises:
         InvalidInput: If an option has no meaning.
     """
-    config, seed = method.objective, seed_of(seed, method.objective.seed)
+    config = method.objective
+    seed = stream_seed(seed, "objective", config.seed)
     if method.method == "scheduled_sampling":
         return ScheduledSampling(sampler, length=config.length, seed=seed)
     if method.method in BASELINES:
@@ -218,7 +219,7 @@ def starting_network(
     if start and start.pipeline is not None:
         return _network_of(start, data), start.pipeline.scheduler
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(stream_seed(config.seed, "weights"))
         network = build_network(config.model, data.image_shape)
     if start and start.state:
         try:

@@ -18,7 +18,7 @@ from undrift.data.images import ImageData
 from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.diffusion.pipelines import save_pipeline
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.streams import seed_of
+from undrift.seeds import stream_seed
 from undrift.training.building import (
     build_objective,
     build_optimizer,
@@ -80,7 +80,7 @@ class Trainer:
         self.regularizer = build_regularizer(config, self.sampler, config.seed)
         self.stream = data.batches(
             config.batch_size,
-            torch.Generator().manual_seed(config.seed + 1),
+            torch.Generator().manual_seed(stream_seed(config.seed, "data")),
             horizontal_flip=config.horizontal_flip,
         )
         self.step = 0
@@ -142,7 +142,7 @@ class Trainer:
 
     def _main_term(self, x_0: Tensor) -> Tensor:
         """The method's loss, at steps and noise that depend on the seed and the step alone."""
-        seed = self._seed(0)
+        seed = self._seed("main")
         torch.manual_seed(seed)
         noise = torch.Generator().manual_seed(seed)
         return self.objective(self.network, x_0, generator=noise)
@@ -164,7 +164,7 @@ class Trainer:
         """Dropout draws from torch's global streams: lend it one that depends on the step alone."""
         device = self.accelerator.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self._seed(1))
+            torch.manual_seed(self._seed("dropout"))
             yield
 
     def _batch(self) -> Tensor:
@@ -172,9 +172,9 @@ class Trainer:
         count, index = self.accelerator.num_processes, self.accelerator.process_index
         return next(self.stream)[index::count].to(self.accelerator.device)
 
-    def _seed(self, stream: int) -> int:
+    def _seed(self, stream: str) -> int:
         """A seed for this step and process, the same in every run with the same seed."""
-        return seed_of(self.config.seed, self.step, self.accelerator.process_index, stream)
+        return stream_seed(self.config.seed, stream, self.step, self.accelerator.process_index)
 
     def averaged_network(self) -> nn.Module:
         """A copy of the network with the averaged weights, for evaluation in full precision."""
