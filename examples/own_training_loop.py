@@ -7,7 +7,7 @@ import torch
 
 import undrift
 from undrift.diffusion.mixture import GaussianMixture
-from undrift.theory.ring import PlaneNetwork  # a small network of points; take your own
+from undrift.theory.trained_mixture import PlaneNetwork  # a small network of points; take your own
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seed", type=int, default=0)

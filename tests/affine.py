@@ -1,4 +1,4 @@
-"""Chains that are exact: Gaussian data, an affine denoiser, in the library's own clothes."""
+"""Chains that are exact: Gaussian data, an affine denoiser, as samplers of the library."""
 
 import torch
 
@@ -24,15 +24,14 @@ def gaussian_data(count=60_000, chain=None, seed=7):
 
 
 class AffineSampler(Sampler):
-    """The modules of a Gaussian chain with any reverse variance, one dimension a channel."""
+    """A Gaussian chain with any reverse variance as a sampler, one dimension a channel."""
 
     def __init__(self, chain):
         super().__init__(tuple(range(chain.num_steps, -1, -1)))
         self.chain = chain
-        zero = torch.zeros_like(chain.cov)
-        moved = [chain.module(0 * chain.mean, zero, t) for t in range(1, chain.num_steps + 1)]
-        self.offset = torch.stack([mean for mean, _ in moved]).float()
-        values, vectors = torch.linalg.eigh(torch.stack([cov for _, cov in moved]))
+        offset, cov = chain.step(0 * chain.offset, 0 * chain.noise, torch.arange(chain.num_steps))
+        self.offset = offset.float()
+        values, vectors = torch.linalg.eigh(cov)
         self.root = (vectors * values.clamp(min=0).sqrt().unsqueeze(-2)).float()
         self.gain = chain.gain.float()
 

@@ -18,7 +18,7 @@ from undrift.diffusion.schedule import LinearSchedule
 from undrift.theory.chain_file import chain_from_spec
 from undrift.theory.claims import example_chain, judge, random_chain
 from undrift.theory.gaussian_chain import GaussianChain
-from undrift.theory.ring import ring_budget
+from undrift.theory.trained_mixture import trained_budget
 
 
 def spec_of(chain: GaussianChain) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_the_claims_come_with_verdicts_and_evidence(capsys: pytest.CaptureFixtur
         (found,) = [v for name, v in verdicts.items() if part in name]
         return found
 
-    assert verdict("Every module amplifies") == "refuted"
+    assert verdict("Every step amplifies") == "refuted"
     assert verdict("standard Gaussian") == "refuted"
     assert verdict("rises from noise to data") == "not a law"
     assert verdict("bootstrap MMD") == "refuted"
@@ -141,8 +141,8 @@ def test_verdicts_rest_on_numbers_of_the_chains() -> None:
     numbers = {claim.name[:12]: claim.numbers for claim in claims}
     chains = [random_chain(round(i * 199 / 9)) for i in range(10)]
     mu = torch.cat([chain.budget().mu for chain in chains])
-    assert numbers["Every module"]["largest"] == float(mu[mu.isfinite()].max()) <= 1
-    assert numbers["Every module"]["above_one"] == 0
+    assert numbers["Every step a"]["largest"] == float(mu[mu.isfinite()].max()) <= 1
+    assert numbers["Every step a"]["above_one"] == 0
     assert gap == max(chain.budget().relative_gap for chain in chains)
     assert example_chain()[0].budget().relative_gap < 1e-9
 
@@ -171,7 +171,7 @@ def test_the_terminal_shows_claims_and_budget(capsys: pytest.CaptureFixture[str]
         ({"var": [-1.0] * 8}, "var must not be negative"),
         ({"slope": [[[1.0, 2.0]]] * 8}, "slope has shape [8, 1, 2]"),
         ({"offset": [[1.0], "x"]}, "offset must be a table of numbers"),
-        ({"mean": 3.0}, "mean must be a list"),
+        ({"mean": 3.0}, "mean must be a vector"),
         ({"extra": 1}, "unknown extra"),
         ({"var": None}, "lacks var"),
     ],
@@ -221,7 +221,7 @@ def test_help_needs_no_torch() -> None:
 
 def test_the_budget_of_a_trained_network_closes() -> None:
     """Reduced: T = 12, 1,200 updates, 800 particles; within 3 standard errors at every step."""
-    steps = ring_budget(num_steps=12, num_updates=1200, num_particles=800, seed=1)
+    steps = trained_budget(num_steps=12, num_updates=1200, num_particles=800, seed=1)
     assert [step.t for step in steps] == list(range(12, 1, -1))
     assert max(abs(step.gap_in_errors) for step in steps) < 3
     # It has learned: an untrained network errs by tens of nats in the mean.

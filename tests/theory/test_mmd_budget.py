@@ -19,7 +19,7 @@ from undrift.theory.mmd_budget import (
     forward_widths,
     mmd_budget,
     mmd_sq_of_states,
-    push,
+    pushforward,
 )
 
 
@@ -78,12 +78,20 @@ def test_amplification_is_undefined_where_nothing_arrives() -> None:
     assert budget.amplification[0].isfinite() and budget.discrepancy[0] <= budget.bound
 
 
-def test_a_composite_module_is_its_modules_in_turn() -> None:
+def test_a_segment_is_its_steps_in_turn() -> None:
+    """Segments of different lengths side by side; a step by the formula of its kernel."""
     chain = random_chain(7, longest=20)
-    mean, cov = push(chain, 5, 3)
-    middle = chain.module(chain.forward_mean[5], chain.forward_cov[5], 5)
-    again = chain.module(*middle, 4)
-    assert mean.allclose(again[0]) and cov.allclose(again[1])
+    means, covs = pushforward(chain, [5, 9, 2], [3, 8, 1])
+    for k, (t, s) in enumerate([(5, 3), (9, 8), (2, 1)]):
+        mean, cov = chain.forward_mean[t], chain.forward_cov[t]
+        for step in range(t, s, -1):
+            alpha_s, beta = chain.alpha[step - 1], chain.betas[step - 1]
+            x0_hat = chain.slope[step - 1] @ mean + chain.offset[step - 1]
+            kept = (1 - beta).sqrt() * chain.sigma_sq[step - 1] * mean
+            mean = (alpha_s * beta * x0_hat + kept) / chain.sigma_sq[step]
+            gain = chain.gain[step - 1]
+            cov = gain @ cov @ gain.mT + chain.noise[step - 1]
+        assert means[k].allclose(mean) and covs[k].allclose(cov)
 
 
 @pytest.mark.parametrize("state", [0, 2, 5])
@@ -106,16 +114,16 @@ def test_the_u_statistic_is_unbiased_for_the_exact_mmd_of_a_chain(state: int) ->
     assert exact > 3 * error
 
 
-def test_a_bootstrap_is_its_modules_on_forward_draws() -> None:
+def test_a_bootstrap_is_its_steps_on_forward_draws() -> None:
     """Side by side for all states, against one state at a time; L = 1 is the fresh error."""
     chain = random_chain(7, longest=20)
     found = bootstrap_mmd_sq(chain, 3)
     assert len(found) == chain.num_steps - 2
     for s in (0, 2, len(found) - 1):
-        mean, cov = push(chain, s + 3, s)
+        (mean,), (cov,) = pushforward(chain, [s + 3], [s])
         target = chain.forward_mean[s], chain.forward_cov[s]
         alone = rbf_mmd_sq(mean, cov, *target, forward_widths(chain, [s])[0])
         assert float(found[s]) == pytest.approx(float(alone), rel=1e-9)
     assert bootstrap_mmd_sq(chain, 1).sqrt().allclose(mmd_budget(chain).fresh, rtol=1e-9)
-    with pytest.raises(InvalidInput, match="needs a chain that is as long"):
+    with pytest.raises(InvalidInput, match="needs a chain with as many"):
         bootstrap_mmd_sq(chain, 1000)

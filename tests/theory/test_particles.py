@@ -182,5 +182,5 @@ def test_unusable_input_is_refused() -> None:
     _, sampler, process = gaussian_case()
     with pytest.raises(InvalidInput, match="at least 3 particles"):
         run(sampler, process, 2, 0)
-    with pytest.raises(InvalidInput, match="no module of this chain has a density"):
+    with pytest.raises(InvalidInput, match="no denoising step of this chain has a density"):
         run(DDIMSampler(sampler.denoiser, clip=None), process, 10, 0)

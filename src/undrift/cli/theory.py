@@ -1,4 +1,4 @@
-"""``undrift theory``: the error budget of exact models, and the paper's claims judged on them."""
+"""``undrift theory``: error budgets in closed form, and the paper's claims tested on them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Config:
-    """Judge the paper's claims on exact models, or take the error budget of one Gaussian chain.
+    """Test the paper's claims on Gaussian chains, or compute the error budget of one of your own.
 
     A Gaussian chain is a JSON file {"mean": [d], "cov": [d][d], "betas": [T], "slope": [T][d][d],
     "offset": [T][d], "var": [T]}: entry t - 1 belongs to step t, the denoiser is x0 = slope x_t +
-    offset, var is the variance of the module, and the chain starts from N(0, I).
+    offset, var is the variance of the denoising step, and the chain starts from N(0, I).
 
     Arguments:
-        gaussian: JSON file with a Gaussian chain; its error budget is all that is computed.
-        mixture: Also train a small network on a ring of eight Gaussians and close its budget.
+        gaussian: JSON file with a Gaussian chain; only its error budget is computed, no claims.
+        mixture: Also train a small network on eight Gaussians and estimate its error budget.
         output: HTML file to write.
-        num_chains: Exact chains that the claims are judged on, up to 200.
-        num_particles: Particles of the budget of the trained network.
-        num_updates: Updates of its training.
-        seed: Seed of its training and its particles.
+        num_chains: Gaussian chains that the claims are tested on, up to 200.
+        num_particles: Samples from which the budget of the trained network is estimated.
+        num_updates: Training steps of that network.
+        seed: Seed of its training and its samples.
     """
 
     gaussian: str | None = None
@@ -44,7 +44,7 @@ POSITIONALS = ()
 
 
 def run(config: Config) -> Mapping[str, Any]:
-    """Compute, print, and write the page where one is asked for."""
+    """Compute and print; write the HTML page if `output` is given."""
     result, views, title = _gaussian(config) if config.gaussian else _claims(config)
     if config.mixture:
         result["mixture"], view = _mixture(config)
@@ -61,7 +61,7 @@ def run(config: Config) -> Mapping[str, Any]:
 
 
 def _gaussian(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
-    """The budget of the user's own chain."""
+    """The budget of the chain in the file."""
     from undrift.theory.chain_file import read_chain
 
     chain = read_chain(str(config.gaussian))
@@ -70,7 +70,7 @@ def _gaussian(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
 
 
 def _claims(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
-    """The claims over many chains, and one chain to look at."""
+    """The claims over many chains, and one example chain."""
     from undrift.exceptions import InvalidInput
     from undrift.theory.claims import NUM_CHAINS, example_chain, judge
 
@@ -100,15 +100,15 @@ def _exact(title: str, text: str, chain: GaussianChain) -> tuple[dict[str, Any],
 
 
 def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
-    """Train on the ring and estimate its budget."""
+    """Train the small network and estimate its budget."""
     from undrift.measurement.modular import advice
     from undrift.progress import progress_bar
     from undrift.reporting.theory import ChainView
-    from undrift.theory.ring import ring_budget
+    from undrift.theory.trained_mixture import trained_budget
 
     show = not session().quiet
-    with progress_bar("train on the ring", config.num_updates, show=show) as advance:
-        steps = ring_budget(
+    with progress_bar("train on eight Gaussians", config.num_updates, show=show) as advance:
+        steps = trained_budget(
             num_updates=config.num_updates,
             num_particles=config.num_particles,
             seed=config.seed,
@@ -126,9 +126,9 @@ def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
     )
     text = (
         "A small network trained on a ring of eight Gaussians, T = "
-        f"{rows[0]['t']}. Estimates from {config.num_particles:,} particles, what is forgotten "
-        "from a second, independent run. The last step adds no noise and has no divergence. Of "
-        f"the modular errors, {shares}. {advice(*parts)}"
+        f"{rows[0]['t']}. Estimates from {config.num_particles:,} particles; the forgotten error "
+        "comes from a second, independent run. The last step adds no noise, so its divergences do "
+        f"not exist. Of the modular errors, {shares}. {advice(*parts)}"
     )
     result = {"steps": rows, "largest_gap_in_errors": largest, "closes": largest < 3}
     result["advice"] = advice(*parts)

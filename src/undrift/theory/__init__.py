@@ -1,1 +1,1 @@
-"""Models on which everything is known exactly, and the paper's claims judged on them."""
+"""Models whose errors are known in closed form, and the paper's claims tested on them."""

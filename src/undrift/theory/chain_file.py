@@ -1,4 +1,4 @@
-r"""A Gaussian chain of the user's own, as JSON.
+r"""A Gaussian chain described by a JSON file.
 
 ```json
 {"mean": [d], "cov": [d][d], "betas": [T],
@@ -6,9 +6,9 @@ r"""A Gaussian chain of the user's own, as JSON.
 ```
 
 Entry t − 1 of each table belongs to step t. The data are :math:`N(mean, cov)`; the denoiser is
-:math:`\hat x_0 = slope\, x_t + offset`; the module's mean is the mean of the forward posterior at
-:math:`\hat x_0` and its variance is `var` (one number a step; also one a dimension, ``[T][d]``, or
-a covariance, ``[T][d][d]``); :math:`p_T = N(0, I)`.
+:math:`\hat x_0 = slope\, x_t + offset`; the mean of a denoising step is the mean of the forward
+posterior at :math:`\hat x_0`, and its variance is `var` (one number a step; also one a dimension,
+``[T][d]``, or a covariance, ``[T][d][d]``); :math:`p_T = N(0, I)`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 from undrift.theory.gaussian_chain import GaussianChain
@@ -41,7 +38,7 @@ def read_chain(path: str | Path) -> GaussianChain:
 
 
 def chain_from_spec(spec: Any) -> GaussianChain:
-    """The chain of a specification that has been read.
+    """The chain of a specification that has been read from JSON.
 
     Raises:
         InvalidInput: If a field is missing, unknown, or no table of numbers, or the chain cannot
@@ -54,24 +51,11 @@ def chain_from_spec(spec: Any) -> GaussianChain:
         >>> chain.num_steps, chain.dim
         (1, 1)
     """
+    known = ", ".join(FIELDS)
     if not isinstance(spec, Mapping):
-        raise InvalidInput(f"a Gaussian chain is a JSON object with {', '.join(FIELDS)}")
+        raise InvalidInput(f"a Gaussian chain is a JSON object with {known}")
     if missing := [name for name in FIELDS if name not in spec]:
         raise InvalidInput(f"the Gaussian chain lacks {', '.join(missing)}")
     if unknown := sorted(set(spec) - set(FIELDS)):
-        known = ", ".join(FIELDS)
         raise InvalidInput(f"the Gaussian chain has unknown {', '.join(unknown)}: it takes {known}")
-    return GaussianChain(**{name: _table(name, spec[name]) for name in FIELDS})
-
-
-def _table(name: str, value: Any) -> Tensor:
-    """Nested lists of numbers as a tensor."""
-    try:
-        table = torch.tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInput(
-            f"{name} must be a table of numbers with rows of equal length"
-        ) from error
-    if not isinstance(value, list):
-        raise InvalidInput(f"{name} must be a list, not a single value")
-    return table
+    return GaussianChain(**spec)

@@ -1,6 +1,8 @@
-"""What a Gaussian chain can be made of: each check says in one line what was wrong."""
+"""Checks of the tables that a Gaussian chain is made of; each error names the table at fault."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,26 +10,37 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 
 
-def as_float64(name: str, value: Tensor) -> Tensor:
-    """The value in float64, without infinities and NaN."""
-    tensor = torch.as_tensor(value, dtype=torch.float64)
+def as_float64(name: str, value: Any, shape: tuple[int, ...] | None = None) -> Tensor:
+    """A tensor or nested lists in float64: finite numbers, of the given shape where there is one.
+
+    Raises:
+        InvalidInput: If these are not numbers, one is infinite or NaN, or the shape differs.
+    """
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(
+            f"{name} must be a table of numbers with rows of equal length"
+        ) from error
     if not bool(tensor.isfinite().all()):
         raise InvalidInput(f"{name} holds a number that is not finite")
-    return tensor
-
-
-def as_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The value in float64, with the shape that the chain needs."""
-    tensor = as_float64(name, value)
-    if tensor.shape != shape:
+    if shape is not None and tensor.shape != shape:
         given, wanted = list(tensor.shape), list(shape)
         raise InvalidInput(f"{name} has shape {given}, but the chain needs {wanted}")
     return tensor
 
 
-def as_covariance(name: str, value: Tensor, dim: int) -> Tensor:
+def as_vector(name: str, value: Any, unit: str) -> Tensor:
+    """A vector of at least one number."""
+    vector = as_float64(name, value)
+    if vector.ndim != 1 or not len(vector):
+        raise InvalidInput(f"{name} must be a vector with one number a {unit}")
+    return vector
+
+
+def as_covariance(name: str, value: Any, dim: int) -> Tensor:
     """A symmetric, positive definite matrix."""
-    cov = as_shape(name, value, (dim, dim))
+    cov = as_float64(name, value, (dim, dim))
     if not torch.allclose(cov, cov.mT, rtol=1e-10, atol=1e-14):
         raise InvalidInput(f"{name} is not symmetric")
     spectrum = torch.linalg.eigvalsh(cov)
@@ -36,9 +49,9 @@ def as_covariance(name: str, value: Tensor, dim: int) -> Tensor:
     return (cov + cov.mT) / 2
 
 
-def as_noise(var: Tensor, steps: int, dim: int) -> Tensor:
-    """Reverse covariances (T, d, d) from variances by step, dimension or in full."""
-    var = as_float64("var", var)
+def as_step_covariances(value: Any, steps: int, dim: int) -> Tensor:
+    """Covariances (T, d, d) from one variance a step, one a dimension, or full matrices."""
+    var = as_float64("var", value)
     if var.shape not in {(steps,), (steps, dim), (steps, dim, dim)}:
         raise InvalidInput(f"var has shape {list(var.shape)}, but the chain needs [{steps}]")
     if var.ndim < 3:

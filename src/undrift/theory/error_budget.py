@@ -10,23 +10,21 @@ import torch
 from torch import Tensor
 
 ABSOLUTE_FLOOR = 1e-12
-"""Nats below which float64 cannot tell a closed-form divergence from 0."""
+"""Nats below which a closed-form divergence in float64 is not distinguishable from zero."""
 
 
 @dataclass(frozen=True)
 class ErrorBudget:
-    r"""Inherited + fresh − forgotten, for every step of one chain, in nats.
+    r"""Inherited + fresh − forgotten for steps 1 to T of one chain, in nats.
 
     Arguments:
-        t: Steps, upwards from 1.
         e_prior: :math:`E_{cumu}(T+1)`.
         e_cumu: :math:`E_{cumu}(t)`, with shape :math:`(T,)`; infinite where :math:`p_{t-1}` is
             singular.
-        e_mod: :math:`E_{mod}(t)` (fresh); infinite where the module adds no noise.
-        e_con: :math:`E_{con}(t)` (forgotten); infinite where the module adds no noise.
+        e_mod: :math:`E_{mod}(t)` (fresh); infinite where the step adds no noise.
+        e_con: :math:`E_{con}(t)` (forgotten); infinite where the step adds no noise.
     """
 
-    t: tuple[int, ...]
     e_prior: float
     e_cumu: Tensor
     e_mod: Tensor
@@ -50,11 +48,6 @@ class ErrorBudget:
         defined = self.e_con.isfinite() & self.inherited.isfinite() & (self.inherited > 0)
         return torch.where(defined, 1 - self.e_con / self.inherited, math.nan)
 
-    @property
-    def gap(self) -> Tensor:
-        """What the budget fails to close by, in nats; not a number where a term is infinite."""
-        return self.e_cumu - (self.inherited + self.e_mod - self.e_con)
-
     def rows(self) -> list[dict[str, Any]]:
         """The budget as plain data, one row a step from T down to 1; None where undefined.
 
@@ -68,9 +61,9 @@ class ErrorBudget:
             "mu": self.mu,
         }
         rows = []
-        for i in reversed(range(len(self.t))):
+        for i in reversed(range(len(self.e_cumu))):
             numbers = {name: float(column[i]) for name, column in columns.items()}
-            row: dict[str, Any] = {"t": self.t[i]}
+            row: dict[str, Any] = {"t": i + 1}
             row |= {name: x if math.isfinite(x) else None for name, x in numbers.items()}
             if reason := _why_undefined(row):
                 row["reason"] = reason
@@ -79,14 +72,16 @@ class ErrorBudget:
 
     @property
     def relative_gap(self) -> float:
-        """Largest gap over the largest term of its step, where the terms exist.
+        """Largest residual of the budget over the largest term of its step, where the terms exist.
 
-        A term counts as at least 1e-3 nats, so that 1e-9 here means a gap below 1e-9 of the
-        largest term or below 1e-12 nats.
+        The residual is cumulative − (inherited + fresh − forgotten), in theory 0. A term counts as
+        at least 1e-3 nats, so that 1e-9 here means a residual below 1e-9 of the largest term or
+        below 1e-12 nats.
         """
         terms = torch.stack([self.e_cumu, self.inherited, self.e_mod, self.e_con])
         scale = terms.amax(0).clamp(min=1e9 * ABSOLUTE_FLOOR)
-        ratio = (self.gap.abs() / scale)[terms.isfinite().all(0)]
+        residual = self.e_cumu - (self.inherited + self.e_mod - self.e_con)
+        ratio = (residual.abs() / scale)[terms.isfinite().all(0)]
         return float(ratio.max()) if len(ratio) else 0.0
 
 
@@ -96,5 +91,7 @@ def _why_undefined(row: dict[str, Any]) -> str | None:
     if row["inherited"] is None:
         return "the sampled distribution before this step is singular"
     if row["e_mod"] is None:
-        return "the module adds no noise in some direction: a point mass has no divergence"
-    return "nothing is inherited, so there is no factor" if row["mu"] is None else None
+        return "the step adds no noise in some direction: a point mass has no divergence"
+    if row["mu"] is None:
+        return "the inherited error is 0, so the amplification factor is undefined"
+    return None

@@ -1,7 +1,8 @@
 r"""The Gaussian chain: every error of the theory in closed form.
 
 Data :math:`N(m, S)`, the forward process :math:`x_t = \sqrt{1-\beta_t}\,x_{t-1} + \sqrt{\beta_t}\,
-\epsilon`, a denoiser :math:`\hat x_0 = A_t x_t + b_t` that is affine in the state, and modules
+\epsilon`, a denoiser :math:`\hat x_0 = A_t x_t + b_t` that is affine in the state, and denoising
+steps with the kernel
 
 .. math:: K_t(\cdot \mid x_t) = N(c_0 \hat x_0 + c_1 x_t,\; V_t), \qquad
           c_0 = \frac{\alpha_{t-1}\beta_t}{\sigma_t^2}, \quad
@@ -34,15 +35,14 @@ from torch import Tensor
 
 from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
-from undrift.theory.checks import as_covariance, as_float64, as_noise, as_shape
+from undrift.theory.checks import as_covariance, as_float64, as_step_covariances, as_vector
 from undrift.theory.error_budget import ErrorBudget
-from undrift.theory.gaussian_kl import whitened_divergence
 
 ReverseVariance = Literal["small", "large", "optimal", "exact"]
 
 
 class GaussianChain:
-    r"""Gaussian data, an affine denoiser and Gaussian modules, all of it exact in float64.
+    r"""Gaussian data, an affine denoiser and Gaussian denoising steps: exact, in float64.
 
     Arguments:
         mean: Mean of the data, with shape :math:`(d,)`.
@@ -51,7 +51,7 @@ class GaussianChain:
         slope: :math:`A_t`, with shape :math:`(T, d, d)`.
         offset: :math:`b_t`, with shape :math:`(T, d)`.
         var: Reverse variances: one number a step :math:`(T,)`, one a dimension :math:`(T, d)`, or
-            full covariances :math:`(T, d, d)`. 0 makes a module deterministic.
+            full covariances :math:`(T, d, d)`. 0 makes a step deterministic.
         prior_mean: Mean of :math:`p_T`; 0 when None.
         prior_cov: Covariance of :math:`p_T`; the identity when None.
 
@@ -81,21 +81,19 @@ class GaussianChain:
         prior_mean: Tensor | None = None,
         prior_cov: Tensor | None = None,
     ) -> None:
-        self.mean, self.betas = as_float64("mean", mean), as_float64("betas", betas)
-        if self.mean.ndim != 1 or not len(self.mean):
-            raise InvalidInput("mean must be a vector with one number a dimension")
-        if self.betas.ndim != 1 or not len(self.betas):
-            raise InvalidInput("betas must be a vector with one number a step")
+        self.mean, self.betas = (
+            as_vector("mean", mean, "dimension"),
+            as_vector("betas", betas, "step"),
+        )
         if not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise InvalidInput("betas must lie between 0 and 1, both excluded")
-        self.num_steps, self.dim = len(self.betas), len(self.mean)
-        steps, dim = self.num_steps, self.dim
+        self.num_steps, self.dim = steps, dim = len(self.betas), len(self.mean)
         self.cov = as_covariance("cov", cov, dim)
-        self.slope = as_shape("slope", slope, (steps, dim, dim))
-        self.offset = as_shape("offset", offset, (steps, dim))
-        self.noise = as_noise(var, steps, dim)
+        self.slope = as_float64("slope", slope, (steps, dim, dim))
+        self.offset = as_float64("offset", offset, (steps, dim))
+        self.noise = as_step_covariances(var, steps, dim)
         zero, one = torch.zeros_like(self.mean), torch.eye(dim, dtype=torch.float64)
-        self.prior_mean = zero if prior_mean is None else as_shape("prior", prior_mean, (dim,))
+        self.prior_mean = zero if prior_mean is None else as_float64("prior", prior_mean, (dim,))
         self.prior_cov = one if prior_cov is None else as_covariance("prior", prior_cov, dim)
         self._spectrum, self._basis = torch.linalg.eigh(self.cov)
 
@@ -200,7 +198,7 @@ class GaussianChain:
 
     @cached_property
     def gain(self) -> Tensor:
-        r"""Jacobian :math:`M_t = c_0 A_t + c_1 I` of the module's mean, with shape (T, d, d)."""
+        r"""Jacobian :math:`M_t = c_0 A_t + c_1 I` of the step's mean, with shape (T, d, d)."""
         eye = torch.eye(self.dim, dtype=torch.float64)
         keep = (1 - self.betas).sqrt() * self.sigma_sq[:-1] / self.sigma_sq[1:]
         gain: Tensor = self._pull[:, None, None] * self.slope + keep[:, None, None] * eye
@@ -210,6 +208,11 @@ class GaussianChain:
     def _pull(self) -> Tensor:
         r""":math:`c_0`, the weight of the estimate of the data, (T,)."""
         return self.alpha[:-1] * self.betas / self.sigma_sq[1:]
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        r""":math:`c_0 b_t`, what a step adds to the mean, (T, d)."""
+        return self._pull[:, None] * self.offset
 
     def reverse_variance(self, variance: ReverseVariance) -> Tensor:
         """Reverse covariances of one rule, with shape :math:`(T, d, d)`; see `from_schedule`."""
@@ -228,14 +231,11 @@ class GaussianChain:
 
     @cached_property
     def _sampled(self) -> tuple[Tensor, Tensor]:
-        means, covs = [self.prior_mean], [self.prior_cov]
-        shifts = self._pull[:, None] * self.offset
-        tables = (self.gain.unbind(), shifts.unbind(), self.noise.unbind())
-        for gain, shift, noise in reversed(list(zip(*tables, strict=True))):
-            spread = gain @ covs[-1] @ gain.mT + noise
-            means.append(gain @ means[-1] + shift)
-            covs.append((spread + spread.mT) / 2)
-        return torch.stack(means[::-1]), torch.stack(covs[::-1])
+        states = [(self.prior_mean, self.prior_cov)]
+        for i in reversed(range(self.num_steps)):
+            states.append(self.step(*states[-1], i))
+        means, covs = zip(*reversed(states), strict=True)
+        return torch.stack(means), torch.stack(covs)
 
     @property
     def sampled_mean(self) -> Tensor:
@@ -247,22 +247,17 @@ class GaussianChain:
         r"""Covariances of :math:`p_t`, with shape :math:`(T+1, d, d)`."""
         return self._sampled[1]
 
-    def module(self, mean: Tensor, cov: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        r"""What the module of step t makes of :math:`N(mean, cov)`: the new mean and covariance."""
-        moved, spread = self.advance(mean[None], cov[None], slice(t - 1, t))
-        return moved[0], spread[0]
-
-    def advance(self, mean: Tensor, cov: Tensor, steps: slice) -> tuple[Tensor, Tensor]:
-        r"""What several modules make, side by side, of one Gaussian each.
+    def step(self, mean: Tensor, cov: Tensor, index: int | Tensor) -> tuple[Tensor, Tensor]:
+        r"""Mean and covariance that denoising steps give, each applied to a Gaussian of its own.
 
         Arguments:
-            mean: Means, with shape :math:`(n, d)`.
-            cov: Covariances, with shape :math:`(n, d, d)`.
-            steps: The n entries of the tables of steps.
+            mean: Means, with shape :math:`(n, d)`, or :math:`(d,)` for a single step.
+            cov: Covariances, with shape :math:`(n, d, d)`, or :math:`(d, d)`.
+            index: The n entries of the tables of steps, t − 1 for step t; or one number.
         """
-        gain = self.gain[steps]
-        moved = _apply(gain, mean) + self._pull[steps, None] * self.offset[steps]
-        spread = gain @ cov @ gain.mT + self.noise[steps]
+        gain = self.gain[index]
+        moved = _apply(gain, mean) + self._shift[index]
+        spread = gain @ cov @ gain.mT + self.noise[index]
         return moved, (spread + spread.mT) / 2
 
     @cached_property
@@ -271,7 +266,7 @@ class GaussianChain:
         whitener = self._whitener(self._forward_spectrum)
         ratio = whitener @ self.sampled_cov @ whitener.mT
         shift = whitener @ (self.sampled_mean - self.forward_mean).unsqueeze(-1)
-        return whitened_divergence(ratio, (shift**2).sum((-2, -1)))
+        return kl_to_standard_normal(ratio, (shift**2).sum((-2, -1)))
 
     @cached_property
     def modular_error(self) -> Tensor:
@@ -282,7 +277,7 @@ class GaussianChain:
         shift = shift + self._pull[:, None] * (self.offset - self.ideal_offset)
         second = bias @ self.sampled_cov[1:] @ bias.mT + shift.unsqueeze(-1) * shift.unsqueeze(-2)
         misfit = (whitener @ second @ whitener.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
-        return whitened_divergence(whitener @ self.noise @ whitener.mT, misfit)
+        return kl_to_standard_normal(whitener @ self.noise @ whitener.mT, misfit)
 
     @cached_property
     def contraction(self) -> Tensor:
@@ -306,13 +301,12 @@ class GaussianChain:
         mean, new = self.sampled_mean[1:], self.sampled_mean[:-1]
         shift = ((mean - (1 - beta[..., 0]).sqrt() * new) ** 2).sum(-1)
         spread = (drift @ self.sampled_cov[:-1] @ drift.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
-        value = whitened_divergence(half.mT @ half / beta, (spread + shift) / self.betas)
+        value = kl_to_standard_normal(half.mT @ half / beta, (spread + shift) / self.betas)
         return torch.where(impossible, math.inf, value)
 
     def budget(self) -> ErrorBudget:
         """The error budget of every step."""
         return ErrorBudget(
-            t=tuple(range(1, self.num_steps + 1)),
             e_prior=float(self.kl[-1]),
             e_cumu=self.kl[:-1],
             e_mod=self.modular_error,
@@ -326,6 +320,38 @@ class GaussianChain:
     def _whitener(self, spectrum: Tensor) -> Tensor:
         """Matrices that turn Gaussians with these eigenvalues into standard ones."""
         return torch.einsum("...i,ji->...ij", spectrum.rsqrt(), self._basis)
+
+
+def kl_to_standard_normal(cov: Tensor, mean_sq: Tensor) -> Tensor:
+    r"""Kullback–Leibler divergence :math:`KL(N(m, R) \,\|\, N(0, I))`.
+
+    .. math:: \tfrac12 \sum_i (\lambda_i - \log(1 + \lambda_i)) + \tfrac12 \|m\|^2, \qquad
+              \lambda = \mathrm{eig}(R - I)
+
+    Any two Gaussians come to this form by whitening with the second. Nearly equal ones lose no
+    digits in it: every term is positive and of second order.
+
+    Arguments:
+        cov: :math:`R`, with shape :math:`(*, d, d)`.
+        mean_sq: :math:`\|m\|^2`, with shape :math:`(*)`.
+
+    Returns:
+        Divergence in nats, with shape :math:`(*)`; infinite where :math:`R` is singular.
+
+    Example:
+        >>> float(kl_to_standard_normal(torch.eye(2), torch.tensor(2.0)))
+        1.0
+    """
+    cov = (cov + cov.mT) / 2
+    excess = torch.linalg.eigvalsh(cov - torch.eye(cov.shape[-1], dtype=cov.dtype))
+    near = (excess - torch.log1p(excess)).sum(-1)
+    # Far from the identity the diagonal of the factor keeps small variances to more digits.
+    chol, failed = torch.linalg.cholesky_ex(cov)
+    log_det = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    far = cov.diagonal(dim1=-2, dim2=-1).sum(-1) - cov.shape[-1] - log_det
+    spread = torch.where(excess.abs().amax(-1) < 0.5, near, far)
+    singular = (failed > 0) | (1 + excess[..., 0] <= 1e-14 * (1 + excess[..., -1]))
+    return torch.where(singular, math.inf, (spread + mean_sq) / 2)
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 r"""The MMD error budget of a Gaussian chain in closed form.
 
-With :math:`D_t = MMD(p_t, q_t)`, the composite module K of a segment from state t down to state s,
-:math:`F = MMD(K q_t, q_s)` and :math:`I = MMD(K p_t, K q_t)` (docs/theory, section 5):
+With :math:`D_t = MMD(p_t, q_t)`, the kernel K of all denoising steps of a segment from state t
+down to state s, :math:`F = MMD(K q_t, q_s)` and :math:`I = MMD(K p_t, K q_t)` (docs/theory,
+section 5):
 
 .. math:: D_s \le F + \lambda D_t, \quad \lambda = I / D_t, \qquad
           D_0 \le \sum G F + G_{T} D_T, \quad G = \prod_{\text{later segments}} \lambda.
@@ -29,13 +30,11 @@ class MMDBudget:
     r"""The exact MMD budget over chosen states.
 
     Arguments:
-        states: Times of the states, upwards from 0.
-        discrepancy: :math:`D` of each state, with shape :math:`(S,)`.
+        discrepancy: :math:`D` of each state, upwards from 0, with shape :math:`(S,)`.
         fresh: :math:`F` of the segment that arrives at each state but the last, :math:`(S-1,)`.
         inherited: :math:`I` of the same segment.
     """
 
-    states: tuple[int, ...]
     discrepancy: Tensor
     fresh: Tensor
     inherited: Tensor
@@ -72,16 +71,21 @@ def forward_widths(chain: GaussianChain, states: Sequence[int]) -> Tensor:
     return mean_sq[:, None] * torch.tensor(MULTIPLIERS, dtype=torch.float64)
 
 
+def mmd_sq_to_forward(
+    chain: GaussianChain, states: Sequence[int], mean: Tensor, cov: Tensor
+) -> Tensor:
+    """Exact squared MMD between Gaussians and the forward marginals of the states."""
+    chosen = list(states)
+    return rbf_mmd_sq(
+        mean, cov, chain.forward_mean[chosen], chain.forward_cov[chosen],
+        forward_widths(chain, chosen),
+    )  # fmt: skip
+
+
 def mmd_sq_of_states(chain: GaussianChain, states: Sequence[int] | None = None) -> Tensor:
     """Exact squared MMD between sampled and forward marginals, one number a state."""
     chosen = list(range(chain.num_steps + 1) if states is None else states)
-    return rbf_mmd_sq(
-        chain.sampled_mean[chosen],
-        chain.sampled_cov[chosen],
-        chain.forward_mean[chosen],
-        chain.forward_cov[chosen],
-        forward_widths(chain, chosen),
-    )
+    return mmd_sq_to_forward(chain, chosen, chain.sampled_mean[chosen], chain.sampled_cov[chosen])
 
 
 def mmd_budget(chain: GaussianChain, states: Sequence[int] | None = None) -> MMDBudget:
@@ -107,58 +111,53 @@ def mmd_budget(chain: GaussianChain, states: Sequence[int] | None = None) -> MMD
     rises = all(s < t for s, t in pairwise(times))
     if len(times) < 2 or not rises or times[0] != 0 or times[-1] != chain.num_steps:
         raise InvalidInput(f"states must rise from 0 to {chain.num_steps}, both included")
-    if len(times) == chain.num_steps + 1:
-        every = slice(0, chain.num_steps)
-        mean, cov = chain.advance(chain.forward_mean[1:], chain.forward_cov[1:], every)
-    else:
-        pushed = [push(chain, t, s) for s, t in pairwise(times)]
-        mean, cov = torch.stack([m for m, _ in pushed]), torch.stack([c for _, c in pushed])
-    lower, widths = list(times[:-1]), forward_widths(chain, times[:-1])
-    fresh = rbf_mmd_sq(mean, cov, chain.forward_mean[lower], chain.forward_cov[lower], widths)
-    inherited = rbf_mmd_sq(
-        chain.sampled_mean[lower], chain.sampled_cov[lower], mean, cov, widths
-    )  # fmt: skip
+    lower, upper = list(times[:-1]), times[1:]
+    mean, cov = pushforward(chain, upper, lower)
+    fresh = mmd_sq_to_forward(chain, lower, mean, cov)
+    sampled = chain.sampled_mean[lower], chain.sampled_cov[lower]
+    inherited = rbf_mmd_sq(*sampled, mean, cov, forward_widths(chain, lower))
     discrepancy = mmd_sq_of_states(chain, times)
-    return MMDBudget(times, discrepancy.sqrt(), fresh.sqrt(), inherited.sqrt())
+    return MMDBudget(discrepancy.sqrt(), fresh.sqrt(), inherited.sqrt())
 
 
-def push(chain: GaussianChain, t: int, s: int) -> tuple[Tensor, Tensor]:
-    r"""What the modules from t down to s make of true forward draws: :math:`K q_t` at state s."""
+def pushforward(
+    chain: GaussianChain, upper: Sequence[int], lower: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    r"""Mean and covariance of :math:`K q_t`, forward draws after the denoising steps from t to s.
+
+    Arguments:
+        chain: The chain.
+        upper: The times t, one a segment.
+        lower: The times s they lead to, each below its t.
+    """
+    t, s = torch.tensor(upper), torch.tensor(lower)
     mean, cov = chain.forward_mean[t], chain.forward_cov[t]
-    for step in range(t, s, -1):
-        mean, cov = chain.module(mean, cov, step)
+    while (running := t > s).any():
+        mean[running], cov[running] = chain.step(mean[running], cov[running], t[running] - 1)
+        t = t - running.long()
     return mean, cov
 
 
 def bootstrap_mmd_sq(chain: GaussianChain, length: int) -> Tensor:
-    r"""Exact squared MMD after a bootstrap: forward draws, then `length` modules.
+    r"""Exact squared MMD after a short bootstrap: forward draws, then `length` denoising steps.
 
     .. math:: MMD^2(K_{t+1} \cdots K_{t+L}\, q_{t+L},\; q_t)
 
-    It sees the error that the last L modules make of true inputs, and nothing that they inherit.
+    It contains the error that the last L steps make of forward draws, and nothing inherited.
 
     Arguments:
         chain: The chain.
-        length: L, the number of modules.
+        length: L, the number of denoising steps.
 
     Returns:
         One number for each state from 0 to T − L.
 
     Raises:
-        InvalidInput: If the chain is shorter than the bootstrap.
+        InvalidInput: If the chain has fewer steps than the bootstrap.
     """
-    last = chain.num_steps - length
-    if length < 1 or last < 0:
-        raise InvalidInput(f"a bootstrap of {length} modules needs a chain that is as long")
-    mean, cov = chain.forward_mean[length:], chain.forward_cov[length:]
-    for above in range(length, 0, -1):
-        steps = slice(above - 1, above + last)
-        mean, cov = chain.advance(mean, cov, steps)
-    states = list(range(last + 1))
-    return rbf_mmd_sq(
-        mean,
-        cov,
-        chain.forward_mean[states],
-        chain.forward_cov[states],
-        forward_widths(chain, states),
+    if not 1 <= length <= chain.num_steps:
+        raise InvalidInput(f"a bootstrap of {length} steps needs a chain with as many")
+    states = range(chain.num_steps - length + 1)
+    return mmd_sq_to_forward(
+        chain, states, *pushforward(chain, [t + length for t in states], states)
     )

@@ -1,16 +1,16 @@
 r"""The KL error budget of any chain in low dimension, by particles.
 
-Run N independent chains. After a module :math:`K_t` the sampler's density is the mixture of its
-modules, so for particle i, which came from :math:`x_t^i`,
+Run N independent chains. After a denoising step with the kernel :math:`K_t` the density of the
+sampler is the mixture of the kernels, so for particle i, which came from :math:`x_t^i`,
 
 .. math:: \hat p_{t-1}(x^i) = \frac{1}{N-1} \sum_{j \ne i} K_t(x^i | x_t^j), \qquad
           E_{cumu}(t) \approx \frac1N \sum_i \left[ \log \hat p_{t-1}(x^i) - \log q_{t-1}(x^i)
           + \tfrac12 \left( \tfrac{1}{n_i} - \tfrac{1}{N-1} \right) \right].
 
-Leaving the particle's own module out keeps :math:`\hat p` unbiased; the logarithm is then too low
-by half its relative variance, which the last term gives back (:math:`n_i` is the effective number
-of modules that :math:`\hat p(x^i)` rests on). Where :math:`n_i` is near 1 there are too few
-particles for the dimension, and `BudgetStep.support` says so.
+Leaving the particle's own kernel out keeps :math:`\hat p` unbiased; its logarithm is then too low
+by half its relative variance, which the last term corrects (:math:`n_i` is the effective number
+of kernels that :math:`\hat p(x^i)` averages). An :math:`n_i` near 1 means too few particles for
+the dimension; `BudgetStep.support` is its median.
 
 The first-order influence of a particle as a *center* vanishes
 (:math:`\int p\,K(x|x^j)/p\,dx = 1` for all j), so the standard error of the mean over particles is
@@ -56,7 +56,7 @@ class ParticleDensity:
     Arguments:
         log_density: :math:`\log \hat p(x^i)`, corrected for the bias of the logarithm, with shape
             :math:`(N,)`, in nats.
-        support: :math:`n_i`, the effective number of modules behind it.
+        support: :math:`n_i`, the effective number of kernels behind it.
     """
 
     log_density: Tensor
@@ -66,11 +66,11 @@ class ParticleDensity:
 def particle_density(
     x: Tensor, means: Tensor, variances: Tensor, *, block_size: int = 1024
 ) -> ParticleDensity:
-    r"""Density of a mixture of modules at the particles that they made.
+    r"""Density of a mixture of Gaussian kernels at the particles drawn from them.
 
     Arguments:
-        x: Particles; row i was drawn from module i. With shape :math:`(N, d)`.
-        means: Means of the modules, with shape :math:`(N, d)`.
+        x: Particles; row i was drawn from kernel i. With shape :math:`(N, d)`.
+        means: Means of the kernels, with shape :math:`(N, d)`.
         variances: Their variances per dimension, with shape :math:`(N, d)`.
         block_size: Particles at once; memory is :math:`O(\text{block} \times N)`.
 
@@ -116,7 +116,7 @@ class BudgetStep:
         cumulative: :math:`E_{cumu}(t)`.
         gap: cumulative − (inherited + fresh − forgotten); its standard error allows for the
             particles that the first three share.
-        support: Median effective number of modules behind the sampler's density.
+        support: Median effective number of kernels behind the sampler's density.
     """
 
     t: float
@@ -130,14 +130,14 @@ class BudgetStep:
 
     @property
     def forgotten_by_closure(self) -> Estimate:
-        """The contraction as what is missing from the budget of the first run."""
+        """The contraction as inherited + fresh − cumulative of the first run."""
         closed = self.forgotten.value - self.gap.value
         spread = math.sqrt(max(self.gap.standard_error**2 - self.forgotten.standard_error**2, 0))
         return Estimate(closed, spread)
 
     @property
     def mu(self) -> float | None:
-        """Amplification factor; None where the inherited error cannot be told from 0."""
+        """Amplification factor; None where the inherited error is not distinguishable from zero."""
         if self.inherited.value <= 2 * self.inherited.standard_error:
             return None
         return 1 - self.forgotten.value / self.inherited.value
@@ -168,10 +168,10 @@ class BudgetStep:
 
 @dataclass(frozen=True)
 class _Step:
-    """What one run knows of one step: log-densities of its particles before and after."""
+    """Log-densities of the particles of one run before and after one step."""
 
     fresh: ModularError
-    log_module: Tensor
+    log_kernel: Tensor
     log_forward: Tensor
     log_p_t: Tensor
     log_q_t: Tensor
@@ -206,7 +206,7 @@ def particle_budget(
     for a, b in zip(*runs, strict=True):
         found = True
         before, after = a.log_p_t - a.log_q_t, a.log_p_s - a.log_q_s
-        forgotten = b.log_module + b.log_p_t - b.log_p_s - b.log_forward
+        forgotten = b.log_kernel + b.log_p_t - b.log_p_s - b.log_forward
         first, second = after - before - a.fresh.terms, Estimate.of(forgotten)
         left = Estimate.of(first)
         gap = Estimate(
@@ -223,7 +223,9 @@ def particle_budget(
             support=min(a.support, b.support),
         )
     if not found:
-        raise InvalidInput("no module of this chain has a density: use eta > 0, or measure MMD")
+        raise InvalidInput(
+            "no denoising step of this chain has a density: use eta > 0, or measure MMD"
+        )
 
 
 def _run(
@@ -249,7 +251,7 @@ def _run(
         log_q_s = process.log_prob(x_s, s)
         yield _Step(
             fresh=modular_error(kernel, x_t, process, t, s, x_s=x_s),
-            log_module=gaussian_log_prob(x_s, mean, variance),
+            log_kernel=gaussian_log_prob(x_s, mean, variance),
             log_forward=process.forward_log_prob(x_t, x_s, t, s),
             log_p_t=log_p_t,
             log_q_t=log_q_t,

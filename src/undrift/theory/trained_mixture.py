@@ -1,9 +1,9 @@
-r"""A trained network against the truth: eight Gaussians on a circle, and a small network.
+r"""The error budget of a trained network on data whose forward process is known exactly.
 
-The data are a mixture in the plane, so everything about the forward process is known exactly
-(:mod:`undrift.diffusion.mixture`); the network is trained as any diffusion model is. Its error
-budget is estimated by particles (:mod:`undrift.theory.particles`), and whether it closes is a test
-of the theory on a model that is not Gaussian.
+The data are a mixture of eight Gaussians in the plane (:mod:`undrift.diffusion.mixture`); a small
+network is trained on them as any diffusion model is. Its error budget is estimated by particles
+(:mod:`undrift.theory.particles`); that the budget closes is a test of the theory on a model that
+is not Gaussian.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PlaneNetwork(nn.Module):
         return self.layers(torch.cat([x_t, waves.sin(), waves.cos()], 1))  # type: ignore[no-any-return]
 
 
-def train_on_ring(
+def train_network(
     process: ForwardProcess,
     *,
     num_updates: int = 3000,
@@ -52,7 +52,7 @@ def train_on_ring(
     generator: torch.Generator,
     advance: Callable[[int], None] | None = None,
 ) -> Denoiser:
-    """Train a network by v-prediction on draws of the forward process.
+    """A denoiser trained by v-prediction on draws of the forward process.
 
     Arguments:
         process: Data in the plane, with their schedule.
@@ -85,7 +85,7 @@ def train_on_ring(
     return denoiser
 
 
-def ring_budget(
+def trained_budget(
     *,
     num_steps: int = 30,
     num_updates: int = 3000,
@@ -93,19 +93,19 @@ def ring_budget(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> list[BudgetStep]:
-    """Train on the ring and estimate the error budget of the sampler, from T down to step 2.
+    """Train on eight Gaussians and estimate the error budget of the sampler, from T to step 2.
 
-    The last step adds no noise and has no divergence.
+    The last step adds no noise, so its modular error does not exist.
 
     Arguments:
         num_steps: T.
         num_updates: Updates of the training.
-        num_particles: Particles of each of the two runs.
-        seed: Seed of everything.
+        num_particles: Particles of each of the two runs of the chain.
+        seed: Seed of the training and of the particles.
         advance: Called after each update, for a progress bar.
     """
     generator = torch.Generator().manual_seed(seed)
     process = ForwardProcess(GaussianMixture.ring(scale=0.15), CosineSchedule(num_steps))
-    denoiser = train_on_ring(process, num_updates=num_updates, generator=generator, advance=advance)
+    denoiser = train_network(process, num_updates=num_updates, generator=generator, advance=advance)
     sampler = AncestralSampler(denoiser, clip=None)
     return list(particle_budget(sampler, process, num_particles, generator=generator))
