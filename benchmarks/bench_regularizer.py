@@ -32,7 +32,7 @@ from undrift.training.trainer import Trainer
 
 MODULES = 10
 PAIRS = 12  # whole laps of three modules at every second step, and nearly one of ten
-PAIRS_WITHOUT_LIMIT = 3
+PAIRS_WITHOUT_LIMIT = 2
 BASELINE_MODULES = 1000
 VARIANTS = ("official", "full", "truncated", "persistent")
 BASELINES = ("input_perturbation", "dream", "scheduled_sampling", "consistent", "fokker_planck")
@@ -46,7 +46,7 @@ def bench(pairs: int | None = None, methods: Sequence[str] = METHODS) -> list[di
     """Ratios with their limits.
 
     Arguments:
-        pairs: Steps of each side; 12, or 3 for a method without a limit, when None.
+        pairs: Steps of each side; 12, or 2 for a method without a limit, when None.
         methods: Which methods are held against plain.
     """
     threads = torch.get_num_threads()
