@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 import undrift
 from undrift import cli
-from undrift.cli.command import build, session
+from undrift.cli.command import session
+from undrift.cli.configuration import build, named
 from undrift.cli.options import options
 from undrift.cli.result import to_yaml
 from undrift.exceptions import InvalidInput
@@ -213,7 +214,7 @@ texts = st.text(printable, max_size=8) | st.sampled_from(tricky)
 )
 def test_every_configuration_survives_its_yaml(config):
     values = yaml.safe_load(to_yaml(config))
-    assert build(Config, values, ("run", "rest"), "undrift fake") == config
+    assert build(Config, dict(named(values, Config, "c.yaml"))) == config
 
 
 # -- what is printed where ---------------------------------------------------------------------
@@ -300,6 +301,7 @@ def test_bad_command_lines_cost_one_line(fake, capsys, argv, words):
         ("run: r\nstrength: 3\n", "strength holds options of its own, not 3"),
         ("run: 3\n", "RUN: expected text, got 3"),
         ("run: [r\n", "is not YAML"),
+        ("run: r\nrun: s\n", "the name 'run' is given twice"),
         ("- r\n", "holds no options"),
         ("", "RUN is missing"),
     ],

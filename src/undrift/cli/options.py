@@ -1,27 +1,28 @@
 r"""The fields of a configuration dataclass, seen as command-line options.
 
-A field ``regularizer.every_k_steps`` is written ``--regularizer.every-k-steps`` on the command
-line and ``regularizer: {every_k_steps: ...}`` in a YAML file. Its help is what the docstring of
-the dataclass says under ``Arguments:``.
+A field ``regularizer.every`` is written ``--regularizer.every`` on the command line and
+``regularizer: {every: ...}`` in a YAML file. Its help is what the docstring of the dataclass says
+under ``Arguments:``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from os import PathLike
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_PLURALS = {
-    bool: ("true or false", "true/false"),
-    int: ("an integer", "integers"),
-    float: ("a number", "numbers"),
-    str: ("text", "texts"),
-    NoneType: ("null", "nulls"),
+_WORDS = {  # one of them, several of them, and what stands for the value in the help
+    bool: ("true or false", "true/false", "BOOL"),
+    int: ("an integer", "integers", "INT"),
+    float: ("a number", "numbers", "NUMBER"),
+    str: ("text", "texts", "TEXT"),
+    Path: ("a path", "paths", "PATH"),
+    dict: ("a mapping", "mappings", "VALUE"),
+    NoneType: ("null", "nulls", "null"),
 }
-_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", bool: "BOOL", NoneType: "null"}
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,18 @@ class Option:
     """One leaf of the configuration.
 
     Arguments:
-        path: Names of the fields that lead to it.
+        key: Names of the fields that lead to it, with dots between them.
         hint: Its type.
         default: Its default, or :data:`dataclasses.MISSING` if it has to be given.
         help: What its docstring says.
         group: What the docstring says of the nested dataclass it belongs to.
     """
 
-    path: tuple[str, ...]
+    key: str
     hint: Any
     default: Any
     help: str
     group: str
-
-    @property
-    def key(self) -> str:
-        """Its name in jsonargparse."""
-        return ".".join(self.path)
 
     @property
     def flag(self) -> str:
@@ -57,28 +53,32 @@ class Option:
         """Whether it is on or off, and takes no value on the command line."""
         return set(branches(self.hint)) in ({bool}, {bool, NoneType})
 
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes nothing but lists."""
+        return all(_is_list(kind) for kind in branches(self.hint) if kind is not NoneType)
+
     def from_text(self, text: str) -> Any:
         """What was meant by the text: ``null``, or a list of items separated by commas."""
-        kinds = set(branches(self.hint)) - {NoneType}
-        lists = {kind for kind in kinds if _is_list(kind)}
-        if text == "null" and NoneType in branches(self.hint):
+        kinds = branches(self.hint)
+        if text == "null" and NoneType in kinds:
             return None
-        if lists and not text.startswith("[") and (lists == kinds or "," in text):
+        listed = self.is_list or ("," in text and any(map(_is_list, kinds)))
+        if listed and not text.startswith("["):
             return [item.strip() for item in text.split(",") if item.strip()]
         return text
 
 
 def options(config: type[Any]) -> list[Option]:
     """All leaves of a configuration dataclass, in the order in which it declares them."""
-    return list(_walk(config, None, (), ""))
+    return list(_leaves(config, None, "", ""))
 
 
 def summary(config: type[Any]) -> str:
     """What the docstring of the dataclass says before its sections."""
     from docstring_parser import parse
 
-    doc = parse(_documentation(config))
-    return plain("\n\n".join(filter(None, [doc.short_description, doc.long_description])))
+    return plain(parse(config.__doc__ or "").description or "")
 
 
 def plain(text: str) -> str:
@@ -104,21 +104,14 @@ def spell(hint: Any, *, plural: bool = False) -> str:
     """
     words: list[str] = []
     for branch in branches(hint):
-        origin, arguments = get_origin(branch), get_args(branch)
+        origin, arguments = get_origin(branch) or branch, get_args(branch)
         if origin is Literal:
             words += map(str, arguments)
         elif _is_list(branch):
-            items = [item for item in arguments if item is not ...] or [str]
-            count = f"{len(items)} " if origin is tuple and ... not in arguments else ""
-            words.append(f"{count}{spell(items[0], plural=True)} separated by commas")
-        elif branch in _PLURALS:
-            words.append(_PLURALS[branch][plural])
-        elif isinstance(branch, type) and issubclass(branch, PathLike):
-            words.append("paths" if plural else "a path")
-        elif origin is dict:
-            words.append("a mapping")
+            count = f"{len(arguments)} " if origin is tuple else ""
+            words.append(f"{count}{spell(arguments[0], plural=True)} separated by commas")
         else:
-            words.append(getattr(branch, "__name__", str(branch)))
+            words.append(_WORDS[origin][plural])
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -129,61 +122,44 @@ def metavar(hint: Any) -> str:
         >>> metavar(Literal["u", "v"]), metavar(list[int]), metavar(int | Literal["all"])
         ('{u,v}', 'INT,...', 'INT|all')
     """
-    alternatives = [branch for branch in branches(hint) if branch is not NoneType]
-    words = [_metavar(branch) for branch in alternatives]
-    if len(words) == 1 and get_origin(alternatives[0]) is Literal:
-        return "{" + words[0].replace("|", ",") + "}"
-    return "|".join(words)
+    kinds = [kind for kind in branches(hint) if kind is not NoneType]
+    if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+        return "{" + ",".join(map(str, get_args(kinds[0]))) + "}"
+    return "|".join(map(_metavar, kinds))
 
 
-def _metavar(branch: Any) -> str:
-    arguments = get_args(branch)
-    if get_origin(branch) is Literal:
-        return "|".join(map(str, arguments))
-    if _is_list(branch):
-        return f"{metavar(arguments[0]) if arguments else 'TEXT'},..."
-    if isinstance(branch, type) and issubclass(branch, PathLike):
-        return "PATH"
-    return _METAVARS.get(branch, "VALUE")
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if _is_list(kind):
+        return f"{metavar(get_args(kind)[0])},..."
+    return _WORDS[get_origin(kind) or kind][2]
 
 
-def _is_list(branch: Any) -> bool:
-    return (get_origin(branch) or branch) in (list, tuple)
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) in (list, tuple)
 
 
-def _walk(
-    config: type[Any], instance: Any, prefix: tuple[str, ...], group: str
-) -> Iterator[Option]:
-    hints = get_type_hints(config)
-    helps = _helps(config)
+def _leaves(config: type[Any], parent: Any, prefix: str, group: str) -> Iterator[Option]:
+    """The leaves below a dataclass, whose defaults are those that its parent gives it."""
+    hints, helps = get_type_hints(config), _helps(config)
     for field in fields(config):
-        if not field.init:
-            continue
-        path, hint = (*prefix, field.name), hints[field.name]
-        default = getattr(instance, field.name) if instance is not None else _default(field)
-        help_text = helps.get(field.name, "")
+        hint, text = hints[field.name], helps.get(field.name, "")
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        default = default if parent is None else getattr(parent, field.name)
+        key = f"{prefix}{field.name}"
         if is_dataclass(hint):
-            inner = None if default is MISSING else default
-            yield from _walk(hint, inner, path, help_text or field.name)  # type: ignore[arg-type]
+            yield from _leaves(hint, default, f"{key}.", text)  # type: ignore[arg-type]
         else:
-            yield Option(path, hint, default, help_text, group)
-
-
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
+            yield Option(key, hint, default, text, group)
 
 
 def _helps(config: type[Any]) -> dict[str, str]:
+    """What the docstrings of a dataclass and of those it inherits from say of each field."""
     from docstring_parser import parse
 
     return {
         entry.arg_name: plain(" ".join((entry.description or "").split()))
         for base in reversed(config.__mro__)
-        if is_dataclass(base)
-        for entry in parse(_documentation(base)).params
+        for entry in parse(base.__doc__ or "").params
     }
-
-
-def _documentation(config: type[Any]) -> str:
-    text = config.__doc__ or ""
-    return "" if text.startswith(f"{config.__name__}(") else text  # dataclass wrote that one

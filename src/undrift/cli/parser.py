@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from collections.abc import Sequence
+from dataclasses import MISSING
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
+from undrift.cli.configuration import named, read_yaml
 from undrift.cli.options import Option, metavar, options, summary
-from undrift.cli.result import plain_data
 from undrift.exceptions import InvalidInput
 
 PRESETS = Path(__file__).parents[1] / "presets"
 """Folders of YAML files that ``--config`` knows by name, one for each command that has some."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """What the command line and the YAML say: values as nested mappings, and the common flags."""
+class CommandParser(argparse.ArgumentParser):
+    """The command line of one command.
 
-    values: Mapping[str, Any]
-    json: bool
-    quiet: bool
-    print_config: bool
-
-
-class Surface(argparse.ArgumentParser):
-    """How a command looks to the person who types it."""
+    Arguments:
+        name: The command.
+        config: The dataclass whose fields are its options.
+        positionals: The fields that are written without ``--``.
+    """
 
     def __init__(self, name: str, config: type[Any], positionals: Sequence[str]) -> None:
         super().__init__(
@@ -42,156 +36,106 @@ class Surface(argparse.ArgumentParser):
             add_help=False,
             argument_default=argparse.SUPPRESS,
         )
-        self.leaves = options(config)
+        self.config, self.positionals = config, positionals
+        self.options = options(config)
         self.presets = {path.stem: path for path in sorted((PRESETS / name).glob("*.yaml"))}
-        self.usage = self._usage(positionals)
-        groups: dict[str, argparse._ArgumentGroup] = {}
-        for option in sorted(self.leaves, key=lambda leaf: bool(leaf.group)):
-            if option.key in positionals:
-                _add_positional(self, option)
-                continue
+        self.usage = self._usage()
+        groups: dict[str, Any] = {}
+        for option in sorted(self.options, key=lambda option: bool(option.group)):
             title = option.group.rstrip(".") or "options"
             if title not in groups:
                 groups[title] = self.add_argument_group(title)
-            _add_option(groups[title], option)
-        _add_common(self.add_argument_group("common options"), self.presets)
+            self._add(groups[title], option)
+        self._add_common()
 
-    def read(self, argv: Sequence[str]) -> Given | None:
-        """What was asked for; None if it was help, which is then printed."""
-        found, rest = self.parse_known_intermixed_args([_hyphenate(token) for token in argv])
-        flags = vars(found)
-        if flags.pop("help", False):
+    def read(self, argv: Sequence[str]) -> tuple[dict[str, Any], argparse.Namespace] | None:
+        """Values by the keys of the options, and the common flags; None if help was printed."""
+        found, rest = self.parse_known_intermixed_args(list(map(_hyphenate, argv)))
+        if found.help:
             self.print_help()
             return None
         if rest:
             self.error(self._unknown(rest[0]))
-        common = {key: flags.pop(key, False) for key in ("json", "quiet", "print_config")}
-        path = flags.pop("config", None)
-        values: dict[str, Any] = {} if path is None else _read_yaml(self._found(path), self.leaves)
-        for option in self.leaves:
-            if option.key in flags:
-                _put(values, option.path, flags[option.key])
-        return Given(values, **common)
+        values = {} if found.config is None else self._from_file(found.config)
+        for option in self.options:
+            if hasattr(found, option.key):
+                values[option.key] = getattr(found, option.key)
+            if option.default is MISSING and option.key not in values:
+                self.error(f"{self.written(option)} is missing ({option.help.rstrip('.')})")
+        return values, found
+
+    def written(self, option: Option) -> str:
+        """How an option is written on the command line."""
+        return option.key.upper() if option.key in self.positionals else option.flag
 
     def error(self, message: str) -> NoReturn:
-        """Leave it to the door to print one line."""
+        """Raise what the command line ends with, as one line."""
         raise InvalidInput(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
-    def _found(self, path: str) -> str:
-        """The file that was asked for, or the preset of that name."""
-        if Path(path).is_file() or not self.presets:
-            return path
-        if path not in self.presets:
-            known = ", ".join(self.presets)
-            raise InvalidInput(f"--config {path}: no such file, and none of the presets {known}")
-        return str(self.presets[path])
-
-    def _usage(self, positionals: Sequence[str]) -> str:
-        words = []
-        for option in self.leaves:
-            if option.key in positionals:
-                word = option.key.upper() + (" ..." if _takes_all(option) else "")
-                words.append(word if option.default is MISSING else f"[{word}]")
-        return " ".join([self.prog, *words, "[--option VALUE ...]"])
+    def _from_file(self, path: str) -> dict[str, Any]:
+        """The values in the file that was asked for, or in the preset of that name."""
+        if self.presets and not Path(path).is_file():
+            if path not in self.presets:
+                known = ", ".join(self.presets)
+                raise InvalidInput(
+                    f"--config {path}: no such file, and none of the presets {known}"
+                )
+            path = str(self.presets[path])
+        return dict(named(read_yaml(path), self.config, path))
 
     def _unknown(self, token: str) -> str:
         if not token.startswith("-"):
             return f"unexpected argument {token!r}"
         flag = token.partition("=")[0]
-        known = [name for action in self._actions for name in action.option_strings]
-        close = get_close_matches(flag, known, n=1)
+        close = get_close_matches(flag, self._option_string_actions, n=1)
         return f"unknown option {flag}" + (f", did you mean {close[0]}?" if close else "")
 
+    def _add(self, group: Any, option: Option) -> None:
+        text = _help(option)
+        if option.key in self.positionals:  # may be in the YAML instead: read() tells if it is not
+            nargs, name = "*" if option.is_list else "?", option.key.upper()
+            self.add_argument(option.key, metavar=name, nargs=nargs, help=text)
+        elif option.is_switch:
+            switch = argparse.BooleanOptionalAction
+            group.add_argument(option.flag, dest=option.key, action=switch, help=text)
+        else:
+            name, kind = metavar(option.hint), option.from_text
+            group.add_argument(option.flag, dest=option.key, metavar=name, type=kind, help=text)
 
-def _add_common(group: argparse._ArgumentGroup, presets: Collection[str]) -> None:
-    switch, named = "store_true", f", or from a preset: {', '.join(presets)}" if presets else ""
-    group.add_argument("--config", metavar="FILE", help=f"read options from a YAML file{named}")
-    group.add_argument("--print-config", action=switch, help="print the resolved YAML and exit")
-    group.add_argument("--json", action=switch, help="print the result as one JSON object")
-    group.add_argument("--quiet", action=switch, help="no progress bars, no talk")
-    group.add_argument("-h", "--help", action=switch, help="show this text and exit")
-
-
-def _add_positional(parser: Surface, option: Option) -> None:
-    # Never required here, for the YAML may say it; build() tells what is missing.
-    nargs = "*" if _takes_all(option) else "?"
-    parser.add_argument(option.key, metavar=option.key.upper(), nargs=nargs, help=_help(option))
-
-
-def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
-    if option.is_switch:
+    def _add_common(self) -> None:
+        group, switch = self.add_argument_group("common options"), "store_true"
+        presets = f", or from a preset: {', '.join(self.presets)}" if self.presets else ""
         group.add_argument(
-            option.flag,
-            dest=option.key,
-            action=argparse.BooleanOptionalAction,
-            default=argparse.SUPPRESS,
-            help=_help(option),
+            "--config", metavar="FILE", help=f"read options from a YAML file{presets}"
         )
-    else:
-        group.add_argument(
-            option.flag,
-            dest=option.key,
-            metavar=metavar(option.hint),
-            type=option.from_text,
-            help=_help(option),
-        )
+        group.add_argument("--print-config", action=switch, help="print the resolved YAML and exit")
+        group.add_argument("--json", action=switch, help="print the result as one JSON object")
+        group.add_argument("--quiet", action=switch, help="print no progress bars and no messages")
+        group.add_argument("-h", "--help", action=switch, help="show this text and exit")
+        common = ("print_config", "json", "quiet", "help")
+        self.set_defaults(config=None, **dict.fromkeys(common, False))
+
+    def _usage(self) -> str:
+        words = [self.prog]
+        for option in self.options:
+            if option.key in self.positionals:
+                word = self.written(option) + (" ..." if option.is_list else "")
+                words.append(word if option.default is MISSING else f"[{word}]")
+        return " ".join([*words, "[--option VALUE ...]"])
 
 
 def _help(option: Option) -> str:
-    text = option.help.rstrip(".")
-    if option.default not in (MISSING, None, "", [], ()):
-        default = plain_data(option.default)
+    text, default = option.help.rstrip("."), option.default
+    if default not in (MISSING, None, "", [], ()):
         if option.is_switch:
             default = "on" if default else "off"
-        elif isinstance(default, list):
+        elif isinstance(default, (list, tuple)):
             default = ",".join(map(str, default))
         text = f"{text} [{default}]"
     return text.replace("%", "%%")
-
-
-def _takes_all(option: Option) -> bool:
-    return isinstance(option.from_text("a"), list)
 
 
 def _hyphenate(token: str) -> str:
     """``--num_samples=a_b`` is read as ``--num-samples=a_b``."""
     name, equals, value = token.partition("=")
     return name.replace("_", "-") + equals + value if token.startswith("--") else token
-
-
-def _read_yaml(path: str, leaves: Sequence[Option]) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as file:
-        try:
-            values = yaml.safe_load(file)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict | None):
-        raise InvalidInput(f"{path} holds no options: it must say 'name: value' line by line")
-    _check_keys(values or {}, (), leaves, path)
-    return values or {}
-
-
-def _check_keys(
-    values: Mapping[Any, Any], prefix: tuple[str, ...], leaves: Sequence[Option], file: str
-) -> None:
-    depth = len(prefix)
-    paths = [option.path for option in leaves if option.path[:depth] == prefix]
-    known = {path[depth] for path in paths}
-    for key, value in values.items():
-        name = ".".join([*prefix, str(key)])
-        if key not in known:
-            close = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-            raise InvalidInput(f"{file}: unknown option {name}; {hint}")
-        if (*prefix, key) in paths:
-            continue
-        if not isinstance(value, Mapping):
-            raise InvalidInput(f"{file}: {name} holds options of its own, not {value!r}")
-        _check_keys(value, (*prefix, key), leaves, file)
-
-
-def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    *parents, last = path
-    for parent in parents:
-        values = values.setdefault(parent, {})
-    values[last] = value

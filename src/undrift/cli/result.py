@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from os import PathLike, fspath
@@ -24,7 +23,8 @@ def to_json(result: Any) -> str:
         >>> to_json({"a": float("nan"), "b": (1, 2)})
         '{"a": null, "b": [1, 2]}'
     """
-    return json.dumps(_finite(plain_data(result)), allow_nan=False)
+    text = json.dumps(plain_data(result))
+    return json.dumps(json.loads(text, parse_constant=lambda name: None))
 
 
 def plain_data(value: Any) -> Any:
@@ -46,11 +46,3 @@ def plain_data(value: Any) -> Any:
     if hasattr(value, "tolist"):  # tensors and arrays
         return plain_data(value.tolist())
     raise TypeError(f"cannot write a {type(value).__name__} as plain data")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
