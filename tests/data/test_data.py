@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
 from undrift.data.named import FASHION_MNIST_VARIABLE, load_fashion_mnist
+from undrift.data.options import LoadOptions
 from undrift.exceptions import InvalidInput
 
 
@@ -37,7 +38,8 @@ def one_line(message):
     [
         ("digit", {}, "unknown data 'digit': did you mean 'digits'"),
         ("Fashion_MNIST", {}, "did you mean 'fashion-mnist'"),
-        ("zzzz", {}, "known are digits, fashion-mnist"),
+        ("zzzz", {}, "no file or folder is called so; known are digits, fashion-mnist"),
+        ("imgs", {}, "unknown data 'imgs': no file or folder is called so"),
         ("./nowhere", {}, "no such file or folder: ./nowhere"),
         ("nowhere/images/x", {}, "no such file or folder"),
         ("nowhere.npz", {}, "no such file or folder"),
@@ -110,9 +112,17 @@ def test_fashion_mnist_missing_or_damaged(idx_folder, tmp_path, monkeypatch):
     assert one_line(str(caught.value).replace(str(tmp_path), ""))
     folder, _ = idx_folder
     path = folder / "train-images-idx3-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InvalidInput, match="damaged"):
-        load_fashion_mnist(folder=folder)
+    whole = path.read_bytes()
+    negative = bytes([0, 0, 8, 3]) + np.array([-1, 28, 28], dtype=">i4").tobytes() + bytes(784)
+    flipped = whole[:20] + bytes([whole[20] ^ 255]) + whole[21:]
+    for content in (whole[:200], flipped, gzip.compress(negative), b"no gzip"):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInput, match="damaged"):
+            load_fashion_mnist(LoadOptions(), folder)
+    path.write_bytes(whole)
+    _write_idx(folder / "train-labels-idx1-ubyte.gz", np.arange(3, dtype=np.uint8))
+    with pytest.raises(InvalidInput, match="5 images but 3 labels"):
+        load_fashion_mnist(LoadOptions(), folder)
 
 
 def test_fashion_mnist_of_debian():

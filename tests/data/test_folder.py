@@ -1,5 +1,7 @@
 """Folders of images of any kind: every pixel kept, every fault named."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -248,6 +250,12 @@ def test_progress_goes_to_stderr(tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == ""
     assert "3 images" in err
+
+
+def test_a_pipe_that_is_called_like_an_image_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InvalidInput, match=r"a\.png \(not a regular file\)"):
+        load_data(tmp_path)
 
 
 def _empty(folder):

@@ -56,11 +56,39 @@ def test_array_layouts_keep_their_values(tmp_path, rng, layout, extension):
         (np.array([False, True]), [-1, 1]),
         (np.array([0.0, 0.75], dtype=np.float16), [-1, 0.5]),
         (np.array([0, 255], dtype=">i4"), [-1, 1]),
+        (np.array([0, 255], dtype=np.uint16), [-1, 1]),
+        (np.array([0, 65535]), [-1, 1]),
+        (np.array([0, 1], dtype=np.uint8), [-1, 1]),
+        (np.array([0, 1]), [-1, 1]),
+        (np.array([-1, 1]), [-1, 1]),
+        (np.array([0.0, 1.001]), [-1, 1]),
+        (np.array([-0.004, 0.75]), [-1, 0.5]),
+        (np.array([-1.004, 0.5]), [-1, 0.5]),
+        (np.array([0.0, 255.5]), [-1, 1]),
     ],
 )
 def test_array_ranges(tmp_path, values, expected):
     np.save(tmp_path / "a.npy", values.reshape(2, 1, 1))
     assert load_data(tmp_path / "a.npy").images.flatten().tolist() == expected
+
+
+def test_one_pixel_beyond_the_range_does_not_turn_the_others_black(tmp_path, rng, caplog):
+    caplog.set_level("INFO", "undrift")
+    pixels = rng.random((50, 8, 8))
+    pixels[0, 0, 0] = 1.001
+    np.save(tmp_path / "a.npy", pixels)
+    data = load_data(tmp_path / "a.npy")
+    expected = torch.from_numpy(pixels).float().clamp(max=1) * 2 - 1
+    torch.testing.assert_close(data.images[:, 0], expected)
+    assert data.how["scaling"] == "read as 0..1, 1 values beyond it clipped"
+    assert caplog.messages == [f"{tmp_path / 'a.npy'}: 50 images, {data.how['scaling']}"]
+
+
+def test_the_range_is_that_of_all_images_whatever_is_taken_of_them(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([0, 1, 0, 255]).reshape(4, 1, 1))
+    assert (load_data(tmp_path / "a.npy", limit=1).images == -1).all()
+    few = load_data(tmp_path / "a.npy", limit=2)
+    assert few.how["scaling"] == "read as 0..255" and (few.images == -1).all()
 
 
 def test_array_labels_splits_and_limit(tmp_path, rng):
@@ -79,6 +107,10 @@ def test_array_labels_splits_and_limit(tmp_path, rng):
     [
         (np.where(np.arange(4) == 2, np.nan, 0.5).reshape(4, 1, 1), r"a\.npy: image 2 of 4 .*NaN"),
         (np.full((2, 3, 3), 900.0), "fit none of the ranges"),
+        (np.full((2, 3, 3), 1.5), "fit none of the ranges"),
+        (np.arange(17).repeat(4).reshape(17, 2, 2), "values from 0 to 16.* fit none"),
+        (np.arange(4096).reshape(16, 16, 16), "values from 0 to 4095.* fit none"),
+        (np.where(np.arange(98) == 7, 200, 0.5).reshape(2, 7, 7), r"0.5 to 200 \(1.0% of .*none"),
         (np.full((2, 4, 3, 5), 0.5), "is none of"),
         (np.full((2, 3, 3, 3), 0.5), "is none of"),
         (np.array(["text"]), "no images"),
@@ -89,6 +121,14 @@ def test_unusable_arrays(tmp_path, values, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         load_data(tmp_path / "a.npy")
     assert one_line(str(caught.value).replace(str(tmp_path), ""))
+
+
+def test_labels_are_as_many_as_the_images(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 4, 4)), labels=np.arange(2))
+    with pytest.raises(InvalidInput, match="3 images but 2 labels"):
+        load_data(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 4, 4)), labels=np.arange(3)[:, None])
+    assert load_data(tmp_path / "a.npz").labels.tolist() == [0, 1, 2]
 
 
 def test_arrays_are_never_unpickled(tmp_path):

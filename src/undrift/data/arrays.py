@@ -1,12 +1,26 @@
-r"""Images that lie in an array file: ``.npy``, ``.npz``, ``.pt``, ``.pth``.
+r"""Images that lie in an array: a file ``.npy``, ``.npz``, ``.pt``, ``.pth``, or a tensor.
 
 The layout is read off the shape: :math:`(N, H, W)`, :math:`(N, H, W, C)` or :math:`(N, C, H, W)`
-with C = 1 or 3. So is the range off the values: 8-bit and 16-bit integers fill theirs; floats lie
-in [-1, 1], in [0, 1] or in [0, 255]. What was found is recorded.
+with C = 1 or 3. The range is read off the values :math:`v`, of all images of the array, by one rule
+for every type: the first of
+
+=============  =============================================  ============================
+0..1           floats, booleans, masks of 0 and 1             :math:`x = 2 v - 1`
+-1..1          floats, integers -1, 0 and 1                   :math:`x = v`
+0..255         8 bits, in any type                            :math:`x = v / 127.5 - 1`
+0..65535       16 bits, in any integer type                   :math:`x = v / 32767.5 - 1`
+=============  =============================================  ============================
+
+that holds all values, where floats may leave it by 1 % (interpolation overshoots) and are clipped.
+The last two must also be used: the largest value reaches an eighth of the range and, of floats, a
+twentieth of the values that are not 0 lie above 1. Otherwise one stray pixel would turn images in
+[0, 1] black. What was found is recorded (``how["scaling"]``, "read as 0..255"); what fits nothing
+is refused.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,57 +29,78 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undrift.data.folder import spread
 from undrift.data.images import ImageData, check_values
-from undrift.data.pixels import fit_channels, fit_square
+from undrift.data.options import LoadOptions
 from undrift.exceptions import InvalidInput
 
 ARRAY_EXTENSIONS = (".npy", ".npz", ".pt", ".pth")
 _IMAGE_KEYS = ("images", "{split}_images", "x_{split}", "data", "x", "arr_0")
 _LABEL_KEYS = ("labels", "{split}_labels", "y_{split}", "targets", "y", "arr_1")
+_RANGES = ((0, 1), (-1, 1), (0, 255), (0, 65535))
+_OVERSHOOT = 0.01
+_LEAST_TOP = 1 / 8
+_LEAST_ABOVE_1 = 1 / 20
+
+logger = logging.getLogger("undrift")
 
 
-def load_arrays(
-    path: Path,
-    *,
-    split: str = "train",
-    image_size: int | None = None,
-    channels: int | None = None,
-    limit: int | None = None,
-) -> ImageData:
+def load_arrays(path: Path, options: LoadOptions) -> ImageData:
     """Load the images of one array file: see :func:`undrift.data.load.load_data`."""
     arrays = _read(path)
-    image_key = _find(arrays, _IMAGE_KEYS, split)
+    image_key, label_key = (_find(arrays, k, options.split) for k in (_IMAGE_KEYS, _LABEL_KEYS))
     if image_key is None:
         raise InvalidInput(
             f"{path} holds {', '.join(arrays) or 'nothing'} but no images: name the array 'images'"
         )
-    raw = arrays[image_key]
-    rows = spread(len(raw), limit) if raw.ndim else []
-    stored, layout = _channels_first(raw[rows], path)
-    images, scaling = _scaled(stored, path)
-    check_values(images, str(path), [f"index {row} of the file" for row in rows])
-    how: dict[str, Any] = {
-        "source": "array file",
-        "file": str(path),
-        "array": image_key,
-        "layout": layout,
-        "scaling": scaling,
-    }
-    if image_size is not None and tuple(images.shape[-2:]) != (image_size, image_size):
-        how["resized"] = "shorter side, bicubic, antialiased; center crop"
-        images = fit_square(images, image_size)
-    label_key = _find(arrays, _LABEL_KEYS, split)
-    labels = arrays[label_key] if label_key is not None else None
-    if labels is not None and (labels.shape != raw.shape[:1] or labels.is_floating_point()):
-        labels = None
+    labels = None if label_key is None else _labels(arrays[label_key])
+    how = {"source": "array file", "file": str(path), "array": image_key}
+    data = images_of(arrays[image_key], str(path), options, how, labels)
+    logger.info("%s: %d images, %s", path, len(data), data.how["scaling"])
+    return data
+
+
+def images_of(
+    stored: Tensor,
+    source: str,
+    options: LoadOptions,
+    how: dict[str, Any],
+    labels: Tensor | None = None,
+) -> ImageData:
+    """The images of one array, in any of the layouts and ranges.
+
+    Arguments:
+        stored: The array as it is.
+        source: What to call it in messages, and the data.
+        options: What to read of it, and what to make of the images.
+        how: What is known of its source.
+        labels: Class of each image, if there are any.
+
+    Raises:
+        InvalidInput: If the shape, the range or the labels do not fit.
+    """
+    images, layout = _channels_first(stored, source)
+    if labels is not None and len(labels) != len(images):
+        raise InvalidInput(
+            f"{source}: {len(images)} images but {len(labels)} labels: give as many, or none"
+        )
+    rows = options.rows(len(images))
+    images, scaling = _scaled(images, rows, source)
+    check_values(images, source, [f"index {row} of the array" for row in rows])
+    how = how | {"layout": layout, "scaling": scaling}
     return ImageData(
-        fit_channels(images, channels),
-        name=str(path),
-        split=split,
+        options.fit(images, how),
+        name=source,
+        split=options.split,
         how=how,
         labels=None if labels is None else labels[rows],
     )
+
+
+def native(array: np.ndarray[Any, Any]) -> Tensor:
+    """A numpy array in the byte order of this machine, and in a type that torch knows."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    wide = {np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}.get(array.dtype)
+    return torch.from_numpy(np.ascontiguousarray(array if wide is None else array.astype(wide)))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -77,19 +112,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             return {str(k): v for k, v in stored.items() if isinstance(v, Tensor)}
         content = np.load(path, allow_pickle=False)
         stored = {"images": content} if isinstance(content, np.ndarray) else dict(content)
-        return {
-            k: torch.from_numpy(_native(v)) for k, v in stored.items() if v.dtype.kind in "biuf"
-        }
+        return {k: native(v) for k, v in stored.items() if v.dtype.kind in "biuf"}
     except Exception as fault:  # zipfile, pickle, numpy and torch each have classes of their own
         reason = " ".join(str(fault).split())[:200]
         raise InvalidInput(f"cannot read {path} as an array file ({reason})") from None
-
-
-def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Byte order of this machine, and a type that torch knows."""
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    wide = {np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}.get(array.dtype)
-    return np.ascontiguousarray(array if wide is None else array.astype(wide))
 
 
 def _find(arrays: Mapping[str, Tensor], keys: tuple[str, ...], split: str) -> str | None:
@@ -97,7 +123,13 @@ def _find(arrays: Mapping[str, Tensor], keys: tuple[str, ...], split: str) -> st
     return next((k for k in (key.format(split=split) for key in keys) if k in arrays), None)
 
 
-def _channels_first(images: Tensor, path: Path) -> tuple[Tensor, str]:
+def _labels(stored: Tensor) -> Tensor | None:
+    """Whole numbers, one each image; what is something else are no labels."""
+    stored = stored.squeeze(-1) if stored.ndim == 2 and stored.shape[1] == 1 else stored
+    return None if stored.ndim != 1 or stored.is_floating_point() else stored
+
+
+def _channels_first(images: Tensor, source: str) -> tuple[Tensor, str]:
     if images.ndim == 3:
         return images.unsqueeze(1), "N H W"
     first, last = (images.shape[1], images.shape[-1]) if images.ndim == 4 else (0, 0)
@@ -106,24 +138,42 @@ def _channels_first(images: Tensor, path: Path) -> tuple[Tensor, str]:
     if last in (1, 3) and first not in (1, 3):
         return images.movedim(-1, 1), "N H W C"
     raise InvalidInput(
-        f"{path}: shape {tuple(images.shape)} is none of (N, H, W), (N, C, H, W) and (N, H, W, C) "
-        "with 1 or 3 channels"
+        f"{source}: shape {tuple(images.shape)} is none of (N, H, W), (N, C, H, W) and "
+        "(N, H, W, C) with 1 or 3 channels"
     )
 
 
-def _scaled(stored: Tensor, path: Path) -> tuple[Tensor, str]:
-    """Map the stored range to [-1, 1]."""
+def _scaled(stored: Tensor, rows: list[int], source: str) -> tuple[Tensor, str]:
+    """Some of the images in [-1, 1], by the range of all of them."""
+    low, high = stored_range(stored, source)
+    values = stored[rows].to(torch.float32)
+    beyond = int(((values < low) | (values > high)).sum())
+    scaling = f"read as {low}..{high}" + (f", {beyond} values beyond it clipped" if beyond else "")
+    x = values if low < 0 else values / (high / 2) - 1
+    return (x.clamp(-1, 1) if beyond else x), scaling
+
+
+def stored_range(stored: Tensor, source: str) -> tuple[int, int]:
+    """The range in which pixels are stored, by the rule of this module.
+
+    Raises:
+        InvalidInput: If they fit none.
+
+    Example:
+        >>> stored_range(torch.tensor([0, 1, 1]), "a mask"), stored_range(torch.tensor([0, 99]), "")
+        ((0, 1), (0, 255))
+    """
+    is_real = stored.is_floating_point()
     values = stored.to(torch.float32)
-    finite = values[values.isfinite()] if stored.is_floating_point() else values
-    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
-    if stored.dtype == torch.bool or (stored.is_floating_point() and low >= 0 and high <= 1):
-        return values * 2 - 1, "0..1 to [-1, 1]"
-    if stored.is_floating_point() and low >= -1 and high <= 1:
-        return values, "none"
-    if stored.dtype == torch.uint16:
-        return values / 32767.5 - 1, "0..65535 to [-1, 1]"
-    if low >= 0 and high <= 255:
-        return values / 127.5 - 1, "0..255 to [-1, 1]"
+    values = values[values.isfinite()]
+    low, high = map(float, values.aminmax()) if values.numel() else (0.0, 0.0)
+    above = float((values > 1 + _OVERSHOOT).sum() / (values != 0).sum().clamp(min=1))
+    for bottom, top in _RANGES[:3] if is_real else _RANGES:
+        slack = _OVERSHOOT * min(top, max(high, 0)) if is_real else 0
+        is_used = high >= _LEAST_TOP * top and (above > _LEAST_ABOVE_1 or not is_real)
+        if low >= bottom - slack and high <= top + slack and (top == 1 or is_used):
+            return bottom, top
     raise InvalidInput(
-        f"{path}: values from {low:g} to {high:g} fit none of the ranges [-1, 1], [0, 1], [0, 255]"
+        f"{source}: values from {low:g} to {high:g} ({above:.1%} of those that are not 0 above 1) "
+        "fit none of the ranges -1..1, 0..1, 0..255 and (integers) 0..65535: scale them to [-1, 1]"
     )

@@ -10,31 +10,33 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from undrift.data.images import check_values
-from undrift.data.pixels import image_to_tensor, is_gray, upright_size
+from undrift.data.options import LoadOptions
+from undrift.data.pixels import RESIZED, image_to_tensor, is_gray, upright_size
 from undrift.exceptions import InvalidInput
 from undrift.progress import progress_bar
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _BLOCK = 256  # encoded images held at once
 _PROGRESS_FROM = 2000  # images from which on a progress bar is worth its lines
 _SHOWN = 20  # names of skipped images kept in the record
 
-Opener = Callable[[], "str | Path | IO[bytes]"]
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file, or bytes that would be one: its name and how to open it."""
+    """An image that is not decoded yet: its name, and how Pillow opens it."""
 
     name: str
-    open: Opener
+    open: Callable[[], Image.Image]
 
 
 @dataclass
@@ -71,18 +73,16 @@ class _Header:
 
 def decode(
     encoded: Sequence[EncodedImage],
-    skipped: Skipped,
-    *,
-    image_size: int | None,
-    channels: int | None,
+    source: str,
+    options: LoadOptions,
 ) -> tuple[Tensor, list[int], dict[str, Any]]:
     r"""Decode images into one tensor.
 
     Arguments:
         encoded: The images.
-        skipped: What to do with unreadable ones; filled.
-        image_size: Side length; None takes that of the images, which must agree and be square.
-        channels: 1 or 3; None takes 1 where all images are gray.
+        source: What to call them in messages.
+        options: Without an image size it is that of the images, which must agree and be square;
+            without channels there is one where all images are gray.
 
     Returns:
         The images with shape :math:`(N, C, S, S)`, the index of each among ``encoded``, and what
@@ -92,13 +92,14 @@ def decode(
         InvalidInput: If an image is unreadable and that is not tolerated, if none is left, if the
             sizes differ and none was given, or if a value is not a number.
     """
-    given = image_size
+    skipped = Skipped(source, options.skip_bad_images)
+    image_size, channels = options.image_size, options.channels
     if image_size is None or channels is None:
         headers = [header for _, header in _in_threads(_read_header, encoded, skipped, "reading")]
         image_size = image_size or _common_size([h.size for h in headers], skipped)
         channels = channels or (1 if all(h.gray for h in headers) else 3)
     todo = [(i, item) for i, item in enumerate(encoded) if item.name not in skipped.reasons]
-    task = partial(_read_pixels, channels=channels, image_size=given)
+    task = partial(_read_pixels, channels=channels, image_size=options.image_size)
     images = torch.empty(len(todo), channels, image_size, image_size)
     kept: list[int] = []
     for position, pixels in _in_threads(task, [item for _, item in todo], skipped, "decoding"):
@@ -107,9 +108,9 @@ def decode(
     if not kept:
         raise _none_left(skipped)
     images = images[: len(kept)]
-    check_values(images, skipped.source, [encoded[i].name for i in kept])
+    check_values(images, source, [encoded[i].name for i in kept])
     how = {
-        "resized": "none" if given is None else "shorter side, bicubic, antialiased; center crop",
+        "resized": "none" if options.image_size is None else RESIZED,
         "transparency": "composited on white",
         **skipped.how(),
     }
@@ -136,16 +137,12 @@ def _none_left(skipped: Skipped) -> InvalidInput:
 
 
 def _read_header(encoded: EncodedImage) -> _Header:
-    from PIL import Image
-
-    with Image.open(encoded.open()) as image:
+    with encoded.open() as image:
         return _Header(upright_size(image), is_gray(image))
 
 
 def _read_pixels(encoded: EncodedImage, channels: int, image_size: int | None) -> Tensor:
-    from PIL import Image
-
-    with Image.open(encoded.open()) as image:
+    with encoded.open() as image:
         return image_to_tensor(image, channels, image_size)
 
 

@@ -11,13 +11,18 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from undrift.data.decode import EncodedImage, Skipped, decode
+from undrift.data.decode import EncodedImage, decode
 from undrift.data.images import ImageData
+from undrift.data.options import LoadOptions
 from undrift.exceptions import InvalidInput
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif", ".gif", ".tif", ".tiff"),
@@ -26,35 +31,26 @@ EXTENSIONS = (
 SPLITS = ("train", "test", "val", "valid", "validation", "dev")
 
 
-def load_folder(
-    folder: Path,
-    *,
-    split: str = "train",
-    image_size: int | None = None,
-    channels: int | None = None,
-    skip_bad_images: bool = False,
-    limit: int | None = None,
-) -> ImageData:
+def load_folder(folder: Path, options: LoadOptions) -> ImageData:
     """Load all images below a folder: see :func:`undrift.data.load.load_data`."""
-    root = split_folder(folder, split)
+    root = split_folder(folder, options.split)
     paths = find_images(root)
     if not paths:
         raise InvalidInput(
             f"folder {root} holds no images: put files such as .png or .jpg there "
             "or give another folder"
         )
-    paths = [paths[i] for i in spread(len(paths), limit)]
+    paths = [paths[i] for i in options.rows(len(paths))]
     names = [str(path.relative_to(root)) for path in paths]
     encoded = [
-        EncodedImage(name, partial(_itself, path)) for name, path in zip(names, paths, strict=True)
+        EncodedImage(name, partial(_open, path)) for name, path in zip(names, paths, strict=True)
     ]
-    skipped = Skipped(str(root), skip_bad_images)
-    images, kept, how = decode(encoded, skipped, image_size=image_size, channels=channels)
+    images, kept, how = decode(encoded, str(root), options)
     labels, classes = _classes([names[i] for i in kept])
     how = {"source": "image folder", "folder": str(root), **how}
     if classes:
         how["classes"] = classes
-    return ImageData(images, name=str(folder), split=split, how=how, labels=labels)
+    return ImageData(images, name=str(folder), split=options.split, how=how, labels=labels)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -96,24 +92,12 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder
 
 
-def spread(count: int, limit: int | None) -> list[int]:
-    """Indices of at most ``limit`` of ``count`` items, evenly spread so that every class is met.
+def _open(path: Path) -> Image.Image:
+    from PIL import Image
 
-    Raises:
-        InvalidInput: If the limit is not positive.
-
-    Example:
-        >>> spread(10, 4)
-        [0, 2, 5, 7]
-    """
-    if limit is not None and limit < 1:
-        raise InvalidInput(f"limit must be at least 1, not {limit}")
-    kept = count if limit is None else min(limit, count)
-    return [i * count // kept for i in range(kept)]
-
-
-def _itself(path: Path) -> Path:
-    return path
+    if path.exists() and not path.is_file():  # reading from a pipe would never end
+        raise ValueError("not a regular file")
+    return Image.open(path)
 
 
 def _classes(names: list[str]) -> tuple[Tensor | None, list[str]]:

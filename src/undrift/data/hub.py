@@ -12,36 +12,50 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from undrift.data.decode import EncodedImage, Skipped, decode
-from undrift.data.folder import spread
+from undrift.data.decode import EncodedImage, decode
 from undrift.data.images import ImageData
+from undrift.data.options import LoadOptions
 from undrift.exceptions import InvalidInput
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _IMAGE_NAMES = ("image", "img", "images")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class")
 
 
-def load_dataset(
-    name: str,
-    *,
-    split: str = "train",
-    image_size: int | None = None,
-    channels: int | None = None,
-    skip_bad_images: bool = False,
-    limit: int | None = None,
-) -> ImageData:
+def load_dataset(name: str, options: LoadOptions) -> ImageData:
     """Load a dataset: its name on the hub, ``owner/name`` or ``owner/name:config``, or its path.
 
     See :func:`undrift.data.load.load_data`.
     """
-    library = _library(name)
-    dataset = _open(library, name, split)
+    return read_dataset(_open(_library(name), name), name, options)
+
+
+def is_dataset(source: Any) -> bool:  # noqa: ANN401
+    """Whether an object is a dataset of Hugging Face, or a dict of its splits."""
+    return type(source).__module__.partition(".")[0] == "datasets"
+
+
+def read_dataset(dataset: Any, name: str, options: LoadOptions) -> ImageData:  # noqa: ANN401
+    """The images of a dataset in memory, or of one of its splits.
+
+    Raises:
+        InvalidInput: If the split or a column of images is not there, or it is a stream.
+    """
+    library, split = _library(name), options.split
+    dataset = dataset if isinstance(dataset, Mapping) else {str(dataset.split or "train"): dataset}
+    if split not in dataset and not (split == "train" and len(dataset) == 1):
+        raise InvalidInput(f"{name} has no split '{split}': choose {' or '.join(dataset)}")
+    dataset = dataset.get(split) or next(iter(dataset.values()))
+    if not isinstance(dataset, library.Dataset):
+        raise InvalidInput(f"{name} is a stream: take a part of it, list(dataset.take(1000))")
     column = _image_column(dataset.features, library, name)
-    rows = spread(len(dataset), limit)
+    rows = options.rows(len(dataset))
     label_column = _label_column(dataset.features, library)
     labels = None if label_column is None else torch.tensor(dataset[label_column][:])[rows]
     stored = dataset.select(rows).select_columns(column)
@@ -50,8 +64,7 @@ def load_dataset(
         EncodedImage(f"{i} of split {split}", partial(_stored, stored, k, column))
         for k, i in enumerate(rows)
     ]
-    skipped = Skipped(name, skip_bad_images)
-    images, kept, how = decode(encoded, skipped, image_size=image_size, channels=channels)
+    images, kept, how = decode(encoded, name, options)
     how = {"source": "Hugging Face dataset", "dataset": name, "column": column, **how}
     if label_column is not None and hasattr(dataset.features[label_column], "names"):
         how["classes"] = list(dataset.features[label_column].names)
@@ -82,25 +95,19 @@ def _library(name: str) -> Any:
         raise InvalidInput(f"{subject} needs one more package: pip install datasets") from None
 
 
-def _open(library: Any, name: str, split: str) -> Any:
-    """The rows of one split."""
+def _open(library: Any, name: str) -> Any:
+    """All its splits, or one."""
     try:
         if is_saved_dataset(Path(name)):
-            found = library.load_from_disk(name)
-        elif Path(name).is_file():
-            found = library.load_dataset("parquet", data_files=name)
-        else:
-            path, _, config = name.partition(":")
-            found = library.load_dataset(path, config or None)
+            return library.load_from_disk(name)
+        if Path(name).is_file():
+            return library.load_dataset("parquet", data_files=name)
+        path, _, config = name.partition(":")
+        return library.load_dataset(path, config or None)
     except Exception as fault:  # network, cache, format: the library's classes vary with all three
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
         subject = name if Path(name).exists() else f"no folder {name} here; a Hugging Face dataset"
         raise InvalidInput(f"{subject} cannot be loaded ({reason})") from None
-    if not isinstance(found, Mapping):
-        found = {"train": found}
-    if split not in found:
-        raise InvalidInput(f"{name} has no split '{split}': choose {' or '.join(found)}")
-    return found[split]
 
 
 def _image_column(features: Mapping[str, Any], library: Any, name: str) -> str:
@@ -132,9 +139,11 @@ def _rank(column: str, names: Sequence[str]) -> int:
     return names.index(column) if column in names else len(names)
 
 
-def _stored(dataset: Any, row: int, column: str) -> BytesIO | str:
-    """The bytes of one image, or the path of its file."""
+def _stored(dataset: Any, row: int, column: str) -> Image.Image:
+    """One image, from its bytes or from its file."""
+    from PIL import Image
+
     entry = dataset[row][column]
     if entry is None:
         raise ValueError("the entry is empty")
-    return BytesIO(entry["bytes"]) if entry["bytes"] is not None else str(entry["path"])
+    return Image.open(entry["path"] if entry["bytes"] is None else BytesIO(entry["bytes"]))

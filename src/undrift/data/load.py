@@ -1,4 +1,9 @@
-r"""One door to all data: a name, a file, a folder or a Hugging Face dataset."""
+r"""One entry for all data: a name, a file, a folder, a Hugging Face dataset, or what is in memory.
+
+:func:`load_data` makes images in :math:`[-1, 1]` of it. :func:`load_tensor` takes data of any shape
+and range too, and leaves the values of tensors as they are: for what compares data with the samples
+of a model.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +11,27 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
-from undrift.data.arrays import ARRAY_EXTENSIONS, load_arrays
+import torch
+from torch import Tensor
+
+from undrift.data.arrays import ARRAY_EXTENSIONS, images_of, load_arrays
+from undrift.data.decode import EncodedImage, decode
 from undrift.data.folder import has_images, load_folder
-from undrift.data.hub import has_tables, is_saved_dataset, load_dataset
-from undrift.data.images import ImageData
+from undrift.data.hub import (
+    has_tables,
+    is_dataset,
+    is_saved_dataset,
+    load_dataset,
+    read_dataset,
+)
+from undrift.data.images import ImageData, fingerprint
+from undrift.data.memory import gather
 from undrift.data.named import load_digits, load_fashion_mnist
+from undrift.data.options import LoadOptions
 from undrift.data.patches import load_patches
-from undrift.data.pixels import check_channels, check_image_size
 from undrift.exceptions import InvalidInput
-
-
-class _Fit(TypedDict):
-    """What every loader is told."""
-
-    split: str
-    image_size: int | None
-    channels: int | None
-    limit: int | None
-
 
 _NAMED: dict[str, Callable[..., ImageData]] = {
     "digits": load_digits,
@@ -39,7 +45,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 def load_data(
-    name: str | Path,
+    source: Any,  # noqa: ANN401
     *,
     split: str = "train",
     image_size: int | None = None,
@@ -52,7 +58,7 @@ def load_data(
     Everything is held in memory: :math:`4 N C H W` bytes.
 
     Arguments:
-        name: One of
+        source: One of
 
             - ``"digits"``: scikit-learn's 1797 digits, 8x8;
             - ``"fashion-mnist"``: 60000 and 10000 images, 28x28 padded to 32x32 (``image_size=28``
@@ -64,7 +70,10 @@ def load_data(
             - a file ``.npy``, ``.npz``, ``.pt`` or ``.parquet``;
             - a folder written by ``datasets.Dataset.save_to_disk`` or holding parquet files;
             - a dataset on the Hugging Face hub: ``"owner/name"``, ``"hf:name"``, and
-              ``"owner/name:config"``.
+              ``"owner/name:config"``;
+            - in memory: a tensor or an array, a ``DataLoader`` or a ``Dataset`` of torch, a list of
+              tensors, arrays or Pillow images, a Hugging Face dataset. The range is read as that of
+              a file (:mod:`undrift.data.arrays`). An :class:`ImageData` is returned as it is.
 
         split: Which part, ``"train"``, ``"test"``, ...; data without parts is ``"train"``.
         image_size: Side length of the square images. The shorter side is resized with
@@ -84,25 +93,75 @@ def load_data(
         >>> data.images.shape, data.labels[:4].tolist()
         (torch.Size([100, 1, 8, 8]), [0, 7, 5, 8])
     """
-    check_channels(channels)
-    check_image_size(image_size)
-    name = str(name)
+    options = LoadOptions(split, image_size, channels, limit, skip_bad_images)
+    found = _loaded(source, options)
+    if isinstance(found, ImageData):
+        return found
+    return images_of(found, "the data", options, {"source": f"{type(source).__name__} in memory"})
+
+
+def load_tensor(
+    source: Any,  # noqa: ANN401
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Data of any shape as one floating-point tensor, and what they are.
+
+    Arguments:
+        source: Whatever :func:`load_data` takes. The values of tensors, arrays and loaders stay as
+            they are, with any shape :math:`(N, *)`; images of files, datasets and Pillow are scaled
+            to [-1, 1].
+        image_size: Side length of the images where they are read.
+        channels: Channels of the images where they are read.
+
+    Raises:
+        InvalidInput: In one line, what is wrong with the data and what to do.
+
+    Example:
+        >>> x, how = load_tensor([torch.zeros(3), torch.ones(3)])
+        >>> x.tolist(), how["shape"]
+        ([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [2, 3])
+    """
+    found = _loaded(source, LoadOptions(image_size=image_size, channels=channels))
+    if isinstance(found, ImageData):
+        return found.images, dict(found.how) | {"shape": list(found.images.shape)}
+    if not len(found):
+        raise InvalidInput("the data are empty: give a tensor with one datum a row")
+    x = found if found.is_floating_point() else found.float()
+    content = x.to("cpu", torch.float32).contiguous()
+    return x, {"shape": list(x.shape), "fingerprint": fingerprint(content)}
+
+
+def _loaded(source: Any, options: LoadOptions) -> ImageData | Tensor:  # noqa: ANN401
+    """Images in [-1, 1], or what a tensor, an array or a loader holds, as it is."""
+    if isinstance(source, ImageData):
+        return source
+    if isinstance(source, (str, Path)):
+        return _load_named(str(source), options)
+    if is_dataset(source):
+        return read_dataset(source, "the dataset", options)
+    found = gather(source)
+    if isinstance(found, Tensor):
+        return found
+    rows = options.rows(len(found))
+    encoded = [EncodedImage(f"image {i}", found[i].copy) for i in rows]
+    images, _, how = decode(encoded, "the data", options)
+    return ImageData(images, "images in memory", options.split, {"source": "Pillow images"} | how)
+
+
+def _load_named(name: str, options: LoadOptions) -> ImageData:
+    """The data behind a name or a path."""
     path = Path(name).expanduser()
-    fit: _Fit = {
-        "split": split,
-        "image_size": image_size,
-        "channels": channels,
-        "limit": limit,
-    }
     if name in _NAMED:
-        return _NAMED[name](**fit)
+        return _NAMED[name](options)
     if path.is_file() and path.suffix.lower() in ARRAY_EXTENSIONS:
-        return load_arrays(path, **fit)
+        return load_arrays(path, options)
     if path.is_dir() and _is_image_folder(path):
-        return load_folder(path, skip_bad_images=skip_bad_images, **fit)
+        return load_folder(path, options)
     dataset = str(path) if path.exists() else name.removeprefix(_HUB_PREFIX)
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet") or _on_the_hub(name):
-        return load_dataset(dataset, skip_bad_images=skip_bad_images, **fit)
+        return load_dataset(dataset, options)
     raise _unknown(name, path)
 
 
@@ -127,9 +186,9 @@ def _unknown(name: str, path: Path) -> InvalidInput:
         )
     if path.suffix or len(path.parts) > 1 or name.startswith((".", "~", "/")):
         return InvalidInput(f"no such file or folder: {name}: check the path of the data")
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), _NAMED, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), _NAMED, n=1, cutoff=0.7)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return InvalidInput(
-        f"unknown data '{name}': {hint}known are {', '.join(_NAMED)}, the path of a folder of "
-        "images, and hf:NAME for a dataset on the Hugging Face hub"
+        f"unknown data '{name}': {hint}no file or folder is called so; known are "
+        f"{', '.join(_NAMED)}, paths, and hf:NAME for a dataset on the Hugging Face hub"
     )

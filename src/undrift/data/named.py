@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undrift.data.folder import spread
 from undrift.data.images import ImageData
-from undrift.data.pixels import fit_channels, fit_square
+from undrift.data.options import LoadOptions
 from undrift.exceptions import InvalidInput
 
 FASHION_MNIST_VARIABLE = "UNDRIFT_FASHION_MNIST"
@@ -33,16 +33,10 @@ _FASHION_MNIST_CLASSES = [
 _PADDED_SIZE = 32
 
 
-def load_digits(
-    *,
-    split: str = "train",
-    image_size: int | None = None,
-    channels: int | None = None,
-    limit: int | None = None,
-) -> ImageData:
+def load_digits(options: LoadOptions) -> ImageData:
     """Load scikit-learn's handwritten digits, all 1797 as split ``train``."""
-    if split != "train":
-        raise InvalidInput(f"digits has no split '{split}': its only split is 'train'")
+    if options.split != "train":
+        raise InvalidInput(f"digits has no split '{options.split}': its only split is 'train'")
     try:
         source = importlib.import_module("sklearn.datasets").load_digits()
     except ImportError:
@@ -54,35 +48,30 @@ def load_digits(
         "scaling": "0..16 to [-1, 1]",
         "classes": [str(digit) for digit in range(10)],
     }
-    rows = spread(len(images), limit)
-    return _fitted("digits", split, images[rows], labels[rows], image_size, channels, how)
+    rows = options.rows(len(images))
+    images = options.fit(images[rows], how)
+    return ImageData(images, name="digits", how=how, labels=labels[rows])
 
 
-def load_fashion_mnist(
-    *,
-    split: str = "train",
-    image_size: int | None = None,
-    channels: int | None = None,
-    limit: int | None = None,
-    folder: str | Path | None = None,
-) -> ImageData:
+def load_fashion_mnist(options: LoadOptions, folder: str | Path | None = None) -> ImageData:
     """Load Fashion-MNIST from the idx files that Debian's package brings.
 
     Arguments:
-        split: ``"train"`` (60000) or ``"test"`` (10000).
-        image_size: 28 for the native images; None or 32 pads them; any other size resizes them.
-        channels: 1 or 3.
-        limit: Largest number of images.
+        options: The split is ``"train"`` (60000) or ``"test"`` (10000); the image size 28 gives the
+            native images, None or 32 pads them, any other size resizes them.
         folder: Where the files are; by default what the environment variable
             ``UNDRIFT_FASHION_MNIST`` says, else the place of Debian's package.
     """
+    split = options.split
     if split not in _FASHION_MNIST_FILES:
         raise InvalidInput(f"fashion-mnist has no split '{split}': choose train or test")
     chosen = folder or os.environ.get(FASHION_MNIST_VARIABLE) or _FASHION_MNIST_FOLDER
     prefix = Path(chosen, _FASHION_MNIST_FILES[split])
-    raw = _read_idx(Path(f"{prefix}-images-idx3-ubyte.gz"))
-    labels = _read_idx(Path(f"{prefix}-labels-idx1-ubyte.gz")).long()
-    rows = spread(len(raw), limit)
+    raw = _read_idx(Path(f"{prefix}-images-idx3-ubyte.gz"), 3)
+    labels = _read_idx(Path(f"{prefix}-labels-idx1-ubyte.gz"), 1).long()
+    if len(labels) != len(raw):
+        raise InvalidInput(f"{prefix}-*: {len(raw)} images but {len(labels)} labels: both damaged?")
+    rows = options.rows(len(raw))
     images = raw[rows].float().unsqueeze(1) / 127.5 - 1
     how: dict[str, Any] = {
         "source": "Fashion-MNIST",
@@ -90,30 +79,15 @@ def load_fashion_mnist(
         "classes": _FASHION_MNIST_CLASSES,
     }
     native = images.shape[-1]
-    if image_size in (None, _PADDED_SIZE) and native < _PADDED_SIZE:
+    if options.image_size in (None, _PADDED_SIZE) and native < _PADDED_SIZE:
         margin = (_PADDED_SIZE - native) // 2
         images = F.pad(images, [margin] * 4, value=-1.0)
         how["padded"] = f"{native} to {_PADDED_SIZE} with -1"
-    return _fitted("fashion-mnist", split, images, labels[rows], image_size, channels, how)
+    images = options.fit(images, how)
+    return ImageData(images, name="fashion-mnist", split=split, how=how, labels=labels[rows])
 
 
-def _fitted(
-    name: str,
-    split: str,
-    images: Tensor,
-    labels: Tensor,
-    image_size: int | None,
-    channels: int | None,
-    how: dict[str, Any],
-) -> ImageData:
-    if image_size is not None and image_size != images.shape[-1]:
-        how["resized"] = f"{images.shape[-1]} to {image_size}, bicubic, antialiased"
-        images = fit_square(images, image_size)
-    images = fit_channels(images, channels)
-    return ImageData(images, name=name, split=split, how=how, labels=labels)
-
-
-def _read_idx(path: Path) -> Tensor:
+def _read_idx(path: Path, sizes: int) -> Tensor:
     """Read an idx file: two zeros, type 8 (bytes), the number of axes, their sizes, the data."""
     if not path.is_file():
         raise InvalidInput(
@@ -124,7 +98,9 @@ def _read_idx(path: Path) -> Tensor:
         content = gzip.decompress(path.read_bytes())
         axes = content[3]
         shape = np.frombuffer(content, dtype=">i4", count=axes, offset=4).tolist()
+        if axes != sizes or min(shape) < 0:
+            raise ValueError
         values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError):
+    except (OSError, EOFError, ValueError, IndexError, zlib.error):
         raise InvalidInput(f"fashion-mnist: {path} is damaged: install the package again") from None
     return torch.from_numpy(values.copy())

@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undrift.data.folder import spread
 from undrift.data.images import ImageData
-from undrift.data.pixels import check_image_size, fit_channels, image_to_tensor
+from undrift.data.options import LoadOptions
+from undrift.data.pixels import fit_channels, image_to_tensor
 from undrift.exceptions import InvalidInput
 
 PHOTOGRAPHS = {
@@ -46,21 +46,13 @@ _PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 _SIZE, _STRIDE, _SCALES, _TILE = 32, 16, (1, 2), 128
 
 
-def load_patches(
-    *,
-    split: str = "train",
-    image_size: int | None = None,
-    channels: int | None = None,
-    limit: int | None = None,
-) -> ImageData:
+def load_patches(options: LoadOptions) -> ImageData:
     r"""Load crops of photographs: 6022 for training and 1243 for testing, at the default size.
 
     Arguments:
-        split: ``"train"`` or ``"test"``, from disjoint regions of the photographs.
-        image_size: Side length :math:`S` of the crops, up to 64; 32 when None. Pixels stay those of
-            the photograph (or of its half): a smaller crop shows less of the scene.
-        channels: 3, or 1 for gray.
-        limit: Largest number of crops, evenly spread over the photographs.
+        options: The split is ``"train"`` or ``"test"``, from disjoint regions of the photographs.
+            The image size is the side length :math:`S` of the crops, up to 64; 32 when None. Pixels
+            stay those of the photograph (or of its half): a smaller crop shows less of the scene.
 
     Returns:
         The crops, photograph by photograph, each labeled with its own.
@@ -68,8 +60,7 @@ def load_patches(
     Raises:
         InvalidInput: If a photograph is not installed, or the split or the size is not one of them.
     """
-    check_image_size(image_size)
-    size = image_size or _SIZE
+    size, split = options.image_size or _SIZE, options.split
     if split not in ("train", "test"):
         raise InvalidInput(f"patches has no split '{split}': choose train or test")
     if size * max(_SCALES) > _TILE:
@@ -79,8 +70,8 @@ def load_patches(
         )
     crops = [_crops(_photograph(name), size, split == "test") for name in PHOTOGRAPHS]
     labels = torch.arange(len(crops)).repeat_interleave(torch.tensor([len(c) for c in crops]))
-    rows = spread(len(labels), limit)
-    images = fit_channels(torch.cat(crops)[rows], channels)
+    rows = options.rows(len(labels))
+    images = fit_channels(torch.cat(crops)[rows], options.channels)
     how = _how(size, [len(c) for c in crops])
     return ImageData(images, name="patches", split=split, how=how, labels=labels[rows])
 

@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
-
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -25,6 +23,8 @@ _GRAY_MODES = {"1", "L", "LA", "La", "F", "I"}
 _WIDE_MODES = {"I", "F"}  # and I;16, I;16B, ...: more than 8 bits, single channel
 _LUMA = (0.299, 0.587, 0.114)
 _RESIZE_BLOCK = 1024
+RESIZED = "shorter side, bicubic, antialiased; center crop"
+"""What :func:`fit_square` and :func:`image_to_tensor` do to the size, for the record."""
 
 
 def is_gray(image: Image.Image) -> bool:
@@ -117,11 +117,7 @@ def fit_square(images: Tensor, image_size: int) -> Tensor:
 
     Returns:
         Images in :math:`[-1, 1]`, with shape :math:`(N, C, S, S)`; the input itself where it fits.
-
-    Raises:
-        InvalidInput: If the size is not positive.
     """
-    check_image_size(image_size)
     height, width = images.shape[-2:]
     if (height, width) == (image_size, image_size):
         return images
@@ -147,26 +143,10 @@ def fit_channels(images: Tensor, channels: int | None) -> Tensor:
 
     Returns:
         Images with shape :math:`(N, channels, H, W)`.
-
-    Raises:
-        InvalidInput: If ``channels`` is neither 1 nor 3.
     """
-    check_channels(channels)
     if channels is None or images.shape[1] == channels:
         return images
     if channels == 3:
         return images.repeat(1, 3, 1, 1)
     luma = torch.tensor(_LUMA, dtype=images.dtype)
     return torch.einsum("nchw,c->nhw", images, luma).unsqueeze(1).clamp_(-1, 1)
-
-
-def check_channels(channels: int | None) -> None:
-    """Raise :class:`InvalidInput` unless ``channels`` is 1, 3 or None."""
-    if channels not in (None, 1, 3):
-        raise InvalidInput(f"channels must be 1 (gray) or 3 (RGB), not {channels}")
-
-
-def check_image_size(image_size: int | None) -> None:
-    """Raise :class:`InvalidInput` unless ``image_size`` is positive or None."""
-    if image_size is not None and image_size < 1:
-        raise InvalidInput(f"image size must be at least 1, not {image_size}")

@@ -1,0 +1,52 @@
+"""What to read of some data, and what to make its images into: the same for every source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from undrift.data.pixels import RESIZED, fit_channels, fit_square
+from undrift.exceptions import InvalidInput
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Options of :func:`undrift.data.load.load_data`, checked.
+
+    Raises:
+        InvalidInput: If the size or the limit is not positive, or there are not 1 or 3 channels.
+    """
+
+    split: str = "train"
+    image_size: int | None = None
+    channels: int | None = None
+    limit: int | None = None
+    skip_bad_images: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.channels not in (None, 1, 3):
+            raise InvalidInput(f"channels must be 1 (gray) or 3 (RGB), not {self.channels}")
+        for name, value in (("image size", self.image_size), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise InvalidInput(f"{name} must be at least 1, not {value}")
+
+    def rows(self, count: int) -> list[int]:
+        """Indices of at most ``limit`` of ``count`` items, evenly spread to meet every class.
+
+        Example:
+            >>> LoadOptions(limit=4).rows(10)
+            [0, 2, 5, 7]
+        """
+        kept = count if self.limit is None else min(self.limit, count)
+        return [i * count // kept for i in range(kept)]
+
+    def fit(self, images: Tensor, how: dict[str, Any]) -> Tensor:
+        """Images in the size and the channels asked for; a resize is noted in ``how``."""
+        size = self.image_size
+        if size is not None and tuple(images.shape[-2:]) != (size, size):
+            how["resized"] = RESIZED
+            images = fit_square(images, size)
+        return fit_channels(images, self.channels)
