@@ -114,7 +114,7 @@ def test_data_are_brought_to_the_size_that_the_model_makes(place, capsys):
     assert cli.main(["measure", "big", *FEW[:4], "--no-budget", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["how"]["data"]["image_shape"] == [3, 16, 16]
-    assert "the data are resized to what the model makes: 8 to 16" in err
+    assert "the data are resized to what the model makes: shorter side 8 to 16" in err
 
 
 # -- sample ------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ _IMAGE_KEYS = ("images", "{split}_images", "x_{split}", "data", "x", "arr_0")
 _LABEL_KEYS = ("labels", "{split}_labels", "y_{split}", "targets", "y", "arr_1")
 _RANGES = ((0, 1), (-1, 1), (0, 255), (0, 65535))
 _OVERSHOOT = 0.01
+_AS_IT_IS = "read as -1..1"
 _LEAST_TOP = 1 / 8
 _LEAST_ABOVE_1 = 1 / 20
 
@@ -55,7 +56,8 @@ def load_arrays(path: Path, options: LoadOptions) -> ImageData:
     labels = None if label_key is None else _labels(arrays[label_key])
     how = {"source": "array file", "file": str(path), "array": image_key}
     data = images_of(arrays[image_key], str(path), options, how, labels)
-    logger.info("%s: %d images, %s", path, len(data), data.how["scaling"])
+    if data.how["scaling"] != _AS_IT_IS:
+        logger.info("%s: %d images, %s", path, len(data), data.how["scaling"])
     return data
 
 

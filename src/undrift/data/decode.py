@@ -110,7 +110,7 @@ def decode(
     images = images[: len(kept)]
     check_values(images, source, [encoded[i].name for i in kept])
     how = {
-        "resized": "none" if options.image_size is None else RESIZED,
+        "resized": "none" if options.image_size is None else f"shorter side, {RESIZED}",
         "transparency": "composited on white",
         **skipped.how(),
     }

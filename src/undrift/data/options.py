@@ -47,6 +47,6 @@ class LoadOptions:
         """Images in the size and the channels asked for; a resize is noted in ``how``."""
         size = self.image_size
         if size is not None and tuple(images.shape[-2:]) != (size, size):
-            how["resized"] = RESIZED
+            how["resized"] = f"shorter side {min(images.shape[-2:])} to {size}, {RESIZED}"
             images = fit_square(images, size)
         return fit_channels(images, self.channels)

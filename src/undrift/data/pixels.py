@@ -23,7 +23,7 @@ _GRAY_MODES = {"1", "L", "LA", "La", "F", "I"}
 _WIDE_MODES = {"I", "F"}  # and I;16, I;16B, ...: more than 8 bits, single channel
 _LUMA = (0.299, 0.587, 0.114)
 _RESIZE_BLOCK = 1024
-RESIZED = "shorter side, bicubic, antialiased; center crop"
+RESIZED = "bicubic, antialiased; center crop"
 """What :func:`fit_square` and :func:`image_to_tensor` do to the size, for the record."""
 
 
