@@ -24,6 +24,7 @@ FLOORS = (
     ("training",),
     ("study",),
     ("reporting",),
+    ("api",),
     ("cli",),
 )
 LOOSE = {"exceptions", "progress", "seeds"}

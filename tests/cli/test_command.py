@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import undrift
 from undrift import cli
+from undrift.api.configuration import build, named
+from undrift.api.options import options
 from undrift.cli.command import session
-from undrift.cli.configuration import build, named
-from undrift.cli.options import options
 from undrift.cli.result import to_yaml
 from undrift.exceptions import InvalidInput
 

@@ -9,7 +9,8 @@ import torch
 
 from commands import FEW, complaint, network, result, write_run
 from undrift import ErrorProfile, cli
-from undrift.cli import inputs as subject
+from undrift.api import inputs
+from undrift.cli import files
 from undrift.cli.report import without_parts
 from undrift.data.grids import image_grid, picture
 from undrift.data.load import load_data
@@ -344,5 +345,5 @@ def test_no_command_imports_torch_to_show_its_help(capsys):
 
 
 def test_names_of_models():
-    assert subject.name_of("a/b/pipeline") == "b" and subject.name_of("a/b/") == "b"
-    assert subject.slug("a b/ü.1") == "a-b-ü.1"
+    assert inputs.name_of("a/b/pipeline") == "b" and inputs.name_of("a/b/") == "b"
+    assert files.slug("a b/ü.1") == "a-b-ü.1"

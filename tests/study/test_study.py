@@ -10,8 +10,8 @@ import torch
 from diffusers import UNet2DModel
 from scipy import stats
 
+from undrift.api.study_file import read_plan
 from undrift.cli import main
-from undrift.cli.study_file import read_plan
 from undrift.data.load import load_data
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput

@@ -31,7 +31,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 
-from undrift.cli.configuration import build
+from undrift.api.configuration import build
 from undrift.cli.parser import CommandParser
 from undrift.cli.result import to_json, to_yaml
 

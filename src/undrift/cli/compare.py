@@ -43,7 +43,7 @@ def run(config: Config) -> dict[str, Any]:
 
     from rich.console import Console
 
-    from undrift.cli.study_file import read_plan
+    from undrift.api.study_file import read_plan
     from undrift.reporting.study import write_study_report
     from undrift.study.run import run_study
 

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import inputs as subject
+from undrift.api import inputs
+from undrift.api.inputs import ChainChoice, DataChoice
+from undrift.cli import files
 from undrift.cli.command import session
-from undrift.cli.inputs import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def run(config: Config) -> dict[str, Any]:
     from undrift.training.runs import versions, write_json
 
     _check(config)
-    sampler = subject.chain(config)
-    data = subject.data(config, config.run, network_of(sampler))
+    sampler = inputs.chain(config)
+    data = inputs.data(config, config.run, network_of(sampler))
     features = choose_features(config.features, data)
     samples = draw(sampler, config.run, config.num_samples, config.batch_size, config.seed)
     generator = torch.Generator().manual_seed(config.seed)
@@ -72,7 +73,7 @@ def run(config: Config) -> dict[str, Any]:
         num_resamples=config.num_resamples,
         generator=generator,
     )
-    name = subject.name_of(config.run)
+    name = inputs.name_of(config.run)
     head = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
@@ -126,7 +127,7 @@ def _check(config: Config) -> None:
     if config.num_resamples < 2:
         raise InvalidInput(f"--num-resamples is {config.num_resamples}: at least 2")
     if config.output is not None:
-        subject.check_free(Path(config.output))
+        files.check_free(Path(config.output))
 
 
 def _final_error(samples: Any, data: ImageData, config: Config) -> dict[str, Any]:  # noqa: ANN401
@@ -150,8 +151,8 @@ def _final_error(samples: Any, data: ImageData, config: Config) -> dict[str, Any
 
 
 def _free(config: Config, label: str) -> Path:
-    folder = subject.place_for(config.run, "evaluations")
-    return subject.free_file(folder, f"{subject.slug(label)}-{config.seed}", ".json")
+    folder = files.place_for(config.run, "evaluations")
+    return files.free_file(folder, f"{files.slug(label)}-{config.seed}", ".json")
 
 
 def _show(result: dict[str, Any], path: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import inputs as subject
+from undrift.api import inputs
+from undrift.api.inputs import ChainChoice, DataChoice
+from undrift.cli import files
 from undrift.cli.command import session
-from undrift.cli.inputs import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run(config: Config) -> dict[str, Any]:
     from undrift.measurement.profile import ErrorProfile
 
     if config.output is not None:
-        subject.check_free(Path(config.output))
+        files.check_free(Path(config.output))
     earlier = [ErrorProfile.load(path) for path in config.merge]
     if config.run is None:
         profile = _merged(config, earlier)
@@ -99,8 +100,8 @@ def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
     from undrift.measurement.measure import measure
 
     assert config.run is not None
-    sampler = subject.chain(config)
-    data = subject.data(config, config.run, network_of(sampler))
+    sampler = inputs.chain(config)
+    data = inputs.data(config, config.run, network_of(sampler))
     seed = _seed(config, earlier)
     if earlier:
         _check_fit(config, earlier, sampler, data, seed)
@@ -117,7 +118,7 @@ def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
         reference=config.reference,
         batch_size=config.batch_size,
         seed=seed,
-        label=config.label or subject.name_of(config.run),
+        label=config.label or inputs.name_of(config.run),
         progress=not session().quiet,
     )
     how = dict(profile.how) | {"model": config.run, "command": session().command}
@@ -181,8 +182,8 @@ def _path(config: Config, profile: ErrorProfile) -> Path:
     seeds = "+".join(map(str, profile.seeds)) if few else f"{len(profile.seeds)}-seeds"
     folder = Path(config.merge[0]).parent if config.merge else Path()
     if config.run is not None:
-        folder = subject.place_for(config.run, "profiles")
-    return subject.free_file(folder, f"{subject.slug(profile.label)}-{seeds}", ".json")
+        folder = files.place_for(config.run, "profiles")
+    return files.free_file(folder, f"{files.slug(profile.label)}-{seeds}", ".json")
 
 
 def _show(profile: ErrorProfile, path: Path) -> None:

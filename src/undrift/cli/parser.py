@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from undrift.cli.configuration import named, read_yaml
-from undrift.cli.options import Option, metavar, options, summary
+from undrift.api.configuration import named, read_yaml
+from undrift.api.options import Option, metavar, options, summary
 from undrift.exceptions import InvalidInput
 
 PRESETS = Path(__file__).parents[1] / "presets"

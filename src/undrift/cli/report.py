@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undrift.cli import inputs as subject
+from undrift.api import inputs
+from undrift.cli import files
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
 
@@ -133,7 +134,7 @@ def add_run(folder: Path, found: Material) -> None:
     if not files:
         raise InvalidInput(f"{folder} holds no profile yet: run undrift measure {folder} first")
     found.profiles += without_parts([ErrorProfile.load(file) for file in files])
-    name = subject.name_of(folder)
+    name = inputs.name_of(folder)
     _add_log(folder, name, found)
     _add_grids(folder, name, found)
     for file in sorted((folder / "evaluations").glob("*.json")):
@@ -174,7 +175,7 @@ def _data_grid(folder: Path) -> tuple[str, Any, str] | None:
     from undrift.data.load import load_data
 
     try:
-        data = subject.trained_on(folder)
+        data = inputs.trained_on(folder)
         if data is None:
             return None
         images = load_data(
@@ -207,7 +208,7 @@ def _check_output(path: Path) -> None:
     if path.is_dir():
         path = path / "report.html"
     if not path.exists():
-        subject.check_free(path)
+        files.check_free(path)
         return
     if not path.is_file() or MARK not in path.read_text("utf-8", errors="replace"):
         raise InvalidInput(f"{path} is there already and is no report: choose another --output")

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import inputs as subject
+from undrift.api import inputs
+from undrift.api.inputs import ChainChoice
+from undrift.cli import files
 from undrift.cli.command import session
-from undrift.cli.inputs import ChainChoice
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
@@ -47,16 +48,16 @@ def run(config: Config) -> dict[str, Any]:
     if config.num_images < 1:
         raise InvalidInput(f"--num-images is {config.num_images}: at least 1")
     if config.output is not None:
-        subject.check_free(Path(config.output), folder=True)
-    sampler = subject.chain(config)
+        files.check_free(Path(config.output), folder=True)
+    sampler = inputs.chain(config)
     images = draw(sampler, config.run, config.num_images, config.batch_size, config.seed)
     if config.output is not None:
         folder = Path(config.output)
         folder.mkdir(parents=True, exist_ok=True)
     else:
-        remedy = [subject.slug(config.remedy)] if config.remedy else []
-        name = "-".join([subject.slug(config.sampler or "own"), *remedy, str(config.seed)])
-        folder = new_folder(subject.place_for(config.run, "images"), name)
+        remedy = [files.slug(config.remedy)] if config.remedy else []
+        name = "-".join([files.slug(config.sampler or "own"), *remedy, str(config.seed)])
+        folder = new_folder(files.place_for(config.run, "images"), name)
     written = _write(images, folder, config)
     record = {
         "images": str(folder),
@@ -93,7 +94,7 @@ def draw(sampler: Sampler, run: str, count: int, batch_size: int, seed: int) -> 
     modules, quiet = len(sampler.grid) - 1, session().quiet
     with (
         evaluating(network),
-        progress_bar(f"sampling {subject.name_of(run)}", count * modules, show=not quiet) as tick,
+        progress_bar(f"sampling {inputs.name_of(run)}", count * modules, show=not quiet) as tick,
     ):
         chains = Population.from_prior(
             sampler, (count, *shape), batch_size, seed, device=device, tick=tick

@@ -7,9 +7,10 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.cli import inputs as subject
+from undrift.api import inputs
+from undrift.api.inputs import ChainChoice, DataChoice
+from undrift.cli import files
 from undrift.cli.command import session
-from undrift.cli.inputs import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
 from undrift.remedies.config import RemedyConfig, parse
 
@@ -70,8 +71,8 @@ def run(config: Config) -> dict[str, Any]:
     from undrift.remedies.search import tune
     from undrift.training.runs import versions, write_json
 
-    sampler = subject.bare_chain(config)
-    data = subject.data(config, config.run, network_of(sampler))
+    sampler = inputs.bare_chain(config)
+    data = inputs.data(config, config.run, network_of(sampler))
     named = config.features or ("pixels" if data.labels is None else None)
     tuning = tune(
         sampler,
@@ -122,8 +123,8 @@ def _check(config: Config) -> tuple[RemedyConfig, list[float] | None]:
     if config.output is not None:
         if Path(config.output).suffix == ".png":
             raise InvalidInput(f"--output {config.output} is for the record: choose a .json file")
-        subject.check_free(Path(config.output))
-        subject.check_free(Path(config.output).with_suffix(".png"))
+        files.check_free(Path(config.output))
+        files.check_free(Path(config.output).with_suffix(".png"))
     values = _values(config)
     for value in values or []:
         with_changes(remedy, strength=value)
@@ -147,7 +148,7 @@ def _values(config: Config) -> list[float] | None:
 
 
 def _free(config: Config, name: str) -> Path:
-    folder = subject.place_for(config.run, "tunings")
+    folder = files.place_for(config.run, "tunings")
     k = 1
     while any((folder / f"{name}-{config.seed}-{k}{s}").exists() for s in (".json", ".png")):
         k += 1

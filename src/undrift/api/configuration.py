@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 import yaml
 
-from undrift.cli.options import Option, options, plain, spell
+from undrift.api.options import Option, options, plain, spell
 from undrift.exceptions import InvalidInput
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ def read_plan(path: str) -> StudyConfig:
         InvalidInput: If the file holds no plan.
         OSError: If there is no such file.
     """
-    from undrift.cli.configuration import read_yaml
+    from undrift.api.configuration import read_yaml
     from undrift.remedies.config import RemedyConfig
     from undrift.study.config import StudyConfig
     from undrift.training.config import MethodConfig
@@ -50,7 +50,7 @@ def _section(values: Any, kind: type[T], source: str) -> dict[str, T]:  # noqa: 
 
 
 def _built(kind: type[T], values: Mapping[str, Any], source: str) -> T:
-    from undrift.cli.configuration import build, named
+    from undrift.api.configuration import build, named
 
     given = dict(named(values, kind, source))
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -194,51 +193,6 @@ def name_of(run: str | Path) -> str:
     if path.name == "pipeline" or not path.name:
         path = path.resolve()
     return path.parent.name if path.name == "pipeline" else path.name
-
-
-def slug(text: str) -> str:
-    """A text as part of a file name.
-
-    Example:
-        >>> slug("λ = 3, long / short"), slug("..")
-        ('λ-3-long-short', 'model')
-    """
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "model"
-
-
-def place_for(run: str, folder: str) -> Path:
-    """Where results about a model go: a folder inside of the run, or here for a name on the hub."""
-    path = Path(run)
-    return (path if path.is_dir() else Path()) / folder
-
-
-def free_file(folder: Path, stem: str, suffix: str) -> Path:
-    """The first of ``folder/stem-K.suffix`` that is not there yet."""
-    k = 1
-    while (path := folder / f"{stem}-{k}{suffix}").exists():
-        k += 1
-    return path
-
-
-def check_free(path: Path, *, folder: bool = False) -> None:
-    """Stop before any work if a result would overwrite another, or cannot be written.
-
-    Arguments:
-        path: Where it will be.
-        folder: Whether it will be a folder, which may be there already if it is empty.
-
-    Raises:
-        InvalidInput: If so.
-    """
-    import os
-
-    if path.is_dir() and not folder:
-        raise InvalidInput(f"{path} is a folder: give a file in it as --output")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InvalidInput(f"{path} is there already: choose another --output")
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InvalidInput(f"cannot write {path}: {there} is no folder that may be written")
 
 
 def _device(name: str | None) -> torch.device:

@@ -1,0 +1,52 @@
+"""Files that a command writes: where they go, and that nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from undrift.exceptions import InvalidInput
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name.
+
+    Example:
+        >>> slug("λ = 3, long / short"), slug("..")
+        ('λ-3-long-short', 'model')
+    """
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "model"
+
+
+def place_for(run: str, folder: str) -> Path:
+    """Where results about a model go: a folder inside of the run, or here for a name on the hub."""
+    path = Path(run)
+    return (path if path.is_dir() else Path()) / folder
+
+
+def free_file(folder: Path, stem: str, suffix: str) -> Path:
+    """The first of ``folder/stem-K.suffix`` that is not there yet."""
+    k = 1
+    while (path := folder / f"{stem}-{k}{suffix}").exists():
+        k += 1
+    return path
+
+
+def check_free(path: Path, *, folder: bool = False) -> None:
+    """Stop before any work if a result would overwrite another, or cannot be written.
+
+    Arguments:
+        path: Where it will be.
+        folder: Whether it will be a folder, which may be there already if it is empty.
+
+    Raises:
+        InvalidInput: If so.
+    """
+    if path.is_dir() and not folder:
+        raise InvalidInput(f"{path} is a folder: give a file in it as --output")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InvalidInput(f"{path} is there already: choose another --output")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InvalidInput(f"cannot write {path}: {there} is no folder that may be written")
