@@ -16,7 +16,6 @@ from undrift.diffusion.pipelines import (
     ddpm_scheduler,
     image_shape,
     load_pipeline,
-    network_of,
     sampler_by_name,
     save_pipeline,
     weights_digest,
@@ -184,7 +183,7 @@ def test_samplers_by_name():
     assert sampler_by_name(pipe, "ancestral", 4).variance_type == "fixed_large"
     for name in ("dpm-solver++", "heun", "euler", "unipc", "DEISMultistepScheduler"):
         sampler = sampler_by_name(pipe, name, 6)
-        assert isinstance(sampler, DiffusersSampler) and network_of(sampler) is pipe.unet
+        assert isinstance(sampler, DiffusersSampler) and sampler.network is pipe.unet
     multi = pipeline("DPMSolverMultistep")
     assert isinstance(as_sampler(multi, 5), DiffusersSampler)
     assert isinstance(sampler_by_name(multi, "ancestral", 5), AncestralSampler)

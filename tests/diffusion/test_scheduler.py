@@ -118,8 +118,8 @@ def test_a_chain_equals_the_plain_loop_at_every_boundary(name):
     assert len(found) == len(expected) == n + 1
     for (t, x_t), want in zip(found, expected, strict=True):
         assert torch.equal(x_t, want), t
-    assert torch.isfinite(found[-1][1]).all()
-    assert (found[-1][1] - found[-2][1]).abs().max() > 0
+    assert torch.isfinite(found[-1].x).all()
+    assert (found[-1].x - found[-2].x).abs().max() > 0
 
 
 @pytest.mark.parametrize("name", SINGLE_STEP)

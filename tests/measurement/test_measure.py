@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -333,15 +334,7 @@ def test_delta_of_a_gaussian_chain_is_its_closed_form():
     start = 20
     population = Population(sampler, draws.draw(x_0, start), 10_000, seed=0)
     # chains that begin in the middle, where the state still knows its data
-    population.t, population.streams = (
-        start,
-        [
-            sampler.trajectory(batch, start=start, generator=generator)
-            for batch, generator in zip(population.batches, population.generators, strict=True)
-        ],
-    )
-    for stream in population.streams:
-        next(stream)
+    population.t, population.batches = start, [replace(b, t=start) for b in population.batches]
     alpha, sigma = sampler.scale(start)
     keep, spread = alpha, sigma**2
     for t in range(start, 0, -1):

@@ -92,7 +92,7 @@ def test_a_cohort_is_the_trajectory_of_the_coarse_sampler():
         for position in range(15, 21):
             found, at = cohort(strided(sampler, 20), DATA, 5, streams)
             assert at == position
-            torch.testing.assert_close(found, states[position][1], rtol=0, atol=0)
+            torch.testing.assert_close(found, states[position].x, rtol=0, atol=0)
 
 
 def test_the_discrepancy_is_what_measure_finds_in_the_coarse_chain():
@@ -191,7 +191,7 @@ def test_deterministic_chains_are_strided_too():
     x = torch.randn(4, 3, generator=noise_source(3))
     coarse = DDIMSampler(Denoiser(network, CosineSchedule(200), "sample"), 10)
     with torch.no_grad():
-        ours, theirs = (list(s.trajectory(x))[-1][1] for s in (regularizer.sampler, coarse))
+        ours, theirs = (list(s.trajectory(x))[-1].x for s in (regularizer.sampler, coarse))
     assert torch.equal(ours, theirs)
 
 

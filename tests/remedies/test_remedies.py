@@ -11,7 +11,7 @@ from torch import nn
 from oracle import affine_sampler
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
-from undrift.diffusion.pipelines import network_of, weights_digest
+from undrift.diffusion.pipelines import weights_digest
 from undrift.diffusion.schedule import CosineSchedule, LinearSchedule, Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
@@ -254,7 +254,7 @@ def test_the_variance_of_noisy_data_can_be_what_a_time_stands_for():
 def test_schedulers_with_exploding_states_are_shifted_by_what_the_network_sees():
     told = Told()
     base = scheduled("Euler", told, 4)
-    timesteps = base.module_timesteps
+    timesteps = torch.tensor(base.timesteps)
     t, s = base.grid[1:3]
     alpha, sigma = base.scale(t)
     table = 1 - base.scheduler.alphas_cumprod.double()
@@ -445,8 +445,8 @@ def test_a_scheduler_goes_on_from_corrected_states_with_its_history(name):
     x = base.prior(SHAPE, generator=noise_source())
     sampler = SNRCorrectedSampler(base, 0.3, 0.3, weighting="constant")
     states = [state for _, state in sampler.trajectory(x)]
-    scheduler = base._fresh(0)
-    for timestep, t, wanted in zip(base.module_timesteps, base.grid, states[1:], strict=False):
+    scheduler = base._scheduler_at(0)
+    for timestep, t, wanted in zip(base.scheduler.timesteps, base.grid, states[1:], strict=False):
         estimate = base.predict(x, t).x0_hat
         output = odd_network(base._evaluate(scheduler, x, timestep)[0], timestep.expand(3))
         x_s = scheduler.step(output, timestep, x).prev_sample
@@ -531,7 +531,7 @@ def test_a_remedied_chain_is_measured_as_any_other_and_says_what_was_done():
     healed = apply_remedy(healed, parse("time_shift:6,cutoff=10"))
     healed = apply_remedy(healed, RemedyConfig("analytic_variance"), data)
     healed = apply_remedy(healed, parse("snr_t:0.02"))
-    assert network_of(healed) is net and healed.schedule is base.schedule
+    assert healed.network is net and healed.schedule is base.schedule
     profile = measure(healed, data, num_samples=60, states=3, progress=False)
     how = profile.how["sampler"]
     assert how["sampler"] == "AncestralSampler"

@@ -84,7 +84,7 @@ def bare_chain(config: ChainChoice) -> Sampler:
     Raises:
         InvalidInput: If there is no such model or sampler, or the weights are damaged.
     """
-    from undrift.diffusion.pipelines import check_weights, network_of, sampler_by_name
+    from undrift.diffusion.pipelines import check_weights, sampler_by_name
     from undrift.training.runs import load_model
 
     if config.batch_size < 1:
@@ -92,7 +92,7 @@ def bare_chain(config: ChainChoice) -> Sampler:
     device = _device(config.device)
     pipeline = load_model(config.run)
     sampler = sampler_by_name(pipeline, config.sampler, config.num_inference_steps, config.eta)
-    network = network_of(sampler)
+    network = sampler.network
     check_weights(network)
     network.to(device)
     return sampler
@@ -102,8 +102,6 @@ def _remedy_data(
     config: ChainChoice, remedy: RemedyConfig, sampler: Sampler
 ) -> torch.Tensor | None:
     """The images that a remedy is estimated from, if it is: the chosen, else the run's own."""
-    from undrift.diffusion.pipelines import network_of
-
     if not remedy.needs_data:
         return None
     chosen = config if isinstance(config, DataChoice) else DataChoice()
@@ -111,7 +109,7 @@ def _remedy_data(
         hint = "give --data" if isinstance(config, DataChoice) else "sample a run of undrift train"
         raise InvalidInput(f"{remedy.remedy} is estimated from data that nobody names: {hint}")
     logger.info("%s: estimated from the data", remedy.remedy)
-    return data(chosen, config.run, network_of(sampler)).images
+    return data(chosen, config.run, sampler.network).images
 
 
 def data(config: DataChoice, run: str, network: Any) -> ImageData:  # noqa: ANN401

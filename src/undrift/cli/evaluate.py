@@ -55,14 +55,13 @@ def run(config: Config) -> dict[str, Any]:
     import torch
 
     from undrift.cli.sample import draw
-    from undrift.diffusion.pipelines import network_of
     from undrift.quality.feature_choice import choose_features
     from undrift.quality.scores import quality_scores
     from undrift.training.runs import versions, write_json
 
     _check(config)
     sampler = inputs.chain(config)
-    data = inputs.data(config, config.run, network_of(sampler))
+    data = inputs.data(config, config.run, sampler.network)
     features = choose_features(config.features, data)
     samples = draw(sampler, config.run, config.num_samples, config.batch_size, config.seed)
     generator = torch.Generator().manual_seed(config.seed)

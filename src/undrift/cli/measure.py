@@ -96,12 +96,11 @@ def _merged(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
 def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
     """A new measurement, at the states of earlier ones and with another seed if there are any."""
     _check(config)
-    from undrift.diffusion.pipelines import network_of
     from undrift.measurement.measure import measure
 
     assert config.run is not None
     sampler = inputs.chain(config)
-    data = inputs.data(config, config.run, network_of(sampler))
+    data = inputs.data(config, config.run, sampler.network)
     seed = _seed(config, earlier)
     if earlier:
         _check_fit(config, earlier, sampler, data, seed)
@@ -143,7 +142,7 @@ def _check_fit(
     """Stop before the measurement if it will not merge with earlier ones."""
     import json
 
-    from undrift.diffusion.pipelines import network_of, weights_digest
+    from undrift.diffusion.pipelines import weights_digest
 
     times = {state.t for state in earlier[0].states}
     if not {sampler.grid[0], 0} <= times <= set(sampler.grid):
@@ -156,7 +155,7 @@ def _check_fit(
     facts = {
         "seed": seed,
         "sampler": sampler.describe(),
-        "weights": weights_digest(network_of(sampler)),
+        "weights": weights_digest(sampler.network),
         "data": dict(data.how),
         "reference": config.reference,
     }

@@ -81,12 +81,12 @@ def draw(sampler: Sampler, run: str, count: int, batch_size: int, seed: int) -> 
         InvalidInput: If the model does not say what images it makes, or the chain blows up.
     """
     from undrift.diffusion.network import device_of, evaluating
-    from undrift.diffusion.pipelines import image_shape, network_of
+    from undrift.diffusion.pipelines import image_shape
     from undrift.measurement.cumulative import check_states
     from undrift.measurement.population import Population
     from undrift.progress import progress_bar
 
-    network = network_of(sampler)
+    network = sampler.network
     shape = image_shape(network)
     if shape is None:
         raise InvalidInput(f"the model of {run} does not say what size of images it makes")

@@ -66,13 +66,12 @@ def run(config: Config) -> dict[str, Any]:
     """Search, judge, save the curve, show it."""
     remedy, values = _check(config)
 
-    from undrift.diffusion.pipelines import network_of
     from undrift.quality.feature_choice import choose_features
     from undrift.remedies.search import tune
     from undrift.training.runs import versions, write_json
 
     sampler = inputs.bare_chain(config)
-    data = inputs.data(config, config.run, network_of(sampler))
+    data = inputs.data(config, config.run, sampler.network)
     named = config.features or ("pixels" if data.labels is None else None)
     tuning = tune(
         sampler,

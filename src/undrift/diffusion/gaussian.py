@@ -30,7 +30,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser, Prediction
 from undrift.diffusion.sampler import GaussianKernel, Sampler
-from undrift.diffusion.schedule import Spacing
+from undrift.diffusion.schedule import Schedule, Spacing
 from undrift.exceptions import InvalidInput
 
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"]
@@ -66,31 +66,47 @@ class DenoiserSampler(Sampler):
         if clip is not None and not clip > 0:
             raise InvalidInput(f"the data's bound is {clip}: choose a positive number or None")
         self.denoiser = denoiser
-        self.schedule = denoiser.schedule
+        self.network = denoiser.network
+        self.schedule: Schedule = denoiser.schedule
+        self.prediction_type = denoiser.prediction_type
         self.spacing = spacing
         self.clip = clip
 
-    def with_network(self, network: Callable[..., Any]) -> DenoiserSampler:
+    def with_network(self, network: Callable[..., Any]) -> Self:
         """The same chain over another network."""
         other = copy.copy(self)
-        other.denoiser = self.denoiser.with_network(network)
+        other.denoiser, other.network = self.denoiser.with_network(network), network
+        return other
+
+    def with_steps(self, num_inference_steps: int) -> Self:
+        """The same chain on the grid that a sampler with so many steps has.
+
+        Raises:
+            InvalidInput: If there are more steps than the schedule has, or none.
+        """
+        other = copy.copy(self)
+        other.grid = self.schedule.time_grid(num_inference_steps, self.spacing)
         return other
 
     def scale(self, t: float) -> tuple[float, float]:
         r""":math:`(\alpha_t, \sigma_t)` of the forward process."""
         return self.schedule.alpha(t), self.schedule.sigma(t)
 
-    def epsilon(self, x_t: Tensor, t: float) -> Tensor:
-        r"""The model's :math:`\hat\epsilon` at a state, with its shape."""
-        return self.denoiser.predict(x_t, t).epsilon_hat
+    def predict(self, x_t: Tensor, t: float) -> Prediction:
+        r"""The model's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped."""
+        return self.denoiser.predict(x_t, t)
+
+    def x0_hat(self, x_t: Tensor, t: float) -> Tensor:
+        r"""The model's :math:`\hat x_0` at a state, clipped where the chain clips it."""
+        return self._clipped(self.predict(x_t, t).x0_hat)
+
+    def _clipped(self, x0_hat: Tensor) -> Tensor:
+        return x0_hat if self.clip is None else x0_hat.clamp(-self.clip, self.clip)
 
     def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel:
         """The Gaussian :math:`K_t(x_s | x_t)`; its variance is 0 where the module adds no noise."""
-        prediction = self.denoiser.predict(x_t, t)
-        x0_hat = prediction.x0_hat
-        if self.clip is not None:
-            x0_hat = x0_hat.clamp(-self.clip, self.clip)
-        return self._kernel(x_t, x0_hat, prediction, t, s)
+        prediction = self.predict(x_t, t)
+        return self._kernel(x_t, self._clipped(prediction.x0_hat), prediction, t, s)
 
     def _kernel(
         self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: float, s: float
@@ -116,7 +132,7 @@ class DenoiserSampler(Sampler):
             "num_inference_steps": len(self.grid) - 1,
             "num_steps": self.schedule.num_steps,
             "schedule": self.schedule.name,
-            "prediction_type": self.denoiser.prediction_type,
+            "prediction_type": self.prediction_type,
             "spacing": self.spacing,
             "clip": self.clip,
         }

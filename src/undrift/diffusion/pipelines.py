@@ -118,11 +118,6 @@ def sampler_by_name(
     return DiffusersSampler(network, other, num_inference_steps)
 
 
-def network_of(sampler: Sampler) -> Any:  # noqa: ANN401
-    """The network behind a chain, or None."""
-    return getattr(getattr(sampler, "denoiser", sampler), "network", None)
-
-
 def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
     """Channels, height and width of the images that a network of diffusers makes, if it says."""
     config = getattr(network, "config", None)

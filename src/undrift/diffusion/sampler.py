@@ -1,29 +1,72 @@
-r"""The chain of denoising modules, from noise to data.
+r"""The chain of denoising steps, from noise to data.
 
-A sampler is a chain of modules :math:`K_{t_n}, \dots, K_{t_1}` on a descending grid of times. One
-module maps a state :math:`x_t` to a random state :math:`x_s`, :math:`s < t`; running the chain
-from the prior gives :math:`p_s = K_t p_t`, to be compared with the forward marginal :math:`q_s`.
-The chain is a generator of states, so that whoever measures it needs no hook:
+A sampler is a chain of denoising steps :math:`K_{t_n}, \dots, K_{t_1}` on a descending grid of
+times, which are real numbers. One step maps a state :math:`x_t` to a random state :math:`x_s`,
+:math:`s < t`; running the chain from the prior gives :math:`p_s = K_t p_t`, to be compared with the
+forward marginal :math:`q_s`. The chain is a generator of states, so that whoever measures it needs
+no hook:
 
     >>> for t, x_t in sampler.trajectory(x_T, generator=generator):  # doctest: +SKIP
     ...     print(t, x_t.std())
+
+A multistep solver needs its last outputs too: they are the state's history, which
+:meth:`Sampler.advance` takes and passes on. A state can be advanced more than once.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from undrift.diffusion.denoiser import Prediction
+from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
 
-State = tuple[float, Tensor]
+
+@dataclass(frozen=True)
+class State:
+    """A state of a chain, which unpacks as ``t, x_t``.
+
+    Arguments:
+        t: Its time.
+        x: :math:`x_t`, with shape :math:`(B, *)`.
+        history: What a multistep solver remembers of the way here: tensors, numbers, and lists and
+            dictionaries of them; None for nothing.
+    """
+
+    t: float
+    x: Tensor
+    history: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.t, self.x))
+
+    def detach(self) -> State:
+        """The same state without its graph, and without that of its history."""
+        return State(self.t, self.x.detach(), _mapped(self.history, Tensor.detach))
+
+    def to(self, like: Tensor) -> State:
+        """The same state and history on the device and in the precision of a tensor."""
+
+        def moved(value: Tensor) -> Tensor:
+            return value.to(like) if value.ndim else value
+
+        return State(self.t, self.x.to(like), _mapped(self.history, moved))
+
+
+def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401
+    """Lists and dictionaries with all tensors in them changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {key: _mapped(value, change) for key, value in tree.items()}
+    return [_mapped(value, change) for value in tree] if isinstance(tree, list) else tree
 
 
 def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -39,7 +82,7 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
 
 @dataclass(frozen=True)
 class GaussianKernel:
-    r"""The density :math:`K_t(x_s | x_t) = N(x_s; m, v I)` of one module.
+    r"""The density :math:`K_t(x_s | x_t) = N(x_s; m, v I)` of one denoising step.
 
     Arguments:
         mean: :math:`m`, with shape :math:`(B, *)`.
@@ -66,17 +109,30 @@ class GaussianKernel:
         """
         variance = torch.as_tensor(self.variance, dtype=x_s.dtype, device=x_s.device)
         if bool((variance <= 0).any()):
-            raise InvalidInput("a module without noise has no density: stop one step before")
+            raise InvalidInput("a step without noise has no density: stop one step before")
         terms = (x_s - self.mean) ** 2 / variance + torch.log(2 * math.pi * variance)
         return -0.5 * terms.expand_as(x_s).flatten(1).sum(1)
 
 
 class Sampler(ABC):
-    """A chain of denoising modules on a grid of times.
+    r"""A chain of denoising steps on a grid of times.
+
+    A subclass defines :meth:`step`, :meth:`scale` and :meth:`describe`; :meth:`predict` too for
+    what is measured on its estimates, and :meth:`advance` instead of ``step`` if its steps depend
+    on those before.
 
     Arguments:
         grid: Descending times, from that of the prior to 0.
+
+    Attributes:
+        network: The network that it samples from, or None.
+        schedule: The table of its noise schedule, or None if its times are no steps of one.
+        prediction_type: What its network predicts, by diffusers' names, or None if not known.
     """
+
+    network: Any = None
+    schedule: Schedule | None = None
+    prediction_type: Any = None
 
     def __init__(self, grid: tuple[float, ...]) -> None:
         self.grid = grid
@@ -85,19 +141,67 @@ class Sampler(ABC):
     def step(
         self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
+        """One denoising step without history: :math:`x_s` given :math:`x_t`; differentiable."""
 
     @abstractmethod
     def scale(self, t: float) -> tuple[float, float]:
         r""":math:`(\alpha_t, \sigma_t)` of the forward process, in the scaling of the states."""
 
     @abstractmethod
-    def epsilon(self, x_t: Tensor, t: float) -> Tensor:
-        r"""The model's :math:`\hat\epsilon` at a state, with its shape."""
-
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """How this chain was made, in plain data."""
+
+    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+        """One denoising step from a state to the time s, with its history; differentiable."""
+        return State(s, self.step(state.x, state.t, s, generator=generator))
+
+    def predict(self, x_t: Tensor, t: float) -> Prediction:
+        r"""The model's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped.
+
+        Raises:
+            InvalidInput: If what the network predicts is not known.
+        """
+        raise InvalidInput(f"{type(self).__name__} does not say what its network predicts")
+
+    def epsilon(self, x_t: Tensor, t: float) -> Tensor:
+        r"""The model's :math:`\hat\epsilon` at a state, with its shape."""
+        return self.predict(x_t, t).epsilon_hat
+
+    def x0_hat(self, x_t: Tensor, t: float) -> Tensor:
+        r"""The model's :math:`\hat x_0` at a state, clipped where the chain clips it."""
+        return self.predict(x_t, t).x0_hat
+
+    def with_network(self, network: Callable[..., Any]) -> Sampler:
+        """The same chain over another network.
+
+        Raises:
+            InvalidInput: If the chain does not say where its network is.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} shows no network that could be replaced: define with_network, "
+            "or use a sampler of undrift"
+        )
+
+    def with_steps(self, num_inference_steps: int) -> Sampler:
+        """The same chain with another number of steps.
+
+        Raises:
+            InvalidInput: If the chain does not say how, or there cannot be so many.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} has one grid of times: build it with {num_inference_steps} "
+            "steps, or define with_steps"
+        )
+
+    @property
+    def alphas_cumprod(self) -> Tensor | None:
+        r""":math:`\bar\alpha` of the timesteps 0 to T − 1 that the network knows, if it does."""
+        return None if self.schedule is None else self.schedule.alphas_cumprod[1:]
+
+    @property
+    def timesteps(self) -> list[float]:
+        """What the network is told at the start of each step, in the order of the chain."""
+        return [t - 1 for t in self.grid[:-1]]
 
     def forward(self, x_0: Tensor, t: float, *, generator: torch.Generator | None = None) -> Tensor:
         r"""A draw of :math:`\alpha_t x_0 + \sigma_t\epsilon`, with the shape of :math:`x_0`."""
@@ -107,7 +211,7 @@ class Sampler(ABC):
         return torch.add(alpha_t * x_0, draw_noise(x_0, generator), alpha=sigma_t)
 
     def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
-        """The density of one module, or None for a chain that has none."""
+        """The density of one step, or None for a chain that has none."""
         del x_t, t, s
         return None
 
@@ -147,19 +251,20 @@ class Sampler(ABC):
         stop: float = 0,
         generator: torch.Generator | None = None,
     ) -> Iterator[State]:
-        """Yield ``(t, x_t)`` from the first state, ``x`` itself, to the last.
+        """Yield the states ``(t, x_t)`` from the first, ``x`` itself, to the last.
 
         Arguments:
             x: State at the start, with shape :math:`(B, *)`.
             start: Time of ``x``; the first time of the grid when None.
             stop: Time of the last state.
-            generator: Source of the modules' noise.
+            generator: Source of the steps' noise.
         """
         times = self.times(start, stop)
-        yield times[0], x
-        for t, s in pairwise(times):
-            x = self.step(x, t, s, generator=generator)
-            yield s, x
+        state = State(times[0], x)
+        yield state
+        for s in times[1:]:
+            state = self.advance(state, s, generator=generator)
+            yield state
 
     def sample(
         self,
@@ -172,6 +277,6 @@ class Sampler(ABC):
         """Run the whole chain from the prior, without gradient: samples of :math:`p_0`."""
         with torch.no_grad():
             x = self.prior(shape, generator=generator, device=device, dtype=dtype)
-            for _, state in self.trajectory(x, generator=generator):
-                x = state
+            for _, x_t in self.trajectory(x, generator=generator):
+                x = x_t
         return x

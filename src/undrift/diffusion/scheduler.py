@@ -14,16 +14,18 @@ flow matching                         :math:`(1 - \sigma, \sigma)`           :ma
 ====================================  =====================================  ====================
 
 Schedulers that call the network twice a step (Heun, KDPM2) are one module for both calls, and so
-are steps that diffusers rounds to the same timestep. A multi-step solver carries its history within
-one trajectory; a trajectory that starts in the middle starts without, with modules of lower order.
+are steps that diffusers rounds to the same timestep. The history of a multistep solver is what its
+``step`` changes about a scheduler, and is kept in the state that it gives
+(:class:`~undrift.diffusion.sampler.State`); a trajectory that starts in the middle starts without,
+with steps of lower order.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -69,8 +71,10 @@ class DiffusersSampler(Sampler):
     ) -> None:
         self.network = network
         self.scheduler = _prepared(scheduler, num_inference_steps, timestep_options or {})
+        self.prediction_type = _prediction_type(self.scheduler)
         self.conditioning = conditioning or {}
         self.step_options = step_options or {}
+        self.timestep_options = timestep_options or {}
         self._takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         self._timesteps = self.scheduler.timesteps
         calls = range(0, len(self._timesteps), getattr(self.scheduler, "order", 1))
@@ -100,7 +104,7 @@ class DiffusersSampler(Sampler):
         if t == 0:
             return 1.0, 0.0
         call = self._first_calls[self._module(t)]
-        scheduler, timestep = self._fresh(call), self._timesteps[call].expand(2)
+        scheduler, timestep = self._scheduler_at(call), self._timesteps[call].expand(2)
         signal, noise = torch.eye(2, dtype=torch.float64)
         if hasattr(scheduler, "add_noise"):
             noisy = scheduler.add_noise(signal, noise, timestep)
@@ -109,40 +113,46 @@ class DiffusersSampler(Sampler):
         alpha_t, sigma_t = noisy.tolist()
         return alpha_t, sigma_t
 
-    def with_network(self, network: Callable[..., Any]) -> DiffusersSampler:
+    def with_network(self, network: Callable[..., Any]) -> Self:
         """The same chain over another network."""
         other = copy.copy(self)
         other.network = network
         return other
 
-    @property
-    def module_timesteps(self) -> Tensor:
-        """The timestep that each module begins with, in the order of the chain."""
-        return self._timesteps[self._first_calls]  # type: ignore[no-any-return]
-
-    @property
-    def prediction_type(self) -> Any:  # noqa: ANN401
-        """What the network predicts, by diffusers' names, or None if the scheduler does not say."""
-        is_flow = type(self.scheduler).__name__.startswith("FlowMatch")
-        default = "flow_prediction" if is_flow else None
-        return self.scheduler.config.get("prediction_type", default)
-
-    def epsilon(self, x_t: Tensor, t: float) -> Tensor:
-        r"""The model's :math:`\hat\epsilon` at a state, with its shape.
+    def with_steps(self, num_inference_steps: int) -> DiffusersSampler:
+        """The same scheduler with another number of steps.
 
         Raises:
-            InvalidInput: If what the model predicts is not known, or the time is 0.
+            InvalidInput: If it cannot be run with so many.
         """
-        return self.predict(x_t, t).epsilon_hat
+        return DiffusersSampler(
+            self.network,
+            self.scheduler,
+            num_inference_steps,
+            conditioning=self.conditioning,
+            step_options=self.step_options,
+            timestep_options=self.timestep_options,
+        )
+
+    @property
+    def alphas_cumprod(self) -> Tensor | None:
+        r""":math:`\bar\alpha` of the timesteps 0 to T − 1 that the network knows, if it does."""
+        table: Tensor | None = getattr(self.scheduler, "alphas_cumprod", None)
+        return None if table is None else table.double().cpu()
+
+    @property
+    def timesteps(self) -> list[float]:
+        """What the network is told at the start of each step, in the order of the chain."""
+        return self._timesteps[self._first_calls].double().tolist()  # type: ignore[no-any-return]
 
     def predict(self, x_t: Tensor, t: float) -> Prediction:
-        r"""Both estimates at a state, each with its shape; :math:`\hat x_0` is not clipped.
+        r"""The model's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped.
 
         Raises:
             InvalidInput: If what the model predicts is not known, or the time is 0.
         """
         call = self._first_calls[self._module(t)]
-        scheduler = self._fresh(call)
+        scheduler = self._scheduler_at(call)
         x_in, output = self._evaluate(scheduler, x_t, self._timesteps[call])
         output, _ = split_variance(output, x_t)
         alpha_t, sigma_t = self.scale(t)
@@ -171,39 +181,28 @@ class DiffusersSampler(Sampler):
     def step(
         self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One module, started without history."""
-        *_, (_, x_s) = self.trajectory(x_t, start=t, stop=s, generator=generator)
-        return x_s
+        """All steps of the grid from t to s, started without history; differentiable."""
+        return self.advance(State(t, x_t), s, generator=generator).x
 
-    def trajectory(
-        self,
-        x: Tensor,
-        *,
-        start: float | None = None,
-        stop: float = 0,
-        generator: torch.Generator | None = None,
-    ) -> Generator[State, Tensor | None, None]:
-        """Yield ``(t, x_t)`` from the first state to the last (see :class:`Sampler`).
-
-        A state that is sent to the generator takes the place of the one that it yielded last: the
-        scheduler goes on from there, with its history.
-        """
-        times = self.times(start, stop)
-        sent = yield times[0], x
+    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+        """All steps of the grid from a state to the time s, with its history; differentiable."""
+        times = self.times(state.t, s)
         if len(times) == 1:
-            return
-        begin = self._module(times[0])
-        scheduler = self._fresh(self._first_calls[begin])
+            return state
+        module, x = self._module(times[0]), state.x
+        scheduler = self._scheduler_at(self._first_calls[module], state.history)
         options = {"generator": generator} if self._takes_generator else {}
         options |= self.step_options
-        for position, s in enumerate(times[1:]):
-            x = x if sent is None else sent
+        for following in range(module, module + len(times) - 1):
             if hasattr(scheduler, "get_lms_coefficient"):  # takes its order from the index
-                options["order"] = min(position + 1, self.step_options.get("order", 4))
-            for timestep in self._calls(begin + position, position):
+                highest = self.step_options.get("order", 4)
+                options["order"] = min(len(scheduler.derivatives) + 1, highest)
+            for timestep in self._calls(scheduler, following):
                 _, output = self._evaluate(scheduler, x, timestep)
                 x = scheduler.step(output, timestep, x, **options).prev_sample
-            sent = yield s, x
+        unchanged = vars(self.scheduler)
+        history = {k: v for k, v in vars(scheduler).items() if v is not unchanged.get(k)}
+        return State(s, x, history)
 
     def describe(self) -> dict[str, Any]:
         """How this chain was made, in plain data."""
@@ -225,11 +224,11 @@ class DiffusersSampler(Sampler):
             raise InvalidInput(f"no module of the sampler starts from time {t:g}")
         return self.grid.index(t)
 
-    def _calls(self, module: int, position: int) -> list[Tensor]:
-        """Timesteps of a module's calls, at a position after the start of a trajectory."""
+    def _calls(self, scheduler: Any, module: int) -> list[Tensor]:  # noqa: ANN401
+        """Timesteps of the calls of one step, as the scheduler's history asks for."""
         first, end = (*self._first_calls, len(self._timesteps))[module : module + 2]
-        if hasattr(self.scheduler, "plms_timesteps"):  # PNDM corrects its first step in the second
-            return [self._timesteps[first]] * (2 if position == 1 else 1)
+        if hasattr(scheduler, "plms_timesteps"):  # PNDM corrects its first step in the second
+            return [self._timesteps[first]] * (2 if scheduler.counter == 1 else 1)
         return list(self._timesteps[first:end])
 
     def _evaluate(self, scheduler: Any, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
@@ -242,12 +241,23 @@ class DiffusersSampler(Sampler):
             output, _ = split_variance(output, x)
         return x_in, output
 
-    def _fresh(self, call: int) -> Any:  # noqa: ANN401
-        """A copy of the scheduler, without history, that starts at a call."""
-        scheduler = copy.deepcopy(self.scheduler)
-        if hasattr(scheduler, "set_begin_index"):
+    def _scheduler_at(self, call: int, history: dict[str, Any] | None = None) -> Any:  # noqa: ANN401
+        """A copy of the scheduler that goes on from a history, or starts at a call without.
+
+        Tables are shared; lists are copied, since a step changes them in place.
+        """
+        scheduler = copy.copy(self.scheduler)
+        for name, value in (vars(scheduler) | (history or {})).items():
+            vars(scheduler)[name] = list(value) if isinstance(value, list) else value
+        if history is None and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(call)
         return scheduler
+
+
+def _prediction_type(scheduler: Any) -> Any:  # noqa: ANN401
+    """What the network predicts, by diffusers' names, or None if the scheduler does not say."""
+    is_flow = type(scheduler).__name__.startswith("FlowMatch")
+    return scheduler.config.get("prediction_type", "flow_prediction" if is_flow else None)
 
 
 def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str, Any]) -> Any:  # noqa: ANN401

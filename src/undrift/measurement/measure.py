@@ -26,7 +26,6 @@ from undrift.diffusion.pipelines import (
     as_sampler,
     check_image_shape,
     check_weights,
-    network_of,
     weights_digest,
 )
 from undrift.exceptions import InvalidInput
@@ -120,7 +119,7 @@ def measure(
     """
     started, criterion = time.perf_counter(), Criterion()
     sampler = as_sampler(model)
-    network = network_of(sampler)
+    network = sampler.network
     data, data_how = _data(data, device, network)
     _check_sizes(num_samples, num_forward, len(data), num_modular, batch_size)
     _check_permutations(num_permutations, budget, criterion)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from undrift.diffusion.sampler import Sampler
+from undrift.diffusion.sampler import Sampler, State
 from undrift.seeds import stream_seed
 
 
 class Population:
     """Many chains that advance together, batch by batch, through one sampler.
 
-    Each batch is a stream of states with a random generator of its own; only the states of now are
-    held. Before each advance the generators' states are kept, so that a segment can be run again
-    from other states with the same noise.
+    Each batch has a random generator of its own. Before each advance the generators' states are
+    kept, so that a segment can be run again from other states with the same noise; there a
+    multistep solver starts without its history.
 
     Arguments:
         sampler: The chain.
         states: Where all chains start, with shape :math:`(N, *)`.
         batch_size: Number of chains that go through the network at once.
         seed: Seed of the noise.
-        tick: Called with the number of modules times chains that were run.
+        tick: Called with the number of denoising steps times chains that were run.
 
     Example:
         >>> from undrift import AncestralSampler, CosineSchedule, Denoiser
@@ -47,17 +46,11 @@ class Population:
         self.sampler = sampler
         self.tick = tick
         self.t = sampler.grid[0]
-        self.batches = list(states.split(batch_size))
+        self.batches = [State(self.t, x) for x in states.split(batch_size)]
         self.generators = [
             torch.Generator(device=states.device).manual_seed(stream_seed(seed, "noise", i))
             for i in range(len(self.batches))
         ]
-        self.streams = [
-            sampler.trajectory(batch, generator=generator)
-            for batch, generator in zip(self.batches, self.generators, strict=True)
-        ]
-        for stream in self.streams:
-            next(stream)
         self.before = self.t, [g.get_state() for g in self.generators]
 
     @classmethod
@@ -79,19 +72,14 @@ class Population:
     @property
     def states(self) -> Tensor:
         """The states of all chains now, with shape :math:`(N, *)`."""
-        return torch.cat(self.batches)
+        return torch.cat([state.x for state in self.batches])
 
     @torch.no_grad()
     def advance(self, t: float) -> Tensor:
         """Run all chains down to time t and return their states."""
         self.before = self.t, [g.get_state() for g in self.generators]
-        modules = self._modules(self.t, t)
-        for i, stream in enumerate(self.streams):
-            at, x = self.t, self.batches[i]
-            while at != t:
-                at, x = next(stream)
-            self.batches[i] = x
-            self.tick(modules * len(x))
+        for i, generator in enumerate(self.generators):
+            self.batches[i] = self._run(self.batches[i], t, generator)
         self.t = t
         return self.states
 
@@ -105,19 +93,20 @@ class Population:
         start, random_states = self.before
         ends, done = [], 0
         for batch, random_state in zip(self.batches, random_states, strict=True):
-            rows = starts[done : done + len(batch)]
+            rows = starts[done : done + len(batch.x)]
             if len(rows) == 0:
                 break
             # noise is drawn for whole batches: a short one is filled up with any rows
-            filled = torch.cat([rows, batch[len(rows) :]])
+            filled = State(start, torch.cat([rows, batch.x[len(rows) :]]))
             generator = torch.Generator(device=starts.device)
             generator.set_state(random_state)
-            states = self.sampler.trajectory(filled, start=start, stop=self.t, generator=generator)
-            (_, x), *_ = deque(states, maxlen=1)
-            ends.append(x[: len(rows)])
+            ends.append(self._run(filled, self.t, generator).x[: len(rows)])
             done += len(rows)
-            self.tick(self._modules(start, self.t) * len(batch))
         return torch.cat(ends)
 
-    def _modules(self, t: float, s: float) -> int:
-        return self.sampler.grid.index(s) - self.sampler.grid.index(t)
+    def _run(self, state: State, stop: float, generator: torch.Generator) -> State:
+        times = self.sampler.times(state.t, stop)[1:]
+        for s in times:
+            state = self.sampler.advance(state, s, generator=generator)
+        self.tick(len(times) * len(state.x))
+        return state

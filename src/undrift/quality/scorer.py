@@ -27,7 +27,6 @@ from torch import Tensor
 
 from undrift.data.images import ImageData
 from undrift.diffusion.network import device_of, evaluating
-from undrift.diffusion.pipelines import network_of
 from undrift.diffusion.sampler import Sampler
 from undrift.mmd.kernels import RBFMixture, squared_distances
 from undrift.mmd.two_sample import mmd_estimate
@@ -95,7 +94,7 @@ class Judge:
         """Samples of a chain, the same noise for every chain, and the generator that goes on."""
         generator = torch.Generator().manual_seed(SAMPLING_SEED + seed)
         sizes = [min(BLOCK, self.num_samples - k) for k in range(0, self.num_samples, BLOCK)]
-        shape, network = self.data.image_shape, network_of(sampler)
+        shape, network = self.data.image_shape, sampler.network
         device = device_of(network)
         with evaluating(network):
             blocks = [

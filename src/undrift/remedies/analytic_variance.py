@@ -40,9 +40,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler, DenoiserSampler
+from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
 from undrift.diffusion.network import evaluating
-from undrift.diffusion.sampler import GaussianKernel, Sampler
+from undrift.diffusion.sampler import GaussianKernel, Sampler, State
 from undrift.exceptions import InvalidInput
 from undrift.remedies.sampler import RemediedSampler, innermost
 
@@ -113,7 +113,7 @@ class AnalyticVarianceSampler(RemediedSampler):
                 "the analytic variance is that of a module before the SNR-t correction: put it "
                 "around the sampler first, and the correction around both"
             )
-        self.inner: DenoiserSampler = inner
+        self.clip = inner.clip
         self.eta = inner.eta if isinstance(inner, DDIMSampler) else 1.0
         self.factor, self.tolerance, self.estimator = factor, tolerance, estimator
         self.spread: dict[float, float] = {}
@@ -168,7 +168,7 @@ class AnalyticVarianceSampler(RemediedSampler):
     def _terms(self, x_0: Tensor, t: float, generator: torch.Generator | None) -> Tensor:
         r""":math:`\|\hat\epsilon\|^2/d`, or :math:`\|x_0 - \hat x_0\|^2/d`, of each draw."""
         x_t = self.base.forward(x_0, t, generator=generator)
-        prediction = self.inner.denoiser.predict(x_t, t)
+        prediction = self.base.predict(x_t, t)
         of_score = self._estimator(t) == "score"
         terms = prediction.epsilon_hat if of_score else x_0 - prediction.x0_hat
         return terms.flatten(1).double().square().mean(1)
@@ -181,7 +181,7 @@ class AnalyticVarianceSampler(RemediedSampler):
         alpha_t, sigma_t = self.base.scale(t)
         of_score = self._estimator(t) == "score"
         spread = (sigma_t / alpha_t) ** 2 * (1 - mean) if of_score else mean
-        bound = math.inf if self.inner.clip is None else self.inner.clip**2
+        bound = math.inf if self.clip is None else self.clip**2
         return min(max(spread, 0.0), bound)
 
     def variance(self, t: float, s: float) -> float:
@@ -210,16 +210,11 @@ class AnalyticVarianceSampler(RemediedSampler):
             return None
         return GaussianKernel(kernel.mean, self.variance(t, s))
 
-    def step(
-        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
-        kernel = self.kernel(x_t, t, s)
+    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+        """One draw from the kernel; differentiable."""
+        kernel = self.kernel(state.x, state.t, s)
         assert kernel is not None
-        return kernel.sample(generator)
-
-    # a chain without history: one module after the other
-    trajectory = Sampler.trajectory
+        return State(s, kernel.sample(generator))
 
     def options(self) -> dict[str, Any]:
         """What was chosen, and the variances that came out."""

@@ -208,7 +208,6 @@ def apply_remedy(
     import torch
 
     from undrift.diffusion.network import device_of
-    from undrift.diffusion.pipelines import network_of
     from undrift.remedies.analytic_variance import AnalyticVarianceSampler
     from undrift.remedies.epsilon_scaling import EpsilonScaledSampler
     from undrift.remedies.snr_correction import SNRCorrectedSampler
@@ -230,7 +229,7 @@ def apply_remedy(
             sampler, factor=remedy.value, tolerance=remedy.tolerance or None
         )
         generator = torch.Generator().manual_seed(seed)
-        images = _needed(data, remedy).to(device_of(network_of(sampler)))
+        images = _needed(data, remedy).to(device_of(sampler.network))
         return analytic.fit(images, num_data=num_data, generator=generator)
     return SNRCorrectedSampler(sampler, remedy.value, remedy.high, weighting=remedy.weighting)
 

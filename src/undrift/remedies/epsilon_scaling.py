@@ -37,9 +37,7 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import call_network, split_variance
-from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.diffusion.sampler import Sampler
-from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 from undrift.remedies.sampler import (
     Network,
@@ -83,8 +81,12 @@ class EpsilonScaledSampler(RemediedSampler):
         if not smallest > 0:
             raise InvalidInput(f"epsilon scaling divides by {smallest:g}: choose scales above 0")
         self.b, self.k = float(b), float(k)
-        line, offsets = _Line(base, self.b, self.k), _offset_of(base)
-        super().__init__(base, rewired(base, lambda net: _ScaledNetwork(net, line, offsets)))
+        super().__init__(base)
+
+    def chain_over(self, base: Sampler) -> Sampler:
+        """The base with the noise estimate of its network divided."""
+        line, offsets = _Line(base.timesteps, self.b, self.k), _offset_of(base)
+        return rewired(base, lambda network: _ScaledNetwork(network, line, offsets))
 
     def options(self) -> dict[str, Any]:
         """The line of scales."""
@@ -113,13 +115,8 @@ class _ScaledNetwork:
 class _Line:
     r""":math:`k i + b` of timesteps, the index of calls between modules interpolated."""
 
-    def __init__(self, base: Sampler, b: float, k: float) -> None:
-        inner = innermost(base)
-        if isinstance(inner, DiffusersSampler):
-            starts = inner.module_timesteps.double().tolist()
-        else:
-            starts = [t - 1 for t in inner.grid[:-1]]
-        self.starts, self.b, self.k = starts[::-1], b, k
+    def __init__(self, timesteps: list[float], b: float, k: float) -> None:
+        self.starts, self.b, self.k = timesteps[::-1], b, k
 
     def __call__(self, timestep: Tensor) -> Tensor:
         at = timestep.detach().cpu().double().numpy()
@@ -133,12 +130,8 @@ def _offset_of(base: Sampler) -> _Offsets:
     Raises:
         InvalidInput: If it is not known, or infinite.
     """
-    inner = innermost(base)
-    scheduler: Any = getattr(inner, "scheduler", None)
-    if isinstance(inner, DenoiserSampler):
-        kind: Any = inner.denoiser.prediction_type
-    else:
-        kind = inner.prediction_type if isinstance(inner, DiffusersSampler) else None
+    kind = base.prediction_type
+    scheduler: Any = getattr(innermost(base), "scheduler", None)
     if hasattr(scheduler, "precondition_outputs"):
         return _edm_offset(float(scheduler.config.sigma_data), kind)
     if kind == "epsilon":

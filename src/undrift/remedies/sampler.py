@@ -2,11 +2,11 @@ r"""What all remedies at sampling time have in common: a sampler around a sample
 
 A remedy changes how a trained chain runs, and nothing else. It keeps three things apart: the *base*
 that it was put around, the *chain* that runs in its place, and the bare *network*, which is what
-weights, devices and image shapes are read from. Two levers suffice:
+weights, devices and image shapes are read from. A remedy defines one of two methods, or both:
 
-- the call of the network (:func:`rewired`), which every sampler of ours and every scheduler of
-  diffusers shares, for remedies that change its output or its time;
-- the module :math:`x_t \mapsto x_s`, for remedies that change the state or the noise.
+- ``chain_over``, which puts a function around the network (:func:`rewired`), for remedies that
+  change its output or its time;
+- ``advance``, the denoising step, for remedies that change the state or the noise.
 
 Remedies can be put around each other.
 """
@@ -14,15 +14,14 @@ Remedies can be put around each other.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.denoiser import Prediction
 from undrift.diffusion.sampler import GaussianKernel, Sampler, State
-from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 
 Network = Callable[..., Any]
@@ -31,27 +30,52 @@ Network = Callable[..., Any]
 class RemediedSampler(Sampler):
     """A chain around another chain: the base of all remedies.
 
+    A subclass sets its options before it calls this constructor, which calls ``chain_over``.
+
     Arguments:
         base: What the remedy is put around; it is left as it is.
-        chain: What runs in its place; the base itself when None.
+
+    Attributes:
+        chain: What runs in its place.
+        network: The bare network behind the chain, without any remedy.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, base: Sampler, chain: Sampler | None = None) -> None:
+    def __init__(self, base: Sampler) -> None:
         super().__init__(base.grid)
         self.base = base
-        self.chain = base if chain is None else chain
+        self.network, self.schedule = base.network, base.schedule
+        self.prediction_type = base.prediction_type
+        self.chain = self.chain_over(base)
+
+    def chain_over(self, base: Sampler) -> Sampler:
+        """What runs in the place of a base: the base itself, or with another network."""
+        return base
+
+    def around(self, base: Sampler) -> Self:
+        """The same remedy around another base."""
+        other = copy.copy(self)
+        RemediedSampler.__init__(other, base)
+        return other
+
+    def with_network(self, network: Network) -> Self:
+        """The same chain, with its remedy, over another network."""
+        return self.around(self.base.with_network(network))
+
+    def with_steps(self, num_inference_steps: int) -> Self:
+        """The same chain, with its remedy, with another number of steps."""
+        return self.around(self.base.with_steps(num_inference_steps))
 
     @property
-    def network(self) -> Any:  # noqa: ANN401
-        """The bare network behind the chain, without any remedy."""
-        return getattr(getattr(self.base, "denoiser", self.base), "network", None)
+    def alphas_cumprod(self) -> Tensor | None:
+        r""":math:`\bar\alpha` of the timesteps 0 to T − 1 that the network knows, if it does."""
+        return self.base.alphas_cumprod
 
     @property
-    def schedule(self) -> Any:  # noqa: ANN401
-        """The noise schedule of the base, or None for one that has none of ours."""
-        return getattr(self.base, "schedule", None)
+    def timesteps(self) -> list[float]:
+        """What the network is told at the start of each step, in the order of the chain."""
+        return self.base.timesteps
 
     def options(self) -> dict[str, Any]:
         """What was chosen about the remedy, in plain data."""
@@ -78,30 +102,31 @@ class RemediedSampler(Sampler):
         r""":math:`(\alpha_t, \sigma_t)` of the forward process, which no remedy changes."""
         return self.base.scale(t)
 
+    def predict(self, x_t: Tensor, t: float) -> Prediction:
+        r"""The chain's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped."""
+        return self.chain.predict(x_t, t)
+
     def epsilon(self, x_t: Tensor, t: float) -> Tensor:
         r"""The chain's :math:`\hat\epsilon` at a state, with its shape."""
         return self.chain.epsilon(x_t, t)
 
+    def x0_hat(self, x_t: Tensor, t: float) -> Tensor:
+        r"""The chain's :math:`\hat x_0` at a state, clipped where the chain clips it."""
+        return self.chain.x0_hat(x_t, t)
+
     def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
-        """The density of one module, or None for a chain that has none."""
+        """The density of one step, or None for a chain that has none."""
         return self.chain.kernel(x_t, t, s)
 
     def step(
         self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
-        return self.chain.step(x_t, t, s, generator=generator)
+        """One denoising step without history; differentiable."""
+        return self.advance(State(t, x_t), s, generator=generator).x
 
-    def trajectory(
-        self,
-        x: Tensor,
-        *,
-        start: float | None = None,
-        stop: float = 0,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[State]:
-        """Yield ``(t, x_t)`` from the first state to the last (see :class:`Sampler`)."""
-        return self.chain.trajectory(x, start=start, stop=stop, generator=generator)
+    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+        """One denoising step from a state to the time s, with its history; differentiable."""
+        return self.chain.advance(state, s, generator=generator)
 
 
 def rewired(sampler: Sampler, wrap: Callable[[Network], Network]) -> Sampler:
@@ -114,12 +139,12 @@ def rewired(sampler: Sampler, wrap: Callable[[Network], Network]) -> Sampler:
         other = copy.copy(sampler)
         other.chain = rewired(sampler.chain, wrap)
         return other
-    if isinstance(sampler, DenoiserSampler):
-        return sampler.with_network(wrap(sampler.denoiser.network))
-    if isinstance(sampler, DiffusersSampler):
-        return sampler.with_network(wrap(sampler.network))
-    kind = type(sampler).__name__
-    raise InvalidInput(f"{kind} shows no network to put a remedy around: use a sampler of undrift")
+    if sampler.network is None:
+        kind = type(sampler).__name__
+        raise InvalidInput(
+            f"{kind} shows no network to put a remedy around: use a sampler of undrift"
+        )
+    return sampler.with_network(wrap(sampler.network))
 
 
 def innermost(sampler: Sampler) -> Sampler:
@@ -127,18 +152,6 @@ def innermost(sampler: Sampler) -> Sampler:
     while isinstance(sampler, RemediedSampler):
         sampler = sampler.chain
     return sampler
-
-
-def data_estimate(sampler: Sampler, x_t: Tensor, t: float) -> Tensor:
-    r"""The chain's :math:`\hat x_0` at a state, clipped where the chain clips it."""
-    inner = innermost(sampler)
-    if isinstance(inner, DenoiserSampler):
-        x0_hat: Tensor = inner.denoiser(x_t, t)
-        return x0_hat if inner.clip is None else x0_hat.clamp(-inner.clip, inner.clip)
-    if isinstance(inner, DiffusersSampler):
-        return inner.x0_hat(x_t, t)
-    alpha_t, sigma_t = inner.scale(t)
-    return (x_t - sigma_t * inner.epsilon(x_t, t)) / alpha_t
 
 
 def broadcast(values: Tensor, like: Tensor) -> Tensor:
@@ -152,14 +165,12 @@ def noise_table(sampler: Sampler, what: str) -> Tensor:
     Raises:
         InvalidInput: If the network does not see variance-preserving states at such timesteps.
     """
-    inner = innermost(sampler)
-    if isinstance(inner, DenoiserSampler):
-        return inner.schedule.alphas_cumprod[1:]
-    table = getattr(getattr(inner, "scheduler", None), "alphas_cumprod", None)
+    table = sampler.alphas_cumprod
     if table is None:
+        inner = innermost(sampler)
         kind = type(getattr(inner, "scheduler", inner)).__name__
         raise InvalidInput(f"{what} needs a schedule of betas, which {kind} has not: leave it out")
-    return table.double().cpu()  # type: ignore[no-any-return]
+    return table
 
 
 def interpolate(table: Tensor, timestep: Tensor) -> Tensor:

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from undrift.data.images import ImageData
 from undrift.diffusion.network import device_of, evaluating
-from undrift.diffusion.pipelines import network_of
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.measurement.population import Population
@@ -190,7 +189,7 @@ def tune(
             f"{num_samples} samples are too few for error bars: {LEAST_DATA} or more"
         )
     search, held_out = _halves(data, seed)
-    network = network_of(sampler)
+    network = sampler.network
     runs = 3 + refine + len([v for v in values if not replace(remedy, strength=v).is_neutral])
     total = runs * num_samples * (len(sampler.grid) - 1)
     label = f"tuning {remedy.remedy}"
@@ -245,7 +244,7 @@ class _Bench:
         self.dim = self.reference.shape[1]
         self.variance = float(self.images.var(0).sum())
         self.fitted: AnalyticVarianceSampler | None = None
-        self.device = device_of(network_of(self.sampler))
+        self.device = device_of(self.sampler.network)
 
     def enough(self, num_held_out: int) -> bool:
         """Whether there are samples enough for changes of the Fréchet distance without bias."""

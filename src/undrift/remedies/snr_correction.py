@@ -28,7 +28,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,9 +37,8 @@ from torch.nn.functional import avg_pool2d
 
 from undrift.diffusion.denoiser import call_network
 from undrift.diffusion.sampler import GaussianKernel, Sampler, State
-from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
-from undrift.remedies.sampler import Network, RemediedSampler, data_estimate, innermost, rewired
+from undrift.remedies.sampler import Network, RemediedSampler, rewired
 
 Weighting = Literal["dynamic", "constant"]
 
@@ -100,8 +99,11 @@ class SNRCorrectedSampler(RemediedSampler):
             known = ", ".join(get_args(Weighting))
             raise InvalidInput(f"unknown weighting {weighting!r}: choose {known}")
         self.low, self.high, self.weighting = float(low), float(high), weighting
-        self.largest = base.scale(base.grid[0])[1]
-        super().__init__(base, rewired(base, _RememberingNetwork))
+        super().__init__(base)
+
+    def chain_over(self, base: Sampler) -> Sampler:
+        """The base with a network that the step and the correction ask the same thing."""
+        return rewired(base, _RememberingNetwork)
 
     def options(self) -> dict[str, Any]:
         """The strengths."""
@@ -111,7 +113,7 @@ class SNRCorrectedSampler(RemediedSampler):
         r""":math:`(\lambda^{low}_t, \lambda^{high}_t)` of the module that starts at t."""
         if self.weighting == "constant":
             return self.low, self.high
-        share = self.base.scale(t)[1] / self.largest
+        share = self.base.scale(t)[1] / self.base.scale(self.grid[0])[1]
         return self.low * share, self.high * (1 - share)
 
     def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
@@ -122,40 +124,16 @@ class SNRCorrectedSampler(RemediedSampler):
         is_drawn = not (isinstance(kernel.variance, float) and kernel.variance == 0)
         if is_drawn and low != high:
             return None
-        mean = self._corrected(kernel.mean, data_estimate(self.chain, x_t, t), t)
+        mean = self._corrected(kernel.mean, self.chain.x0_hat(x_t, t), t)
         return GaussianKernel(mean, (1 + low) ** 2 * kernel.variance if is_drawn else 0.0)
 
-    def step(
-        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
-        x_s = self.chain.step(x_t, t, s, generator=generator)
-        if self.strengths(t) == (0, 0):
-            return x_s
-        return self._corrected(x_s, data_estimate(self.chain, x_t, t), t)
-
-    def trajectory(
-        self,
-        x: Tensor,
-        *,
-        start: float | None = None,
-        stop: float = 0,
-        generator: torch.Generator | None = None,
-    ) -> Generator[State, Tensor | None, None]:
-        """Yield ``(t, x_t)`` from the first state to the last (see :class:`Sampler`)."""
-        if not isinstance(innermost(self.chain), DiffusersSampler):
-            yield from Sampler.trajectory(self, x, start=start, stop=stop, generator=generator)
-            return
-        stream: Any = self.chain.trajectory(x, start=start, stop=stop, generator=generator)
-        t, x_t = next(stream)
-        sent = yield t, x_t
-        for _ in self.times(start, stop)[1:]:
-            x_t = x_t if sent is None else sent
-            estimate = data_estimate(self.chain, x_t, t) if any(self.strengths(t)) else None
-            s, x_s = stream.send(x_t)  # the scheduler goes on from the corrected state
-            x_t = x_s if estimate is None else self._corrected(x_s, estimate, t)
-            t = s
-            sent = yield t, x_t
+    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+        """One denoising step and the correction, from which a scheduler's history goes on."""
+        if self.strengths(state.t) == (0, 0):
+            return self.chain.advance(state, s, generator=generator)
+        x0_hat = self.chain.x0_hat(state.x, state.t)
+        after = self.chain.advance(state, s, generator=generator)
+        return replace(after, x=self._corrected(after.x, x0_hat, state.t))
 
     def _corrected(self, x_s: Tensor, x0_hat: Tensor, t: float) -> Tensor:
         """A state with both bands moved away from the estimate of the data."""

@@ -79,13 +79,13 @@ class TimeShiftedSampler(RemediedSampler):
             raise InvalidInput(f"the window of the time shift is {window}: 0 or more steps")
         self.window, self.data_variance = window, float(data_variance)
         self.cutoff = CUTOFF * base.grid[0] if cutoff is None else cutoff
+        super().__init__(base)
+
+    def chain_over(self, base: Sampler) -> Sampler:
+        """The base with its network told another time."""
         expected = 1 - (1 - self.data_variance) * noise_table(base, "the time shift")
-        last_fixed = self.cutoff - 1  # timesteps are times less 1
-
-        def wrap(network: Network) -> _ShiftedNetwork:
-            return _ShiftedNetwork(network, expected, window // 2, last_fixed)
-
-        super().__init__(base, rewired(base, wrap))
+        reach, last_fixed = self.window // 2, self.cutoff - 1  # timesteps are times less 1
+        return rewired(base, lambda net: _ShiftedNetwork(net, expected, reach, last_fixed))
 
     def options(self) -> dict[str, Any]:
         """Window, cutoff, and what a time's pixel variance is taken to be."""
