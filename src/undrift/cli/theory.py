@@ -25,7 +25,7 @@ class Config:
         gaussian: JSON file with a Gaussian chain; only its error budget is computed, no claims.
         mixture: Also train a small network on eight Gaussians and estimate its error budget.
         output: HTML file to write.
-        num_chains: Gaussian chains that the claims are tested on, up to 200.
+        num_chains: Gaussian chains that the claims are tested on, from 2 to 200.
         num_particles: Samples from which the budget of the trained network is estimated.
         num_updates: Training steps of that network.
         seed: Seed of its training and its samples.
@@ -74,8 +74,8 @@ def _claims(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
     from undrift.exceptions import InvalidInput
     from undrift.theory.claims import NUM_CHAINS, example_chain, judge
 
-    if not 1 <= config.num_chains <= NUM_CHAINS:
-        raise InvalidInput(f"--num-chains is {config.num_chains}: choose 1 to {NUM_CHAINS}")
+    if not 2 <= config.num_chains <= NUM_CHAINS:
+        raise InvalidInput(f"--num-chains is {config.num_chains}: choose 2 to {NUM_CHAINS}")
     gap, claims = judge(config.num_chains)
     chain, text = example_chain()
     example, view = _exact("A Gaussian chain", text, chain)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_high
 from typing import Literal
 
 import torch
@@ -28,6 +29,7 @@ from undrift.theory.error_budget import ErrorBudget
 from undrift.theory.gaussian_chain import GaussianChain, ReverseVariance
 from undrift.theory.mmd_budget import MMDBudget, bootstrap_mmd_sq, mmd_budget
 
+Source = Literal["paper", "undrift"]
 Verdict = Literal["holds", "refuted", "not a law"]
 
 LENGTHS = (5, 8, 13, 20, 35, 60, 100, 180, 300, 550, 1000)
@@ -89,15 +91,21 @@ class Claim:
     """
 
     name: str
-    source: Literal["paper", "undrift"]
+    source: Source
     verdict: Verdict
     evidence: str
     numbers: dict[str, float]
 
+    @classmethod
+    def judged(
+        cls, name: str, source: Source, holds: bool | None, evidence: str, **numbers: float
+    ) -> Claim:
+        """A claim that holds, is refuted, or (None) is typical but not a law.
 
-def verdict(holds: bool) -> Verdict:
-    """The verdict on a claim that either holds or does not."""
-    return "holds" if holds else "refuted"
+        The evidence is a template with the numbers by name.
+        """
+        verdict: Verdict = "not a law" if holds is None else "holds" if holds else "refuted"
+        return cls(name, source, verdict, evidence.format(**numbers), numbers)
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ def judge(num_chains: int = NUM_CHAINS) -> tuple[float, list[Claim]]:
     """The largest relative gap of the error budget, and the verdict on each claim.
 
     Arguments:
-        num_chains: How many of the 200 chains to use, spread evenly over them.
+        num_chains: How many of the 200 chains to use, spread evenly over them; at least 2.
 
     Example:
         >>> gap, claims = judge(8)
@@ -150,14 +158,15 @@ def judge(num_chains: int = NUM_CHAINS) -> tuple[float, list[Claim]]:
 def budget_closes(chains: Sequence[ChainErrors]) -> Claim:
     """The error budget holds as an identity at every step."""
     gap = max(item.budget.relative_gap for item in chains)
-    steps = sum(item.chain.num_steps for item in chains)
-    return Claim(
+    return Claim.judged(
         "The error budget closes: cumulative = inherited + fresh − forgotten",
         "undrift",
-        verdict(gap < 1e-9),
-        f"Proven by the chain rule of KL. Largest gap over {steps:,} steps of {len(chains)} "
-        f"chains: {gap:.1e} of the largest term.",
-        {"identity_gap": gap, "steps": steps, "chains": len(chains)},
+        gap < 1e-9,
+        "Proven by the chain rule of KL. Largest gap over {steps:,} steps of {chains} chains: "
+        "{identity_gap:.1e} of the largest term.",
+        identity_gap=gap,
+        steps=sum(item.chain.num_steps for item in chains),
+        chains=len(chains),
     )
 
 
@@ -165,109 +174,93 @@ def amplification_at_least_one(chains: Sequence[ChainErrors]) -> Claim:
     r""":math:`\mu_t \ge 1`."""
     mu = torch.cat([item.budget.mu for item in chains])
     mu = mu[mu.isfinite()]
-    above, negative = int((mu > 1).sum()), float((mu < 0).double().mean())
-    return Claim(
+    return Claim.judged(
         "Every step amplifies: μ_t ≥ 1 in E_cumu(t) = μ_t E_cumu(t+1) + E_mod(t)",
         "paper",
-        verdict(bool((mu >= 1).all())),
-        f"μ_t = 1 − E_con(t)/E_cumu(t+1) is at most 1 for every model, because the contraction "
-        f"E_con is a divergence. Of {len(mu):,} steps {above} lie above 1; the median is "
-        f"{float(mu.median()):.3g} and {negative:.0%} are negative.",
-        {
-            "steps": len(mu),
-            "above_one": above,
-            "largest": float(mu.max()),
-            "median": float(mu.median()),
-            "smallest": float(mu.min()),
-            "share_negative": negative,
-        },
+        bool((mu >= 1).all()),
+        "μ_t = 1 − E_con(t)/E_cumu(t+1) is at most 1 for every model, because the contraction "
+        "E_con is a divergence. Of {steps:,} steps {above_one} lie above 1; the median is "
+        "{median:.3g} and {share_negative:.0%} are negative.",
+        steps=len(mu),
+        above_one=int((mu > 1).sum()),
+        largest=float(mu.max()),
+        median=float(mu.median()),
+        smallest=float(mu.min()),
+        share_negative=_share(mu < 0),
     )
 
 
 def standard_output(chains: Sequence[ChainErrors]) -> Claim:
     r"""The assumption behind it: the ideal :math:`\epsilon_\theta(x_t)` is standard Gaussian."""
-    variances = torch.cat(
-        [
-            (
-                item.chain.sigma_sq[1:, None] / torch.linalg.eigvalsh(item.chain.forward_cov[1:])
-            ).flatten()
-            for item in chains
-        ]
-    )
-    smallest, middle, largest = (
-        float(value) for value in (variances.min(), variances.median(), variances.max())
-    )
-    return Claim(
+    spectra = [torch.linalg.eigvalsh(item.chain.forward_cov[1:]) for item in chains]
+    sigmas = [item.chain.sigma_sq[1:, None] for item in chains]
+    variances = torch.cat([(a / b).flatten() for a, b in zip(sigmas, spectra, strict=True)])
+    return Claim.judged(
         "The output of the noise predictor is standard Gaussian (assumed for μ_t ≥ 1)",
         "paper",
-        verdict(middle >= 1),
+        bool(variances.median() >= 1),
         "The ideal ε_θ(x_t) = E[ε|x_t] has covariance σ_t²(α_t² S + σ_t² I)⁻¹, below the identity "
-        f"wherever the data have any variance. Over all steps and axes its variance runs from "
-        f"{smallest:.1e} to {largest:.4g}, with median {middle:.2g}.",
-        {"smallest": smallest, "median": middle, "largest": largest},
+        "wherever the data have any variance. Over all steps and axes its variance runs from "
+        "{smallest:.1e} to {largest:.4g}, with median {median:.2g}.",
+        smallest=float(variances.min()),
+        median=float(variances.median()),
+        largest=float(variances.max()),
     )
 
 
 def upward_trend(chains: Sequence[ChainErrors]) -> Claim:
     """The cumulative error rises along the chain."""
     finite = [item for item in chains if math.isfinite(item.final)]
-    grown = sum(item.final > item.budget.e_prior for item in finite) / len(finite)
-    falls = torch.cat([item.budget.e_cumu < item.budget.inherited for item in finite])
     ideal = GaussianChain.from_schedule(
         torch.ones(2),
         torch.diag(torch.tensor([0.5, 0.1])),
         Schedule.from_betas(torch.linspace(1e-4, 0.02, 100)),
         variance="exact",
     ).budget()
-    shrunk = float(ideal.e_cumu[0]) / ideal.e_prior
-    return Claim(
+    return Claim.judged(
         "The cumulative error rises from noise to data",
         "paper",
-        "not a law",
-        f"It ends above where it began in {grown:.1%} of the chains, but falls in "
-        f"{float(falls.double().mean()):.0%} of their steps: wherever the contraction exceeds the "
-        "modular error. A step without a modular error can only lower it: with the ideal "
-        f"denoiser the {ideal.e_prior:.2f} nats of the prior on a short schedule end as "
-        f"{shrunk * ideal.e_prior:.2f}.",
-        {
-            "share_of_chains_that_grow": grown,
-            "share_of_steps_that_fall": float(falls.double().mean()),
-            "ideal_chain_end_over_start": shrunk,
-        },
+        None,
+        "It ends above where it began in {share_of_chains_that_grow:.1%} of the chains, but falls "
+        "in {share_of_steps_that_fall:.0%} of their steps: wherever the contraction exceeds the "
+        "modular error. A step without a modular error can only lower it: with the ideal denoiser "
+        f"the {ideal.e_prior:.2f} nats of the prior on a short schedule end as "
+        f"{float(ideal.e_cumu[0]):.2f}.",
+        share_of_chains_that_grow=sum(i.final > i.budget.e_prior for i in finite) / len(finite),
+        share_of_steps_that_fall=_share(
+            torch.cat([item.budget.e_cumu < item.budget.inherited for item in finite])
+        ),
+        ideal_chain_end_over_start=float(ideal.e_cumu[0]) / ideal.e_prior,
     )
 
 
 def bootstrap_bounds(chains: Sequence[ChainErrors]) -> Claim:
     """The short bootstrap from forward draws bounds the cumulative error from above."""
-    below, states, worst, sums = 0, 0, math.inf, []
+    below, ratios, sums = [], [], []
     for item in chains:
         if item.chain.num_steps <= BOOTSTRAP_LENGTH or item.mmd.discrepancy[0] < 1e-6:
             continue
         bootstrap_sq = bootstrap_mmd_sq(item.chain, BOOTSTRAP_LENGTH)
         bootstrap, errors = bootstrap_sq.sqrt(), item.budget.e_cumu[: len(bootstrap_sq)]
         whole = item.mmd.discrepancy[: len(bootstrap)]
-        seen = whole > 1e-6
-        below += int((bootstrap < whole)[seen].sum())
-        states += int(seen.sum())
-        worst = min(worst, float(bootstrap[0] / whole[0]))
-        sums.append(float(bootstrap_sq.sum()) < float(errors.sum()))
-    share, sum_share = below / max(states, 1), sum(sums) / max(len(sums), 1)
-    return Claim(
+        below.append((bootstrap < whole)[whole > 1e-6])
+        ratios.append(float(bootstrap[0] / whole[0]))
+        sums.append(bootstrap_sq.sum() < errors.sum())
+    states = torch.cat([torch.empty(0, dtype=torch.bool), *below])
+    return Claim.judged(
         "The bootstrap MMD, which the regularizer sums, bounds the cumulative error from above",
         "paper",
-        verdict(below == 0),
+        not bool(states.any()),
         f"A bootstrap of {BOOTSTRAP_LENGTH} steps starts from forward draws and leaves out what is "
-        f"inherited: its MMD lies below D_t in {share:.0%} of {states:,} states, and at the data "
-        f"it is as little as {worst:.1%} of D_0. Summed over all states, its squares lie below "
-        f"the summed cumulative error in {sum_share:.0%} of {len(sums)} chains. What "
-        "holds: the bootstraps of all segments, each times its downstream gain, add up to a bound "
-        "on D_0, which is an MMD and no divergence.",
-        {
-            "share_below": share,
-            "states": states,
-            "smallest_ratio_at_data": worst,
-            "share_of_sums_below": sum_share,
-        },
+        "inherited: its MMD lies below D_t in {share_below:.0%} of {states:,} states, and at the "
+        "data it is as little as {smallest_ratio_at_data:.1%} of D_0. Summed over all states, its "
+        "squares lie below the summed cumulative error in {share_of_sums_below:.0%} of "
+        f"{len(sums)} chains. What holds: the bootstraps of all segments, each times its "
+        "downstream gain, add up to a bound on D_0, which is an MMD and no divergence.",
+        share_below=_share(states),
+        states=len(states),
+        smallest_ratio_at_data=min(ratios, default=math.inf),
+        share_of_sums_below=_share(torch.tensor(sums)),
     )
 
 
@@ -277,40 +270,38 @@ def no_mmd_bounds_above() -> Claim:
     thin = torch.diag(torch.tensor([1.0, 1e-12], dtype=torch.float64))
     mean, widths = torch.zeros(2, dtype=torch.float64), 2 * torch.ones(1, dtype=torch.float64)
     ratio = 1e-4
-    kl = (ratio - 1 - math.log(ratio)) / 2
-    mmd_sq = float(rbf_mmd_sq(mean, thin, mean, cov, widths))
-    return Claim(
+    return Claim.judged(
         "No MMD, however small, bounds the cumulative error (a KL) from above",
         "undrift",
-        "holds",
-        "Two Gaussians that differ in one narrow axis lie at MMD² = "
-        f"{mmd_sq:.1e} and KL = {kl:.2f} nats, and narrower axes make the first arbitrarily "
-        "small and the second arbitrarily large. MMD bounds KL from below only.",
-        {"mmd_sq": mmd_sq, "kl": kl},
+        True,
+        "Two Gaussians that differ in one narrow axis lie at MMD² = {mmd_sq:.1e} and KL = "
+        "{kl:.2f} nats, and narrower axes make the first arbitrarily small and the second "
+        "arbitrarily large. MMD bounds KL from below only.",
+        mmd_sq=float(rbf_mmd_sq(mean, thin, mean, cov, widths)),
+        kl=(ratio - 1 - math.log(ratio)) / 2,
     )
 
 
 def bracket_holds(chains: Sequence[ChainErrors]) -> Claim:
     """The exact cumulative error lies between the lower and the upper limit."""
-    inside, total, tightness = 0, 0, []
+    inside, tightness = [], []
     for item in chains:
-        limits = item.mmd.discrepancy[:-1].square().flip(0).tolist()
-        budget = item.budget
+        limits, budget = item.mmd.discrepancy[:-1].square().flip(0).tolist(), item.budget
         brackets = cumulative_brackets(limits, budget.e_prior, budget.e_mod.flip(0).tolist())
         for bracket, exact in zip(brackets, budget.e_cumu.flip(0).tolist(), strict=True):
-            if not math.isfinite(exact):
-                continue
-            total, inside = total + 1, inside + (exact in bracket)
-            if exact > 1e-6:
+            if math.isfinite(exact):
+                inside.append(exact in bracket)
+            if 1e-6 < exact < math.inf:
                 tightness.append(bracket.lower / exact)
-    median = sorted(tightness)[len(tightness) // 2] if tightness else math.nan
-    return Claim(
+    return Claim.judged(
         "max{MMD², −log(1 − MMD²/2)} ≤ E_cumu(t) ≤ E_cumu(T+1) + Σ E_mod",
         "undrift",
-        verdict(inside == total),
-        f"Proven. The exact value lies inside in {inside:,} of {total:,} states. The lower limit "
-        f"is loose: {median:.1%} of the exact value in the median.",
-        {"inside": inside, "states": total, "median_lower_over_exact": median},
+        all(inside),
+        "Proven. The exact value lies inside in {inside:,} of {states:,} states. The lower limit "
+        "is loose: {median_lower_over_exact:.1%} of the exact value in the median.",
+        inside=sum(inside),
+        states=len(inside),
+        median_lower_over_exact=median_high(tightness) if tightness else math.nan,
     )
 
 
@@ -320,14 +311,16 @@ def mmd_budget_holds(chains: Sequence[ChainErrors]) -> Claim:
     worst = max(distance / bound for distance, bound in bounds if bound > 1e-9)
     amplified = torch.cat([item.mmd.amplification for item in chains])
     amplified = amplified[amplified.isfinite()]
-    above = float((amplified > 1).double().mean())
-    return Claim(
+    return Claim.judged(
         "D_0 ≤ Σ G_t F_t + G_T D_T, with measured amplification λ_t",
         "undrift",
-        verdict(worst <= 1 + 1e-9),
-        f"Proven by the triangle inequality. D_0 is at most {worst:.3f} of the bound. λ_t lies "
-        f"above 1 in {above:.1%} of {len(amplified):,} steps: in MMD a step can amplify.",
-        {"largest_ratio": worst, "steps": len(amplified), "share_lambda_above_one": above},
+        worst <= 1 + 1e-9,
+        "Proven by the triangle inequality. D_0 is at most {largest_ratio:.3f} of the bound. λ_t "
+        "lies above 1 in {share_lambda_above_one:.1%} of {steps:,} steps: in MMD a step can "
+        "amplify.",
+        largest_ratio=worst,
+        steps=len(amplified),
+        share_lambda_above_one=_share(amplified > 1),
     )
 
 
@@ -337,17 +330,23 @@ def quality_follows(chains: Sequence[ChainErrors]) -> Claim:
     errors = [item.final for item in finite]
     scaled = [scaled_frechet_distance(item.chain) for item in finite]
     worst = max(distance / (2 * error) for distance, error in zip(scaled, errors, strict=True))
-    correlation = float(spearmanr(errors, scaled).statistic)
-    return Claim(
+    return Claim.judged(
         "The cumulative error at the data is closely related to sample quality",
         "paper",
-        verdict(worst <= 1 + 1e-9),
+        worst <= 1 + 1e-9,
         "In one direction, and proven (Talagrand): the squared Fréchet distance is at most "
-        f"2 λ_max(S) E_cumu(1); it reaches {worst:.2g} of that. Rank correlation over "
-        f"{len(finite)} chains: {correlation:.2f}. The converse fails: an error along a narrow "
+        "2 λ_max(S) E_cumu(1); it reaches {largest_ratio:.2g} of that. Rank correlation over "
+        "{chains} chains: {rank_correlation:.2f}. The converse fails: an error along a narrow "
         "axis costs nats but hardly any distance.",
-        {"largest_ratio": worst, "rank_correlation": correlation, "chains": len(finite)},
+        largest_ratio=worst,
+        rank_correlation=float(spearmanr(errors, scaled).statistic),
+        chains=len(finite),
     )
+
+
+def _share(condition: Tensor) -> float:
+    """Share of true entries; 0 where there are none."""
+    return float(condition.double().mean()) if len(condition) else 0.0
 
 
 def scaled_frechet_distance(chain: GaussianChain) -> float:

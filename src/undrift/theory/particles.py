@@ -168,15 +168,12 @@ class BudgetStep:
 
 @dataclass(frozen=True)
 class _Step:
-    """Log-densities of the particles of one run before and after one step."""
+    """One step of one run; each particle's contributions to the divergences before and after it."""
 
     fresh: ModularError
-    log_kernel: Tensor
-    log_forward: Tensor
-    log_p_t: Tensor
-    log_q_t: Tensor
-    log_p_s: Tensor
-    log_q_s: Tensor
+    before: Tensor
+    after: Tensor
+    forgotten: Tensor
     support: float
 
 
@@ -205,21 +202,16 @@ def particle_budget(
     runs, found = [_run(sampler, process, num_particles, generator, dtype) for _ in range(2)], False
     for a, b in zip(*runs, strict=True):
         found = True
-        before, after = a.log_p_t - a.log_q_t, a.log_p_s - a.log_q_s
-        forgotten = b.log_kernel + b.log_p_t - b.log_p_s - b.log_forward
-        first, second = after - before - a.fresh.terms, Estimate.of(forgotten)
-        left = Estimate.of(first)
-        gap = Estimate(
-            left.value + second.value, math.hypot(left.standard_error, second.standard_error)
-        )
+        forgotten, kept = Estimate.of(b.forgotten), Estimate.of(a.after - a.before - a.fresh.terms)
+        error = math.hypot(kept.standard_error, forgotten.standard_error)
         yield BudgetStep(
             t=a.fresh.t,
             s=a.fresh.s,
-            inherited=Estimate.of(before),
+            inherited=Estimate.of(a.before),
             fresh=a.fresh,
-            forgotten=second,
-            cumulative=Estimate.of(after),
-            gap=gap,
+            forgotten=forgotten,
+            cumulative=Estimate.of(a.after),
+            gap=Estimate(kept.value + forgotten.value, error),
             support=min(a.support, b.support),
         )
     if not found:
@@ -248,15 +240,13 @@ def _run(
             return
         x_s = draw(mean, variance, generator)
         density = particle_density(x_s, mean, variance)
-        log_q_s = process.log_prob(x_s, s)
+        log_p_s, log_q_s = density.log_density, process.log_prob(x_s, s)
+        joint = gaussian_log_prob(x_s, mean, variance) + log_p_t
         yield _Step(
             fresh=modular_error(kernel, x_t, process, t, s, x_s=x_s),
-            log_kernel=gaussian_log_prob(x_s, mean, variance),
-            log_forward=process.forward_log_prob(x_t, x_s, t, s),
-            log_p_t=log_p_t,
-            log_q_t=log_q_t,
-            log_p_s=density.log_density,
-            log_q_s=log_q_s,
+            before=log_p_t - log_q_t,
+            after=log_p_s - log_q_s,
+            forgotten=joint - log_p_s - process.forward_log_prob(x_t, x_s, t, s),
             support=float(density.support.median()),
         )
-        x_t, log_p_t, log_q_t = x_s, density.log_density, log_q_s
+        x_t, log_p_t, log_q_t = x_s, log_p_s, log_q_s
