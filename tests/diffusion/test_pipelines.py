@@ -20,6 +20,7 @@ from undrift.diffusion.pipelines import (
     save_pipeline,
     weights_digest,
 )
+from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
 
 STEPS = 20
@@ -130,7 +131,28 @@ def test_samplers_and_denoisers_are_taken_as_they_are():
     denoiser = Denoiser(unet(), CosineSchedule(STEPS), "sample")
     sampler = DDIMSampler(denoiser, 5)
     assert as_sampler(sampler) is sampler
+    assert as_sampler(sampler, 5) is sampler
     assert as_sampler(denoiser, 4).grid == (20, 15, 10, 5, 0)
+    with pytest.raises(InvalidInput, match="the sampler has 5 steps, not 4"):
+        as_sampler(sampler, 4)
+
+
+def test_a_path_or_a_bare_network_with_its_schedule_is_a_model(tmp_path):
+    pipe = pipeline(clip_sample_range=1.5)
+    pipe.save_pretrained(tmp_path / "run" / "pipeline")
+    x = torch.randn(2, *image_shape(pipe.unet), generator=torch.Generator().manual_seed(0))
+    expected = as_sampler(pipe).step(x, 1, 0)
+    for found in (
+        as_sampler(str(tmp_path / "run")),
+        as_sampler(tmp_path / "run" / "pipeline"),
+        as_sampler(pipe.unet, schedule=pipe.scheduler),
+    ):
+        assert found.clip == 1.5 and torch.equal(found.step(x, 1, 0), expected)
+    bare = as_sampler(pipe.unet, 4, Schedule.from_diffusers(pipe.scheduler))
+    assert bare.grid == (20, 15, 10, 5, 0) and bare.denoiser.prediction_type == "epsilon"
+    for model in (pipe, bare, bare.denoiser):
+        with pytest.raises(InvalidInput, match="a schedule belongs to a bare network, not to a"):
+            as_sampler(model, schedule=CosineSchedule(STEPS))
 
 
 # -- other samplers ----------------------------------------------------------------------------

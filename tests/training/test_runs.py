@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import noise_source
 from undrift.cli import main
 from undrift.data.images import ImageData
+from undrift.diffusion.pipelines import load_pipeline
 from undrift.exceptions import InvalidInput
 from undrift.training.checkpoint import STATE_FILE, last_checkpoint
 from undrift.training.config import (
@@ -21,7 +22,7 @@ from undrift.training.config import (
     RegularizerConfig,
     TrainConfig,
 )
-from undrift.training.runs import load_model, new_folder, read_log, train
+from undrift.training.runs import new_folder, read_log, train
 from undrift.training.trainer import Trainer
 
 IMAGES = ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
@@ -167,7 +168,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [row["step"] for row in read_log(tmp_path / "part")] == [2, 4, 6]
     with pytest.raises(InvalidInput, match="is not complete: go on with undrift train --config"):
-        load_model("part")
+        load_pipeline("part")
     result = train(config(method, output="part", resume=True), IMAGES, progress=False)
     assert_same_weights(tmp_path / "whole", tmp_path / "part")
     whole, part = read_log(tmp_path / "whole"), read_log(tmp_path / "part")
@@ -276,7 +277,7 @@ def test_grids_and_checkpoints_are_made_by_default_and_on_demand(tmp_path):
 def test_models_are_found_in_runs_and_folders(tmp_path):
     train(config(output="run", steps=2), IMAGES, progress=False)
     for path in ("run", "run/pipeline"):
-        network = load_model(path).unet.state_dict()
+        network = load_pipeline(path).unet.state_dict()
         torch.testing.assert_close(network, weights(tmp_path / "run"), rtol=0, atol=0)
 
 

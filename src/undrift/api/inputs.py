@@ -84,13 +84,12 @@ def bare_chain(config: ChainChoice) -> Sampler:
     Raises:
         InvalidInput: If there is no such model or sampler, or the weights are damaged.
     """
-    from undrift.diffusion.pipelines import check_weights, sampler_by_name
-    from undrift.training.runs import load_model
+    from undrift.diffusion.pipelines import check_weights, load_pipeline, sampler_by_name
 
     if config.batch_size < 1:
         raise InvalidInput(f"--batch-size is {config.batch_size}: at least 1")
     device = _device(config.device)
-    pipeline = load_model(config.run)
+    pipeline = load_pipeline(config.run)
     sampler = sampler_by_name(pipeline, config.sampler, config.num_inference_steps, config.eta)
     network = sampler.network
     check_weights(network)

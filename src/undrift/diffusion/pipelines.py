@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import torch
@@ -24,20 +25,36 @@ from undrift.exceptions import InvalidInput
 PIPELINE_INDEX = "model_index.json"
 
 
-def as_sampler(model: Any, num_inference_steps: int | None = None) -> Sampler:  # noqa: ANN401
+def as_sampler(
+    model: Any,  # noqa: ANN401
+    num_inference_steps: int | None = None,
+    schedule: Any = None,  # noqa: ANN401
+) -> Sampler:
     """A model as a chain.
 
     Arguments:
-        model: A sampler, which is returned; a denoiser, which is sampled ancestrally; or a pipeline
-            of diffusers with a ``unet`` (or ``transformer``) and a ``scheduler``. DDPM and DDIM
-            schedulers become our own samplers where these do the same, all others are called as
-            they are.
+        model: A sampler, which is returned; a denoiser, which is sampled ancestrally; a pipeline of
+            diffusers with a ``unet`` (or ``transformer``) and a ``scheduler``, or what
+            :func:`load_pipeline` finds one by. DDPM and DDIM schedulers become our own samplers
+            where these do the same, all others are called as they are.
         num_inference_steps: Number of modules; all training steps when None.
+        schedule: For a bare network, its noise schedule (it predicts the noise), or a scheduler of
+            diffusers.
 
     Raises:
         InvalidInput: If it is none of these, or a pipeline that needs more than noise.
     """
+    if schedule is not None:
+        model = _with_schedule(model, schedule)
+    if isinstance(model, (str, os.PathLike)):
+        model = load_pipeline(model)
     if isinstance(model, Sampler):
+        steps = len(model.grid) - 1
+        if num_inference_steps not in (None, steps):
+            raise InvalidInput(
+                f"the sampler has {steps} steps, not {num_inference_steps}: build it with that "
+                "number, or give its denoiser"
+            )
         return model
     if isinstance(model, Denoiser):
         return AncestralSampler(model, num_inference_steps)
@@ -165,12 +182,19 @@ def weights_digest(network: Any) -> str | None:  # noqa: ANN401
 
 
 def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
-    """A pipeline of diffusers from a folder, or by its name on the hub.
+    """A pipeline of diffusers: that of a run of ``undrift train``, a folder, a name on the hub.
 
     Raises:
-        InvalidInput: If there is none, or its weights are damaged.
+        InvalidInput: If there is none, the run is not complete, or the weights are damaged.
     """
     folder = Path(path)
+    if (folder / "pipeline" / PIPELINE_INDEX).is_file():
+        return load_pipeline(folder / "pipeline")
+    if (folder / "config.yaml").is_file():
+        raise InvalidInput(
+            f"the run {path} is not complete: go on with undrift train --config "
+            f"{folder / 'config.yaml'} --output {path} --resume"
+        )
     if folder.exists() and not (folder / PIPELINE_INDEX).is_file():
         raise InvalidInput(
             f"{path} is no model folder (no {PIPELINE_INDEX}): give a run of undrift train or a "
@@ -236,6 +260,20 @@ def quiet_diffusers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _with_schedule(network: Any, schedule: Any) -> Any:  # noqa: ANN401
+    """A bare network and its schedule as a denoiser, or with a scheduler as a pipeline has them."""
+    kind = type(network).__name__
+    if (
+        isinstance(network, (Sampler, Denoiser))
+        or not callable(network)
+        or hasattr(network, "scheduler")
+    ):
+        raise InvalidInput(f"a schedule belongs to a bare network, not to a {kind}: leave it out")
+    if isinstance(schedule, Schedule):
+        return Denoiser(network, schedule)
+    return SimpleNamespace(unet=network, scheduler=schedule)
+
+
 def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
     """Network and scheduler of a pipeline that makes images from noise alone."""
     kind = type(pipeline).__name__
@@ -243,8 +281,8 @@ def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
     scheduler = getattr(pipeline, "scheduler", None)
     if network is None or scheduler is None:
         raise InvalidInput(
-            f"a {kind} is no chain: give a Sampler, a Denoiser, or a pipeline of diffusers with "
-            "unet and scheduler"
+            f"a {kind} is no chain: give a Sampler, a Denoiser, a network with its schedule, or a "
+            "pipeline of diffusers with unet and scheduler (or its folder or name)"
         )
     more = [name for name in ("vae", "vqvae", "text_encoder") if getattr(pipeline, name, None)]
     if getattr(getattr(network, "config", None), "num_class_embeds", None):

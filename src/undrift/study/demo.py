@@ -12,7 +12,7 @@ import torch
 
 from undrift.data.grids import image_grid
 from undrift.data.images import ImageData
-from undrift.diffusion.pipelines import as_sampler
+from undrift.diffusion.pipelines import as_sampler, load_pipeline
 from undrift.exceptions import InvalidInput
 from undrift.measurement.measure import measure
 from undrift.quality.scorer import judge
@@ -23,7 +23,6 @@ from undrift.training.config import ChainConfig, MethodConfig, TrainConfig
 from undrift.training.runs import (
     GRID_IMAGES,
     load,
-    load_model,
     new_folder,
     read_log,
     train,
@@ -152,7 +151,7 @@ def _measure(
     profiles = []
     for label in labels:
         profile = measure(
-            load_model(folder / label),
+            load_pipeline(folder / label),
             data,
             num_samples=num_samples,
             states=states,
@@ -174,7 +173,7 @@ def _judge(
     """The Fréchet distance of each model's samples, with its standard error."""
     rows = []
     for label in labels:
-        found = judge(as_sampler(load_model(folder / label)), data, num_samples, seed)
+        found = judge(as_sampler(load_pipeline(folder / label)), data, num_samples, seed)
         rows.append(
             {
                 "label": label,
@@ -200,7 +199,7 @@ def _grids(folder: Path, data: ImageData, labels: list[str]) -> list[tuple[str, 
     """Data and samples of each model, the latter from the same noise."""
     grids = [("data", image_grid(data.images[:GRID_IMAGES]), "training images")]
     for label in labels:
-        sampler = as_sampler(load_model(folder / label))
+        sampler = as_sampler(load_pipeline(folder / label))
         generator = torch.Generator().manual_seed(0)
         images = sampler.sample((GRID_IMAGES, *data.image_shape), generator=generator)
         grids.append((label, image_grid(images), "samples, the same noise for every model"))

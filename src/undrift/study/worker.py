@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from undrift.data.grids import image_grid
 from undrift.data.images import ImageData
-from undrift.diffusion.pipelines import as_sampler
+from undrift.diffusion.pipelines import as_sampler, load_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.scorer import Judge, Row, judgment_file
@@ -23,7 +23,7 @@ from undrift.study.remedied import Remedied
 from undrift.study.resume import same_data, same_plan
 from undrift.training.checkpoint import last_checkpoint
 from undrift.training.config import TrainConfig
-from undrift.training.runs import load, load_model, train, write_json
+from undrift.training.runs import load, train, write_json
 from undrift.training.trainer import Trainer
 
 GRID_IMAGES = 64
@@ -150,7 +150,7 @@ class Bench:
 
     def _chain(self, place: Path) -> Sampler:
         """The chain that a run left."""
-        pipeline = load_model(place).to(PartialState().device)
+        pipeline = load_pipeline(place).to(PartialState().device)
         return as_sampler(pipeline, self.config.num_inference_steps)
 
     def _on_the_way(self, place: Path, job: Job, steps: int) -> Callable[[Trainer], None]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +29,6 @@ import torch
 from undrift.data.grids import image_grid
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
-from undrift.diffusion.pipelines import PIPELINE_INDEX, load_pipeline
 from undrift.exceptions import InvalidInput
 from undrift.progress import progress_bar
 from undrift.training.checkpoint import last_checkpoint
@@ -111,23 +109,6 @@ def load(config: DataConfig) -> ImageData:
         channels=config.channels,
         skip_bad_images=config.skip_bad_images,
     )
-
-
-def load_model(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
-    """The pipeline of a run, or of a folder (or name on the hub) of diffusers.
-
-    Raises:
-        InvalidInput: If there is none.
-    """
-    folder = Path(path)
-    if (folder / "pipeline" / PIPELINE_INDEX).is_file():
-        return load_pipeline(folder / "pipeline")
-    if (folder / "config.yaml").is_file():
-        raise InvalidInput(
-            f"the run {path} is not complete: go on with undrift train --config "
-            f"{folder / 'config.yaml'} --output {path} --resume"
-        )
-    return load_pipeline(path)
 
 
 def read_log(folder: Path) -> list[Row]:
