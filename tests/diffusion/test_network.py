@@ -1,5 +1,6 @@
 """The network that a configuration describes, and configurations that are older than an option."""
 
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -7,14 +8,14 @@ import torch
 
 from tiny import TinyNetwork, tiny_sampler
 from undrift.exceptions import InvalidInput
+from undrift.objectives.published import STRENGTHS
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.regularizer.options import CHOSEN, RegularizerConfig
 from undrift.training.building import build_network
 from undrift.training.checkpoint import StartingPoint, difference, same_run
 from undrift.training.config import (
-    CHOSEN,
     ModelConfig,
     ObjectiveConfig,
-    RegularizerConfig,
     TrainConfig,
 )
 
@@ -138,3 +139,18 @@ def test_the_library_chooses_what_the_configuration_says(variant):
     assert num_forward == (chosen.num_forward or chosen.num_states)
     said = CumulativeErrorRegularizer(sampler, variant=variant, window=chosen.window)
     assert said.weights == own.weights
+
+
+def test_the_help_names_the_values_of_the_tables():
+    """The help cannot read the tables: it has to be changed with them."""
+    text = " ".join(RegularizerConfig.__doc__.split())
+    persistent, official = CHOSEN["persistent"], CHOSEN["official"]
+    assert CHOSEN["full"] == CHOSEN["truncated"]
+    assert f"{persistent.window:g} for persistent, {CHOSEN['full'].window:g} for truncated" in text
+    assert f"({persistent.num_forward} if null; for official, as many as states)" in text
+    assert f"(if null, {persistent.every}; {official.every} for official" in text
+    assert f"by gradient norms; {official.strength:g} for official" in text
+    text = " ".join(ObjectiveConfig.__doc__.split())
+    assert set(re.findall(r"(\w+) \(([\d.]+)\)", text)) == {
+        (name, f"{strength:g}") for name, strength in STRENGTHS.items()
+    }

@@ -15,9 +15,10 @@ from undrift.measurement.measure import measure
 from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.grid import strided
+from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.streams import Streams
 from undrift.training.building import build_regularizer, build_sampler, build_scheduler
-from undrift.training.config import ChainConfig, MethodConfig, RegularizerConfig
+from undrift.training.config import ChainConfig, MethodConfig
 
 VARIANTS = ("full", "truncated", "persistent")
 DATA = torch.randn(40, 3, generator=noise_source(100))
@@ -180,7 +181,7 @@ def test_a_saved_coarse_regularizer_goes_on_bitwise_and_on_its_own_grid_only():
             )
         regularizer.found = torch.cat([p.grad.flatten() for p in network.parameters()])
     assert torch.equal(first.found, second.found) and first.log == second.log
-    with pytest.raises(InvalidInput, match="grid of 10 modules from t = 200, this one of 25"):
+    with pytest.raises(InvalidInput, match="grid of 10 denoising .* t = 200, this one of 25"):
         build(25).load_state_dict(state)
 
 

@@ -11,9 +11,10 @@ from tiny import TinyNetwork, noise_source, tiny_sampler
 from undrift import cli
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.regularizer.options import RegularizerConfig
 from undrift.training import runs
-from undrift.training.config import ModelConfig, RegularizerConfig, TrainConfig
-from undrift.training.dry_run import KeptBytes, _starting_passes, rehearse
+from undrift.training.config import ModelConfig, TrainConfig
+from undrift.training.dry_run import KeptBytes, dry_run
 
 SMALL = TrainConfig(
     data="patches",
@@ -31,7 +32,7 @@ def regularized(method, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_small_step_tells_the_memory_of_a_large_one(method):
     config = regularized(method, num_inference_steps=20)
-    small, large = rehearse(config, 8)["memory"], rehearse(config, 32)["memory"]
+    small, large = dry_run(config, 8)["memory"], dry_run(config, 32)["memory"]
     measured = large.pop("activations")
     assert measured > 2e6
     assert small.pop("activations") == pytest.approx(measured, rel=0.03)
@@ -40,19 +41,19 @@ def test_a_small_step_tells_the_memory_of_a_large_one(method):
 
 
 def test_the_parts_are_those_of_the_network_and_the_optimizer():
-    found = rehearse(regularized("persistent", num_cohorts=3, num_inference_steps=50), 8)
+    found = dry_run(regularized("persistent", num_cohorts=3, num_inference_steps=50), 8)
     memory, weights = found["memory"], 4 * found["parameters"]
     parts = {"weights": weights, "gradients": 2 * weights, "moments": 2 * weights}
     parts |= {"average": weights, "regularizer": 4 * 3 * 16 * 16 * (16 + 1024 + 3 * 16)}
     assert {name: memory[name] for name in parts} == parts
     assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
-    assert rehearse(SMALL, 8)["memory"]["gradients"] == weights
+    assert dry_run(SMALL, 8)["memory"]["gradients"] == weights
     assert found["starting_passes"] == 3 * 14 + 2 + 5 and found["states"] == 16
 
 
 def test_graphs_that_live_one_after_the_other_do_not_add_up():
     plain, persistent, full = (
-        rehearse(regularized(m, num_forward=16), 32)["memory"]["activations"]
+        dry_run(regularized(m, num_forward=16), 32)["memory"]["activations"]
         for m in ("plain", "persistent", "full")
     )
     assert persistent == pytest.approx(plain, rel=0.02)  # half a batch, before the main term
@@ -78,9 +79,9 @@ def test_what_autograd_keeps_is_counted_once_and_without_the_weights():
 
 def test_half_precision_extrapolates_too():
     config = replace(SMALL, mixed_precision="bf16")
-    small, large = (rehearse(config, b)["memory"]["activations"] for b in (8, 32))
+    small, large = (dry_run(config, b)["memory"]["activations"] for b in (8, 32))
     assert small == pytest.approx(large, rel=0.03)
-    assert large < 0.8 * rehearse(SMALL, 32)["memory"]["activations"]
+    assert large < 0.8 * dry_run(SMALL, 32)["memory"]["activations"]
 
 
 def test_it_touches_no_data_and_writes_nothing(tmp_path, monkeypatch, capsys):
@@ -119,9 +120,9 @@ def test_a_run_does_not_know_of_dry_runs(tmp_path, capsys):
         (replace(SMALL, image_size=15), None, "cannot be halved"),
     ],
 )
-def test_what_cannot_be_rehearsed_is_one_line(config, batch_size, message):
+def test_what_cannot_be_run_dry_is_one_line(config, batch_size, message):
     with pytest.raises(InvalidInput, match=message) as caught:
-        rehearse(config, batch_size)
+        dry_run(config, batch_size)
     assert "\n" not in str(caught.value)
 
 
@@ -132,4 +133,4 @@ def test_the_passes_to_the_start_are_those_that_are_made(stride):
         tiny_sampler(network, 30), strength=1.0, every=1, num_cohorts=3, stride=stride
     )
     regularizer(network, torch.randn(8, 3, generator=noise_source()))
-    assert _starting_passes(regularizer) == len(network.timesteps) - 1
+    assert regularizer.starting_passes == len(network.timesteps) - 1

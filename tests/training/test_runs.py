@@ -14,12 +14,12 @@ from undrift.cli import main
 from undrift.data.images import ImageData
 from undrift.diffusion.pipelines import load_pipeline
 from undrift.exceptions import InvalidInput
+from undrift.regularizer.options import RegularizerConfig
 from undrift.training.checkpoint import STATE_FILE, last_checkpoint
 from undrift.training.config import (
     ChainConfig,
     ModelConfig,
     OptimizerConfig,
-    RegularizerConfig,
     TrainConfig,
 )
 from undrift.training.runs import new_folder, read_log, train

@@ -11,6 +11,7 @@ import torch
 from tiny import noise_source
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
+from undrift.regularizer.options import RegularizerConfig
 from undrift.training.building import build_network, build_regularizer
 from undrift.training.checkpoint import KEPT_CHECKPOINTS, STATE_FILE, appearing, last_checkpoint
 from undrift.training.config import (
@@ -18,7 +19,6 @@ from undrift.training.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    RegularizerConfig,
     TrainConfig,
 )
 from undrift.training.trainer import Trainer
@@ -365,7 +365,7 @@ def test_images_need_not_be_square(tmp_path):
         ({"objective": ObjectiveConfig(length=-1)}, "--objective.length is -1: choose at least 0"),
         (
             {"method": "scheduled_sampling", "objective": ObjectiveConfig(1.0)},
-            "means nothing to scheduled_sampling: give --objective.length",
+            "has no effect with scheduled_sampling: give --objective.length",
         ),
         (
             {"method": "fokker_planck", "mixed_precision": "bf16"},
@@ -540,12 +540,13 @@ def test_what_compares_the_states_can_be_chosen(options):
     released = build_regularizer(
         config("official", regularizer=chosen), trainer.sampler.with_network(network)
     )
-    assert released.kernel.bandwidth == "pooled" and released.feature_map is None
+    compared = released.comparison
+    assert compared.kernel.bandwidth == "pooled" and compared.feature_map is None
 
 
 def test_the_bandwidth_is_in_units_of_the_mean_squared_distance():
     wide = replace(config("persistent").regularizer, bandwidth=3.0)
-    kernel = Trainer(config("persistent", regularizer=wide), IMAGES).regularizer.kernel
+    kernel = Trainer(config("persistent", regularizer=wide), IMAGES).regularizer.comparison.kernel
     y = IMAGES.images
     pairs = torch.pdist(y.flatten(1))
     assert kernel.fit(y).scales[0] == pytest.approx(float(4 * 3 * pairs.square().mean()), rel=1e-4)

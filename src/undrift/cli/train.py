@@ -50,9 +50,9 @@ def run(config: Config) -> dict[str, Any]:
 
 def _dry_run(config: TrainConfig, batch_size: int | None) -> dict[str, Any]:
     """Make one step, and say what the run will take."""
-    from undrift.training.dry_run import rehearse
+    from undrift.training.dry_run import dry_run
 
-    found = rehearse(config, batch_size)
+    found = dry_run(config, batch_size)
     _first_process_only()
     step, full, memory = found["step"], found["batch_size"], found["memory"]
     shape = "x".join(map(str, found["image_shape"]))

@@ -37,6 +37,7 @@ from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.continuous import ContinuousSchedule
 from undrift.objectives.objective import TermObjective, data_error_weight, per_row
+from undrift.objectives.published import STRENGTHS
 
 RHO = 7.0
 
@@ -60,7 +61,7 @@ class ConsistentDiffusion(TermObjective):
           (Daras et al., 2023)
     """
 
-    published_strength = 10.0
+    published_strength = STRENGTHS["consistent"]
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.objectives.objective import Objective
+from undrift.objectives.published import STRENGTHS
 
 
 class Dream(Objective):
@@ -34,7 +35,7 @@ class Dream(Objective):
         | DREAM: Diffusion Rectification and Estimation-Adaptive Models (Zhou et al., 2024)
     """
 
-    published_strength = 1.0
+    published_strength = STRENGTHS["dream"]
 
     def pair(
         self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor

@@ -38,6 +38,7 @@ from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.continuous import ContinuousSchedule
 from undrift.objectives.objective import TermObjective, data_error_weight, per_row
+from undrift.objectives.published import STRENGTHS
 
 LARGEST_BETA = 20.0
 FIRST_TIME = 10  # in units of the step back
@@ -65,7 +66,7 @@ class ScoreFokkerPlanck(TermObjective):
           Fokker-Planck Equation (Lai et al., 2023)
     """
 
-    published_strength = 0.15
+    published_strength = STRENGTHS["fokker_planck"]
 
     def __init__(
         self,

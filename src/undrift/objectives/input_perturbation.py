@@ -29,6 +29,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.objectives.objective import Objective
+from undrift.objectives.published import STRENGTHS
 
 
 class InputPerturbation(Objective):
@@ -40,7 +41,7 @@ class InputPerturbation(Objective):
         | Input Perturbation Reduces Exposure Bias in Diffusion Models (Ning et al., 2023)
     """
 
-    published_strength = 0.1
+    published_strength = STRENGTHS["input_perturbation"]
 
     def pair(
         self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor

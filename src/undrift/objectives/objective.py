@@ -15,7 +15,8 @@ from undrift.diffusion.denoiser import Denoiser, PredictionType, split_variance
 from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.balance import NoOpWatch
-from undrift.regularizer.processes import averaged, norm, process_index
+from undrift.regularizer.gradients import gradient_norm
+from undrift.regularizer.processes import process_index
 from undrift.seeds import stream_seed
 
 
@@ -259,13 +260,10 @@ class TermObjective(Plain):
         parameters = [p for p in denoiser.parameters() if p.requires_grad]
         if not parameters:
             return
-        norms = [
-            norm(averaged(torch.autograd.grad(y, parameters, retain_graph=True, allow_unused=True)))
-            for y in (main, term)
-        ]
-        self.log["grad_norm_main"] = norms[0]
-        self.log["grad_norm_term"] = self.strength * norms[1]
-        self.watch.note(self.calls, norms[0], self.strength * norms[1], self.strength)
+        main_norm, term_norm = (gradient_norm(part, parameters) for part in (main, term))
+        self.log["grad_norm_main"] = main_norm
+        self.log["grad_norm_term"] = self.strength * term_norm
+        self.watch.note(self.calls, main_norm, self.strength * term_norm, self.strength)
 
 
 def data_error_weight(

@@ -25,6 +25,7 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DDIMSampler, DenoiserSampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.objective import Objective, per_row
+from undrift.objectives.published import LENGTH
 
 
 class ScheduledSampling(Objective):
@@ -49,7 +50,7 @@ class ScheduledSampling(Objective):
         | Markup-to-Image Diffusion Models with Scheduled Sampling (Deng et al., 2023)
     """
 
-    def __init__(self, sampler: DenoiserSampler, *, length: int = 5, seed: int = 0) -> None:
+    def __init__(self, sampler: DenoiserSampler, *, length: int = LENGTH, seed: int = 0) -> None:
         super().__init__(sampler, seed=seed)
         if length < 0:
             raise InvalidInput(f"length of the rollout is {length}: choose at least 0")

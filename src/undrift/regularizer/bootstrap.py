@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,6 +30,16 @@ class Rollout(Protocol):
             num_states: How many states are wanted.
             streams: Random streams.
         """
+
+    @property
+    def num_chains(self) -> int:
+        """How many sets of states live on between calls."""
+
+    def starting_passes(self, grid: tuple[float, ...]) -> int:
+        """Network calls of the first call on a grid, besides those of every call."""
+
+    def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
+        """Take states of noise for those that live on, and be as long as possible from now on."""
 
     def state_dict(self) -> dict[str, Any]:
         """What lives on."""
@@ -74,6 +85,16 @@ class BootstrapRollout:
             for _, state in states:
                 x = state
         return sampler.step(x, grid[end - 1], grid[end], generator=streams.noise), end
+
+    num_chains = 0
+
+    def starting_passes(self, grid: tuple[float, ...]) -> int:
+        """Network calls of the first call besides those of every call: none."""
+        return 0
+
+    def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
+        """Roll out as many denoising steps as possible from now on."""
+        self.random_length = False
 
     def state_dict(self) -> dict[str, Any]:
         """What lives on: nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -82,6 +83,24 @@ class PersistentCohorts:
         """Times at which a new cohort stops on its way to a position: coarsely to the window."""
         first = window_start(grid, self.window)
         return (*grid[: first : self.stride], *grid[first : position + 1])
+
+    @property
+    def num_chains(self) -> int:
+        """How many sets of states live on between calls: the cohorts."""
+        return self.num_cohorts
+
+    def starting_passes(self, grid: tuple[float, ...]) -> int:
+        """Network calls, each with all states of a cohort, until all cohorts are in their places.
+
+        Arguments:
+            grid: The grid of the chain.
+        """
+        return sum(len(self.way(grid, position)) - 1 for position in self.places(grid))
+
+    def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
+        """Put states of noise into the places where cohorts begin."""
+        self.positions = self.places(grid)
+        self.states = [draw() for _ in self.positions]
 
     @torch.no_grad()
     def _brought(

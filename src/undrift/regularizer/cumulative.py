@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.pipelines import as_sampler
 from undrift.exceptions import InvalidInput
-from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoOpWatch
 from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout
 from undrift.regularizer.cohorts import PersistentCohorts
+from undrift.regularizer.comparison import Comparison
+from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
 from undrift.regularizer.grid import strided, window_start
+from undrift.regularizer.limits import Limits
+from undrift.regularizer.options import CHOSEN, DEFAULTS, Variant, check_options
 from undrift.regularizer.pool import ForwardPool
-from undrift.regularizer.processes import averaged, gather, norm, num_processes, process_index
+from undrift.regularizer.processes import num_processes, process_index
 from undrift.regularizer.streams import Streams
-from undrift.regularizer.variants import CHOSEN, Variant
 from undrift.regularizer.weighting import Weighting, step_weights
 from undrift.seeds import stream_seed
-
-STRIDE = 3
 
 
 class CumulativeErrorRegularizer:
@@ -44,25 +43,25 @@ class CumulativeErrorRegularizer:
     totals, and every process has to see batches of one size.
 
     Arguments:
-        sampler: The chain whose error is regularized: its schedule, grid, prediction type, reverse
-            variance and clipping.
+        model: The chain whose error is regularized: a sampler, a denoiser, which is sampled
+            ancestrally, or a pipeline of diffusers.
         variant: ``"persistent"``, ``"truncated"``, ``"full"`` or ``"official"``.
         strength: λ: a number, or a :class:`GradientBalance`, which needs the main term. The
             gradient of the discrepancy itself is about a hundred times smaller than the main
-            term's: λ = 1 does nothing. When None, a balance, or 1 for ``"official"``.
-        num_inference_steps: Number of modules of the chain that rollouts walk; those of the sampler
-            when None. Give what the model will be sampled with: with T = 1000 nobody runs all
-            modules, and cohorts would be old
+            term's: λ = 1 has no visible effect. When None, a balance, or 1 for ``"official"``.
+        num_inference_steps: Number of denoising steps of the chain that rollouts follow; those of
+            the sampler when None. Give what the model will be sampled with: with T = 1000 nobody
+            runs all steps, and cohorts would be old
             (:class:`~undrift.regularizer.cohorts.PersistentCohorts` says what they cost). The term
             is then about the coarse chain, with what its long steps do wrong even over an ideal
             denoiser; training makes up for that too, for this chain alone. A large reverse variance
-            is noise in the samples of a coarse chain: choose the small one. ``"official"`` walks
-            the sampler's own, as released.
-        length: L, the number of modules of a rollout (``"persistent"`` has no use for it).
+            is noise in the samples of a coarse chain: choose the small one. It has no effect with
+            ``"official"``, which follows the sampler's own chain, as released.
+        length: L, the number of denoising steps of a rollout (no effect with ``"persistent"``).
         num_states: Number of states that are rolled out, and the size of a cohort. When None, a
-            share of the batch that bounds the cost of a step: half for ``"persistent"``, a quarter
-            for ``"truncated"`` and ``"full"``, all of it for ``"official"``. More states mean less
-            noise in the gradient.
+            share of the batch that bounds the cost of a training step: half for ``"persistent"``, a
+            quarter for ``"truncated"`` and ``"full"``, all of it for ``"official"``. More states
+            mean less noise in the gradient.
         num_forward: Number of forward draws that they are compared with, of the last data that
             were seen; when None, 1,024, or as many as states for ``"official"``.
         num_cohorts: Number of cohorts of ``"persistent"``, which take turns.
@@ -70,12 +69,12 @@ class CumulativeErrorRegularizer:
             ``"official"``, as released.
         window: Share of the chain, its end at data, in which the term is computed; when None, 0.15
             for ``"persistent"``, 0.3 for ``"truncated"`` and ``"full"`` (docs/results), all of it
-            for ``"official"``. Where the error is not told from 0 (see a profile) the term is only
-            noise; it is there at the end.
+            for ``"official"``. Where the error is not distinguishable from zero (see a profile) the
+            term is only noise; it is distinguishable at the end.
         stride: Times of the chain that one step of a new cohort spans on its way to the window of
-            ``"persistent"``; 1 is the chain itself. Larger steps drift more, which makes the error
-            that the gradient sees larger, and cost less; too large ones make training correct too
-            much (docs/results).
+            ``"persistent"``; 1 is the chain itself. Larger steps have larger errors, which the
+            gradient of the term tells from noise more easily, and cost less; too large ones make
+            training correct too much (docs/results).
         weighting: :math:`w_t`, of mean 1 over the window: ``"uniform"``; ``"exponential"``,
             proportional to :math:`e^{\rho (T - t)/T}`; or a table of times and weights, such as the
             measured downstream gains of a profile, interpolated.
@@ -85,17 +84,17 @@ class CumulativeErrorRegularizer:
         feature_map: Map from states to what the kernel compares, such as :class:`Pyramid`; the
             states themselves when None.
         log_every: After how many terms the discrepancy is logged, beside its null floor: the same
-            estimator on forward draws alone. A fixed strength is held against the main term as
+            estimator on forward draws alone. A fixed strength is compared with the main term as
             often, where that is given.
         seed: Seed of the regularizer's own random streams.
 
     Attributes:
-        log: What the last call measured; empty where the term sat it out. ``regularizer`` and
+        log: What the last call measured; empty after a call without a term. ``regularizer`` and
             ``regularizer_null`` are discrepancies without weight and strength,
             ``grad_norm_regularizer`` has both.
 
     Raises:
-        InvalidInput: If an option has no meaning.
+        InvalidInput: If an option has no meaning, or the model is no chain that can be regularized.
 
     References:
         | On Error Propagation of Diffusion Models (Li & van der Schaar, 2024)
@@ -103,47 +102,44 @@ class CumulativeErrorRegularizer:
 
     def __init__(
         self,
-        sampler: DenoiserSampler,
+        model: Any,  # noqa: ANN401
         *,
         variant: Variant = "persistent",
         strength: float | GradientBalance | None = None,
         num_inference_steps: int | None = None,
-        length: int = 5,
+        length: int = DEFAULTS.length,
         num_states: int | None = None,
         num_forward: int | None = None,
-        num_cohorts: int = 4,
+        num_cohorts: int = DEFAULTS.num_cohorts,
         every: int | None = None,
         window: float | None = None,
-        stride: int = STRIDE,
+        stride: int = DEFAULTS.stride,
         weighting: Weighting = "uniform",
-        rho: float = 3.0,
+        rho: float = DEFAULTS.rho,
         kernel: Kernel | None = None,
         feature_map: Callable[[Tensor], Tensor] | None = None,
         log_every: int = 25,
         seed: int = 0,
     ) -> None:
-        released = variant == "official"
-        _check_variant(variant)
-        chosen = CHOSEN[variant]
-        every = every if every is not None else chosen.every
-        counts = {"length": length, "num_cohorts": num_cohorts, "every": every, "stride": stride}
-        _check_options(strength, counts | {"log_every": log_every})
+        fixed = None if isinstance(strength, GradientBalance) else strength
+        sizes = {"length": length, "num_states": num_states, "num_forward": num_forward}
+        pace = {"num_cohorts": num_cohorts, "every": every, "stride": stride, "window": window}
+        check_options(variant, strength=fixed, **sizes, **pace)
+        Limits(1).check("log_every of the regularizer", log_every)
+        chosen, released = CHOSEN[variant], variant == "official"
         window = window if window is not None else chosen.window
-        if not 0 < window <= 1:
-            raise InvalidInput(f"window of the regularizer is {window}: choose above 0, up to 1")
-        _check_sizes(num_states=num_states, num_forward=num_forward)
+        sampler = _trainable_chain(model)
         self.sampler = sampler if released else strided(sampler, num_inference_steps)
         self.variant = variant
-        self.strength = strength if strength is not None else 1.0 if released else GradientBalance()
+        strength = strength if strength is not None else chosen.strength
+        self.strength = strength if strength is not None else GradientBalance()
         self.num_states = num_states
         self.num_forward = num_forward or chosen.num_forward
-        self.every = every
+        self.every = every if every is not None else chosen.every
         grid = self.sampler.grid
         self.weights = step_weights(grid, weighting, rho, window_start(grid, window))
-        self.kernel: Kernel = kernel or (
-            RBFMixture("pooled", reduction="sum") if released else RBFMixture()
-        )
-        self.feature_map = feature_map
+        own = RBFMixture("pooled", reduction="sum") if released else RBFMixture()
+        self.comparison = Comparison(kernel or own, feature_map, "v" if released else "u")
         self.log_every = log_every
         self.seed = seed
         self.rollout = _rollout(variant, length, num_cohorts, window, stride)
@@ -161,6 +157,11 @@ class CumulativeErrorRegularizer:
             self._streams = Streams.seeded(self.seed, process_index())
         return self._streams
 
+    @property
+    def balance(self) -> GradientBalance | None:
+        """The balance of the strength by gradient norms; None for a fixed strength."""
+        return self.strength if isinstance(self.strength, GradientBalance) else None
+
     def __call__(self, model: nn.Module, x_0: Tensor, main_loss: Tensor | None = None) -> Tensor:
         r"""The term :math:`\lambda w_t \mathrm{MMD}^2`, to be added to a loss.
 
@@ -172,12 +173,12 @@ class CumulativeErrorRegularizer:
                 now and then takes its gradient (the graph is kept).
 
         Returns:
-            A scalar; 0 in the calls that the term sits out.
+            A scalar; 0 in the calls without a term.
 
         Raises:
             InvalidInput: If the strength is balanced and the main term is not given.
         """
-        if main_loss is None and isinstance(self.strength, GradientBalance):
+        if main_loss is None and self.balance:
             raise InvalidInput(
                 "a balanced strength needs the main term: call regularizer(model, x_0, "
                 "main_loss=loss), or give a number as strength"
@@ -213,20 +214,15 @@ class CumulativeErrorRegularizer:
             main = main_loss()
             backward(main)
             return main.detach()
-        before = _take_gradients(parameters)
+        before = take_gradients(parameters)
         backward(value)
         del value
-        reg = _take_gradients(parameters)
+        reg = take_gradients(parameters)
         main = main_loss()
         backward(main)
         norms = norm([p.grad for p in parameters]), norm(reg)
-        if isinstance(self.strength, GradientBalance):
-            self.strength.update(*norms)
-        strength = self._strength()
-        for p, g_reg, g_before in zip(parameters, reg, before, strict=True):
-            _add_gradient(p, g_reg, strength)
-            _add_gradient(p, g_before, 1.0)
-        self._note_norms(*norms)
+        add_gradients(parameters, reg, self._note_norms(*norms))
+        add_gradients(parameters, before)
         return main.detach()
 
     def sizes(self, batch: int) -> tuple[int, int]:
@@ -239,13 +235,45 @@ class CumulativeErrorRegularizer:
         def share(total: int) -> int:
             return max(2, -(-total // num_processes()))
 
-        own = max(2, int(CHOSEN[self.variant].states * batch))
+        own = CHOSEN[self.variant].num_states(batch)
         num_states = share(self.num_states) if self.num_states else own
         return num_states, share(self.num_forward) if self.num_forward else num_states
 
+    def held(self, batch: int) -> int:
+        """How many data and states this process holds between calls.
+
+        Arguments:
+            batch: Number of data in its share of a batch.
+        """
+        num_states, num_forward = self.sizes(batch)
+        return num_states + num_forward + self.rollout.num_chains * num_states
+
+    @property
+    def starting_passes(self) -> int:
+        """Network calls, each with all states of a cohort, that the first term takes beforehand."""
+        return self.rollout.starting_passes(self.sampler.grid)
+
+    def fill(self, batch: int, share: float, draw: Callable[[int], Tensor]) -> None:
+        """Let the next call cost what a call in the middle of a run costs, on noise.
+
+        The next call computes the term, its chains are in their places, and the rollout is as long
+        as it gets: what a dry run measures. No training goes on from here.
+
+        Arguments:
+            batch: Number of data in this process' share of a batch.
+            share: Share of the states and forward draws of that batch that it takes.
+            draw: Makes as many states of noise as it is told.
+        """
+        num_states, num_forward = (max(2, round(share * size)) for size in self.sizes(batch))
+        self.every = 1
+        self.num_states, self.num_forward = (n * num_processes() for n in (num_states, num_forward))
+        self.pool.capacity = num_states + num_forward
+        self.pool.add(draw(self.pool.capacity))
+        self.rollout.fill(self.sampler.grid, lambda: draw(num_states))
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: chains, data pool, random streams, averages."""
-        balance = self.strength if isinstance(self.strength, GradientBalance) else None
+        balance = self.balance
         return {
             "grid": self.sampler.grid,
             "calls": self.calls,
@@ -261,12 +289,12 @@ class CumulativeErrorRegularizer:
         """Go on from a saved state.
 
         Raises:
-            InvalidInput: If its chains walk another grid.
+            InvalidInput: If its chains have another grid.
         """
         grid, saved = self.sampler.grid, state.get("grid", self.sampler.grid)
         if tuple(saved) != grid:
             raise InvalidInput(
-                f"the saved regularizer walks a grid of {len(saved) - 1} modules from t = "
+                f"the saved regularizer has a grid of {len(saved) - 1} denoising steps from t = "
                 f"{saved[0]:g}, this one of {len(grid) - 1} from {grid[0]:g}: use the same "
                 "num_inference_steps"
             )
@@ -275,11 +303,11 @@ class CumulativeErrorRegularizer:
         self.rollout.load_state_dict(state["rollout"])
         self.streams.load_state_dict(state["streams"])
         self.pool.load_state_dict(state["pool"])
-        if isinstance(self.strength, GradientBalance) and state["balance"]:
-            self.strength.main_sq, self.strength.reg_sq = state["balance"]
+        if self.balance and state["balance"]:
+            self.balance.main_sq, self.balance.reg_sq = state["balance"]
 
     def _discrepancy(self, model: nn.Module, x_0: Tensor) -> Tensor | None:
-        r""":math:`w_t \mathrm{MMD}^2` of this call, or None if the term sits it out."""
+        r""":math:`w_t \mathrm{MMD}^2` of this call, or None in a call without a term."""
         self.log = {}
         num_states, num_forward = self.sizes(len(x_0))
         self.pool.capacity = max(self.pool.capacity, num_states + num_forward)
@@ -293,45 +321,14 @@ class CumulativeErrorRegularizer:
         starts, targets = self.pool.draw(num_states, num_forward, noise)
         states, position = self.rollout(sampler, starts, num_states, self.streams)
         t = sampler.grid[position]
-        forward = self._features(sampler.forward(targets, t, generator=noise), grad=False)
-        value = self._compare(self._features(states), forward, states, t)
+        with torch.no_grad():
+            forward = self.comparison.features(sampler.forward(targets, t, generator=noise))
+        value = self.comparison.loss(states, forward, t)
         self.log["regularizer_t"] = float(t)
         if (self.terms - 1) % self.log_every == 0:
             null = sampler.forward(starts, t, generator=self._log_noise())
-            self._log_value(value.detach(), self._features(null, grad=False), forward)
+            self.log |= self.comparison.logged(value.detach(), null, forward)
         return self.weights[position] * value
-
-    def _features(self, samples: Tensor, *, grad: bool = True) -> Tensor:
-        """What the kernel compares, of the samples of all processes."""
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            x = gather(samples)
-            return x if self.feature_map is None else self.feature_map(x)
-
-    def _compare(self, x: Tensor, y: Tensor, states: Tensor, t: float) -> Tensor:
-        """The discrepancy, without the part that has no gradient."""
-        try:
-            return self._mmd_sq(x, y, "omit")
-        except InvalidInput:
-            if bool(states.isfinite().all()):
-                raise
-            raise InvalidInput(
-                f"the regularizer's states at t = {t:g} hold NaN or infinity: lower the learning "
-                "rate, clip the estimate of the data, or let the network predict v or the data"
-            ) from None
-
-    def _mmd_sq(self, x: Tensor, y: Tensor, block: Literal["include", "omit"]) -> Tensor:
-        with _full_precision(x):
-            if self.variant == "official":
-                return mmd_sq(x, y, kernel=self.kernel, estimator="v")
-            return mmd_sq(x, y, kernel=self.kernel, estimator="u", reference_block=block)
-
-    @torch.no_grad()
-    def _log_value(self, value: Tensor, null: Tensor, y: Tensor) -> None:
-        """Log the discrepancy with all its terms, and the same of forward draws alone."""
-        floor = self._mmd_sq(null, y, "include")
-        reference = floor - self._mmd_sq(null, y, "omit")
-        self.log["regularizer"] = float(value + reference)
-        self.log["regularizer_null"] = float(floor)
 
     def _log_noise(self) -> torch.Generator:
         """A stream of its own, so that a run does not depend on what is logged."""
@@ -345,44 +342,33 @@ class CumulativeErrorRegularizer:
 
     def _measure(self, model: nn.Module, value: Tensor, main_loss: Tensor) -> None:
         """Measure both gradient norms now and then, each by a backward pass of its own."""
-        balance = self.strength if isinstance(self.strength, GradientBalance) else None
-        every = balance.every if balance else self.log_every
-        at_first = balance is not None and self.terms <= every
+        every = self.balance.every if self.balance else self.log_every
+        at_first = self.balance is not None and self.terms <= every
         if not torch.is_grad_enabled() or ((self.terms - 1) % every and not at_first):
             return
         parameters = [p for p in model.parameters() if p.requires_grad]
-        main, reg = (norm(averaged(_gradients_of(term, parameters))) for term in (main_loss, value))
-        if balance:
-            balance.update(main, reg)
-        self._strength()
-        self._note_norms(main, reg)
+        self._note_norms(*(gradient_norm(term, parameters) for term in (main_loss, value)))
 
-    def _note_norms(self, main: float, reg: float) -> None:
-        """Log both norms, and warn of a term that never changes anything."""
-        strength = self.log["lambda"]
+    def _note_norms(self, main: float, reg: float) -> float:
+        """Balance the strength, log both norms, warn of a term without effect; the strength."""
+        if self.balance:
+            self.balance.update(main, reg)
+        strength = self._strength()
         self.log["grad_norm_main"] = main
         self.log["grad_norm_regularizer"] = strength * reg
         self.watch.note(self.terms, main, strength * reg, strength)
+        return strength
 
 
-def _check_variant(variant: str) -> None:
-    if variant not in CHOSEN:
-        known = ", ".join(CHOSEN)
-        raise InvalidInput(f"unknown variant {variant!r} of the regularizer: choose {known}")
-
-
-def _check_options(strength: float | GradientBalance | None, counts: Mapping[str, int]) -> None:
-    if isinstance(strength, (int, float)) and not 0 <= strength < math.inf:
-        raise InvalidInput(f"strength of the regularizer is {strength}: choose a number from 0 on")
-    for name, value in counts.items():
-        if value < 1:
-            raise InvalidInput(f"{name} of the regularizer is {value}: choose at least 1")
-
-
-def _check_sizes(**sizes: int | None) -> None:
-    for name, value in sizes.items():
-        if value is not None and value < 2:
-            raise InvalidInput(f"{name} of the regularizer is {value}: choose at least 2")
+def _trainable_chain(model: Any) -> DenoiserSampler:  # noqa: ANN401
+    """A model as a chain that rollouts can follow with the network that is trained."""
+    sampler = as_sampler(model)
+    if not isinstance(sampler, DenoiserSampler):
+        raise InvalidInput(
+            f"the regularizer follows ancestral and DDIM chains, not {type(sampler).__name__}: "
+            "give a pipeline with a DDPMScheduler or a DDIMScheduler"
+        )
+    return sampler
 
 
 def _rollout(variant: str, length: int, num_cohorts: int, window: float, stride: int) -> Rollout:
@@ -392,28 +378,3 @@ def _rollout(variant: str, length: int, num_cohorts: int, window: float, stride:
         return BootstrapRollout(length, "all", True, last_module=False, window=window)
     gradient: Gradient = "all" if variant == "full" else "last"
     return BootstrapRollout(length, gradient, window=window)
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """No autocast: squared distances from a product in half precision would be noise."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def _gradients_of(term: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-
-
-def _take_gradients(parameters: list[nn.Parameter]) -> list[Tensor | None]:
-    taken = [p.grad for p in parameters]
-    for p in parameters:
-        p.grad = None
-    return taken
-
-
-def _add_gradient(p: nn.Parameter, gradient: Tensor | None, factor: float) -> None:
-    if gradient is None:
-        return
-    if p.grad is None:
-        p.grad = gradient.mul_(factor)
-    else:
-        p.grad.add_(gradient, alpha=factor)

@@ -1,4 +1,4 @@
-r"""What the processes of a run share: states, gradients and norms.
+r"""States of all processes of a run, as the rows of one batch.
 
 The kernel spans the states of all processes, so every process computes the same value from the
 gathered rows. Its gradient by the rows of one process, times the number of processes, is what
@@ -7,7 +7,6 @@ averaging over processes turns into the gradient of that value: no message on th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,14 +14,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def is_shared() -> bool:
+    """Whether there are several processes."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def num_processes() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if _is_shared() else 1
+    return dist.get_world_size() if is_shared() else 1
 
 
 def process_index() -> int:
     """Which of them this one is."""
-    return dist.get_rank() if _is_shared() else 0
+    return dist.get_rank() if is_shared() else 0
 
 
 def gather(x: Tensor) -> Tensor:
@@ -31,34 +35,7 @@ def gather(x: Tensor) -> Tensor:
     Arguments:
         x: Rows of this process, with shape :math:`(B, *)`.
     """
-    return _Gather.apply(x) if _is_shared() else x  # type: ignore[no-untyped-call]
-
-
-def averaged(gradients: Iterable[Tensor | None]) -> list[Tensor]:
-    """Gradients that are there, averaged over processes as data-parallel training does."""
-    present = [gradient for gradient in gradients if gradient is not None]
-    if _is_shared():
-        for gradient in present:
-            dist.all_reduce(gradient)
-            gradient.div_(num_processes())
-    return present
-
-
-def norm(gradients: Sequence[Tensor | None]) -> float:
-    """Norm of all gradients as one vector; the root mean square over processes if they differ."""
-    present = [gradient for gradient in gradients if gradient is not None]
-    if not present:
-        return 0.0
-    total = torch.nn.utils.get_total_norm(present)
-    if _is_shared():
-        square = total.square()
-        dist.all_reduce(square)
-        total = (square / num_processes()).sqrt()
-    return float(total)
-
-
-def _is_shared() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return _Gather.apply(x) if is_shared() else x  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):

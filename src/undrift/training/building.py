@@ -20,9 +20,11 @@ from undrift.objectives.dream import Dream
 from undrift.objectives.fokker_planck import ScoreFokkerPlanck
 from undrift.objectives.input_perturbation import InputPerturbation
 from undrift.objectives.objective import Objective, Plain
+from undrift.objectives.published import OPTIONS
 from undrift.objectives.scheduled_sampling import ScheduledSampling
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.pyramid import Pyramid
 from undrift.regularizer.weighting import Weighting
 from undrift.seeds import stream_seed
@@ -32,16 +34,22 @@ from undrift.training.config import (
     MethodConfig,
     ModelConfig,
     OptimizerConfig,
-    RegularizerConfig,
     TrainConfig,
 )
 
-BASELINES: dict[str, type[Objective]] = {
+METHODS: dict[str, type[Objective]] = {
     "input_perturbation": InputPerturbation,
     "consistent": ConsistentDiffusion,
     "fokker_planck": ScoreFokkerPlanck,
     "dream": Dream,
+    "scheduled_sampling": ScheduledSampling,
 }
+"""The published methods by name; the loss of all others is plain."""
+SHARED = (
+    *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
+    *("every", "window", "stride", "rho"),
+)
+"""Options of the regularizer that its constructor takes as they are."""
 
 
 def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -137,25 +145,16 @@ def build_regularizer(
     variant, config = method.variant, method.regularizer
     if variant is None:
         return None
-    strength: float | GradientBalance | None = config.strength
-    if strength is None and variant != "official":
-        strength = GradientBalance(share=config.gradient_share)
+    options: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
+    if variant != "official":
+        balance = GradientBalance(share=config.gradient_share)
+        options |= {"strength": balance} | _comparison(config)
+    if config.strength is not None:
+        options["strength"] = config.strength
+    seed = stream_seed(seed, "regularizer", config.seed)
+    weighting = _weighting(config)
     return CumulativeErrorRegularizer(
-        sampler,
-        variant=variant,
-        strength=strength,
-        num_inference_steps=config.num_inference_steps,
-        length=config.length,
-        num_states=config.num_states,
-        num_forward=config.num_forward,
-        num_cohorts=config.num_cohorts,
-        every=config.every,
-        window=config.window,
-        stride=config.stride,
-        weighting=_weighting(config),
-        rho=config.rho,
-        seed=stream_seed(seed, "regularizer", config.seed),
-        **({} if variant == "official" else _comparison(config)),
+        sampler, variant=variant, weighting=weighting, seed=seed, **options
     )
 
 
@@ -172,11 +171,8 @@ def build_objective(method: MethodConfig, sampler: DenoiserSampler, seed: int = 
     """
     config = method.objective
     seed = stream_seed(seed, "objective", config.seed)
-    if method.method == "scheduled_sampling":
-        return ScheduledSampling(sampler, length=config.length, seed=seed)
-    if method.method in BASELINES:
-        return BASELINES[method.method](sampler, strength=config.strength, seed=seed)
-    return Plain(sampler, seed=seed)
+    options = {name: getattr(config, name) for name in OPTIONS.get(method.method, ())}
+    return METHODS.get(method.method, Plain)(sampler, seed=seed, **options)
 
 
 def build_optimizer(

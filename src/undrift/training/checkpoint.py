@@ -17,12 +17,12 @@ import torch
 
 from undrift.diffusion.pipelines import load_pipeline
 from undrift.exceptions import InvalidInput
+from undrift.regularizer.options import RegularizerConfig
 from undrift.training.config import (
     VARIANTS,
     ChainConfig,
     MethodConfig,
     ModelConfig,
-    RegularizerConfig,
     TrainConfig,
 )
 

@@ -5,50 +5,15 @@ Nothing here imports torch, so that a command line can show its options at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from undrift.regularizer.variants import CHOSEN, Variant
+from undrift.objectives.published import LENGTH, OPTIONS, PublishedMethod
+from undrift.regularizer.options import CHOSEN, UNUSED, RegularizerConfig, Variant
 
-Method = Literal[
-    "plain",
-    "regularized",
-    "official",
-    "full",
-    "truncated",
-    "persistent",
-    "input_perturbation",
-    "consistent",
-    "fokker_planck",
-    "dream",
-    "scheduled_sampling",
-]
-VARIANTS: dict[str, Variant] = {
-    "regularized": "persistent",
-    "official": "official",
-    "full": "full",
-    "truncated": "truncated",
-    "persistent": "persistent",
-}
+Method = Literal["plain", "regularized", Variant, PublishedMethod]
+VARIANTS: dict[str, Variant] = {"regularized": "persistent", **{name: name for name in CHOSEN}}
 """The regularizer's variant of each method that has one; ``regularized`` is the best of them."""
-UNUSED: dict[Variant, set[str]] = {
-    "persistent": {"length"},
-    "truncated": {"num_cohorts", "stride"},
-    "full": {"num_cohorts", "stride"},
-    "official": {
-        *("num_cohorts", "stride", "gradient_share", "num_inference_steps"),
-        *("kernel", "bandwidth", "features"),
-    },
-}
-"""Options of the regularizer that a variant has no use for."""
-OBJECTIVE: dict[str, tuple[str, ...]] = {
-    "input_perturbation": ("strength", "seed"),
-    "consistent": ("strength", "seed"),
-    "fokker_planck": ("strength", "seed"),
-    "dream": ("strength", "seed"),
-    "scheduled_sampling": ("length", "seed"),
-}
-"""Options of the objective that a baseline has a use for."""
 
 
 @dataclass
@@ -141,70 +106,18 @@ class OptimizerConfig:
 
 
 @dataclass
-class RegularizerConfig:
-    """The regularizer on the cumulative error.
-
-    Arguments:
-        strength: A fixed λ (balanced by gradient norms if null).
-        gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
-        num_inference_steps: Modules of the chain that is regularized, as many as it will be sampled
-            with (all training steps if null, and for official, as released).
-        length: Modules of a rollout.
-        num_states: States that are rolled out, or the size of a cohort (if null, a share of the
-            batch that bounds the cost of a step: half for persistent, a quarter for truncated and
-            full, all of it for official).
-        num_forward: Forward draws that they are compared with (1024 if null).
-        num_cohorts: Cohorts of the persistent variant.
-        every: The term is computed in every k-th step (if null, 2; 1 for official, as released).
-        window: Share of the chain, its end at data, in which the term is computed (if null, 0.15
-            for persistent, 0.3 for truncated and full, where the error is by measurement; all of it
-            for official, as released).
-        stride: Times of the chain that one step of a new cohort spans on its way to the window.
-        weighting: Weights of the steps; measured takes the downstream gains of a profile.
-        rho: Exponent of the exponential weights.
-        profile: Profile whose downstream gains are the measured weights.
-        kernel: What compares states with forward draws: a mixture of Gaussian kernels, or the
-            energy distance; official has its own.
-        bandwidth: Bandwidth of the Gaussian kernels over the mean squared distance of the draws.
-        features: What the kernel sees of them: pixels, or a pyramid of block means, which weighs
-            what is coarse, such as the brightness, more.
-        start: Share of the training steps that are plain before the first term.
-        seed: Seed of the regularizer's own random stream, mixed with that of the run.
-    """
-
-    strength: float | None = None
-    gradient_share: float = 1.0
-    num_inference_steps: int | None = None
-    length: int = 5
-    num_states: int | None = None
-    num_forward: int | None = None
-    num_cohorts: int = 4
-    every: int | None = None
-    window: float | None = None
-    stride: int = 3
-    weighting: Literal["uniform", "exponential", "measured"] = "uniform"
-    rho: float = 3.0
-    profile: str | None = None
-    kernel: Literal["rbf", "energy"] = "rbf"
-    bandwidth: float = 1.0
-    features: Literal["pixels", "pyramid"] = "pixels"
-    start: float = 0.0
-    seed: int = 0
-
-
-@dataclass
 class ObjectiveConfig:
     """Options of the published baselines.
 
     Arguments:
         strength: γ of input_perturbation (0.1), λ of consistent (10), the weight of fokker_planck
-            (0.15), the exponent p of dream (1); the published value in brackets if null.
-        length: Modules that scheduled_sampling rolls out at most.
+            (0.15), the exponent p of dream (1); the published value, in brackets, if null.
+        length: Denoising steps that scheduled_sampling rolls out at most.
         seed: Seed of the method's own random stream, mixed with that of the run.
     """
 
     strength: float | None = None
-    length: int = 5
+    length: int = LENGTH
     seed: int = 0
 
 
@@ -237,8 +150,10 @@ class MethodConfig:
             ['seed', 'strength']
         """
         known = {f.name for f in fields(RegularizerConfig)}
-        regularizer = known - UNUSED[self.variant] if self.variant else set()
-        return {"regularizer": regularizer, "objective": set(OBJECTIVE.get(self.method, ()))}
+        return {
+            "regularizer": known - UNUSED[self.variant] if self.variant else set(),
+            "objective": {*OPTIONS[self.method], "seed"} if self.method in OPTIONS else set(),
+        }
 
     def chosen(self, batch_size: int) -> RegularizerConfig:
         """The regularizer's options with what the variant chooses where they are null.
@@ -252,15 +167,7 @@ class MethodConfig:
         """
         if self.variant is None:
             return self.regularizer
-        own, chosen = self.regularizer, CHOSEN[self.variant]
-        states = max(2, int(chosen.states * batch_size))
-        return replace(
-            own,
-            num_states=states if own.num_states is None else own.num_states,
-            num_forward=chosen.num_forward if own.num_forward is None else own.num_forward,
-            every=chosen.every if own.every is None else own.every,
-            window=chosen.window if own.window is None else own.window,
-        )
+        return self.regularizer.chosen(self.variant, batch_size)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-r"""A rehearsal of a training run: one step on synthetic images, and the memory that the run takes.
+r"""A dry run of a training: one step on synthetic images, and the memory that the run takes.
 
 With P parameters of 4 bytes, a process with B images a step holds
 
@@ -28,9 +28,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.bootstrap import BootstrapRollout
-from undrift.regularizer.cohorts import PersistentCohorts
-from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.training.config import TrainConfig
 from undrift.training.trainer import Row, Trainer
 
@@ -38,7 +35,7 @@ CPU_BATCH = 4
 KNOWN_SHAPES = {"digits": (1, 8), "fashion-mnist": (1, 32), "patches": (3, 32)}
 
 
-def rehearse(
+def dry_run(
     config: TrainConfig,
     batch_size: int | None = None,
     *,
@@ -46,7 +43,7 @@ def rehearse(
 ) -> dict[str, Any]:
     """Build what a run needs, make one step on synthetic images, and write nothing.
 
-    The regularizer's term is computed in this step, its chains stand where they would, but on
+    The regularizer's term is computed in this step, with its chains where they would be, but on
     noise, which costs as much as states of the model do.
 
     Arguments:
@@ -63,7 +60,7 @@ def rehearse(
         InvalidInput: If something of the configuration cannot be used.
 
     Example:
-        >>> found = rehearse(TrainConfig(method="persistent"), batch_size=8)
+        >>> found = dry_run(TrainConfig(method="persistent"), batch_size=8)
         >>> found["parameters"], found["step"]["batch_size"], found["batch_size"]
         (159697, 8, 64)
     """
@@ -72,7 +69,8 @@ def rehearse(
     config, device = trainer.config, trainer.accelerator.device
     processes = trainer.accelerator.num_processes
     full, regularizer = config.batch_size // processes, trainer.regularizer
-    states, forward = regularizer.sizes(full) if regularizer else (0, 0)
+    states = regularizer.sizes(full)[0] if regularizer else 0
+    held = regularizer.held(full) if regularizer else 0
     if batch_size is None:
         fewest = max(CPU_BATCH, ceil(2 * full / states) if states else 0)
         batch_size = full if device.type == "cuda" else min(full, fewest)
@@ -84,9 +82,13 @@ def rehearse(
     trainer.stream = data.batches(batch_size * processes, generator)
     share = batch_size / full
     if regularizer:
-        _make_ready(regularizer, trainer, share, (states, forward))
+
+        def draw(count: int) -> Tensor:
+            return torch.randn(count, *data.image_shape, generator=generator).to(device)
+
+        regularizer.fill(full, share, draw)
     step, kept, peak = _timed_step(trainer)
-    memory = _counted(trainer, states, forward)
+    memory = _counted(trainer, held)
     memory["activations"] = round(kept.scaled / share + kept.fixed)
     return {
         "method": config.method,
@@ -98,7 +100,7 @@ def rehearse(
         "step": {"batch_size": batch_size, **step},
         "memory": memory | {"total": sum(memory.values())},
         "measured_peak": peak,
-        "starting_passes": _starting_passes(regularizer) if regularizer else 0,
+        "starting_passes": regularizer.starting_passes if regularizer else 0,
         "states": states,
     }
 
@@ -171,30 +173,6 @@ def _synthetic(config: TrainConfig) -> ImageData:
     return ImageData(noise * 2 - 1, "synthetic")
 
 
-def _make_ready(
-    regularizer: CumulativeErrorRegularizer,
-    trainer: Trainer,
-    share: float,
-    sizes: tuple[int, int],
-) -> None:
-    """Let the next call compute the term, with a share of the states and forward draws."""
-    processes, shape = trainer.accelerator.num_processes, trainer.data.image_shape
-    states, forward = (max(2, round(share * size)) for size in sizes)
-    regularizer.every = 1
-    regularizer.num_states, regularizer.num_forward = states * processes, forward * processes
-    device, noise = trainer.accelerator.device, torch.Generator().manual_seed(1)
-    regularizer.pool.capacity = states + forward
-    regularizer.pool.add(torch.randn(states + forward, *shape, generator=noise).to(device))
-    rollout = regularizer.rollout
-    if isinstance(rollout, BootstrapRollout):
-        rollout.random_length = False  # the longest is what has to fit
-    if isinstance(rollout, PersistentCohorts):
-        rollout.positions = rollout.places(regularizer.sampler.grid)
-        rollout.states = [
-            torch.randn(states, *shape, generator=noise).to(device) for _ in rollout.positions
-        ]
-
-
 def _timed_step(trainer: Trainer) -> tuple[dict[str, float], KeptBytes, int | None]:
     """One step: its seconds and loss, what autograd kept, and the peak of an accelerator."""
     on_gpu = trainer.accelerator.device.type == "cuda"
@@ -212,28 +190,19 @@ def _timed_step(trainer: Trainer) -> tuple[dict[str, float], KeptBytes, int | No
     return {"seconds": round(seconds, 3), "loss": rows[0]["loss"]}, kept, peak
 
 
-def _starting_passes(regularizer: CumulativeErrorRegularizer) -> int:
-    """Passes of a cohort through the network until all of them are in their places."""
-    grid, rollout = regularizer.sampler.grid, regularizer.rollout
-    if not isinstance(rollout, PersistentCohorts):
-        return 0
-    return sum(len(rollout.way(grid, position)) - 1 for position in rollout.places(grid))
-
-
-def _counted(trainer: Trainer, states: int, forward: int) -> dict[str, int]:
+def _counted(trainer: Trainer, held: int) -> dict[str, int]:
     """Bytes of all that does not grow with the batch as activations do."""
-    network, regularizer = trainer.bare_network, trainer.regularizer
+    network = trainer.bare_network
     parameters = list(network.parameters())
     moments = [m for state in trainer.optimizer.state.values() for m in state.values()]
-    datum, cohorts = 4 * prod(trainer.data.image_shape), 0
-    if regularizer and isinstance(regularizer.rollout, PersistentCohorts):
-        cohorts = regularizer.rollout.num_cohorts
+    at_once = 2 if trainer.regularizer else 1
     return {
         "weights": _bytes([*parameters, *network.buffers()]),
-        "gradients": (2 if regularizer else 1) * _bytes(p for p in parameters if p.requires_grad),
+        "gradients": (2 if trainer.regularizer else 1)
+        * _bytes(p for p in parameters if p.requires_grad),
         "moments": _bytes(m for m in moments if isinstance(m, Tensor) and m.ndim),
         "average": _bytes(trainer.ema.shadow_params),
-        "regularizer": datum * (states + forward + cohorts * states),
+        "regularizer": 4 * prod(trainer.data.image_shape) * held,
     }
 
 
