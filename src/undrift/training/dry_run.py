@@ -198,8 +198,7 @@ def _counted(trainer: Trainer, held: int) -> dict[str, int]:
     at_once = 2 if trainer.regularizer else 1
     return {
         "weights": _bytes([*parameters, *network.buffers()]),
-        "gradients": (2 if trainer.regularizer else 1)
-        * _bytes(p for p in parameters if p.requires_grad),
+        "gradients": at_once * _bytes(p for p in parameters if p.requires_grad),
         "moments": _bytes(m for m in moments if isinstance(m, Tensor) and m.ndim),
         "average": _bytes(trainer.ema.shadow_params),
         "regularizer": 4 * prod(trainer.data.image_shape) * held,
