@@ -149,3 +149,57 @@ def test_times_off_the_grid_are_refused(options, message):
 def test_only_gaussian_modules_have_a_density():
     sampler: Sampler = DiffusersSampler(torch.nn.Identity(), DPMSolverMultistepScheduler(), 4)
     assert sampler.kernel(torch.zeros(1, 2), 1000, 751) is None
+
+
+class Minimal(Sampler):
+    """What a sampler of one's own has to say, and no more."""
+
+    def step(self, x_t, t, s, *, generator=None):
+        return x_t * s / t
+
+    def scale(self, t):
+        return 1.0, t
+
+    def describe(self):
+        return {}
+
+
+def test_a_sampler_of_ones_own_gets_its_times_as_they_are():
+    """x_s = x_t s / t: every state is the first one in proportion to its time."""
+    sampler, x = Minimal((80, 10, 2, 0.7, 0.2, 0)), torch.ones(1, 2, dtype=torch.float64)
+    for t, x_t in sampler.trajectory(80 * x):
+        torch.testing.assert_close(x_t, t * x)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda s: s.predict(torch.ones(1, 2), 2),
+            "Minimal does not say what its net",
+        ),
+        (
+            lambda s: s.epsilon(torch.ones(1, 2), 2),
+            "Minimal does not say what its net",
+        ),
+        (lambda s: s.x0_hat(torch.ones(1, 2), 2), "Minimal does not say what its net"),
+        (lambda s: s.with_network(torch.nn.Identity()), "Minimal shows no network"),
+        (lambda s: s.with_steps(3), "Minimal has one grid of times"),
+    ],
+)
+def test_what_a_sampler_does_not_say_is_refused_in_one_line(ask, message):
+    with pytest.raises(InvalidInput, match=message) as refusal:
+        ask(Minimal((2, 1, 0)))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_x0_hat_is_what_the_step_uses(clip):
+    """The last step of the ancestral chain returns it."""
+    sampler = ancestral(clip=clip)
+    x_t = 3 * torch.randn(4, 2, generator=noise_source(1))
+    t = sampler.grid[-2]
+    prediction, x0_hat = sampler.predict(x_t, t), sampler.x0_hat(x_t, t)
+    torch.testing.assert_close(x0_hat, sampler.kernel(x_t, t, 0).mean)
+    assert (x0_hat.abs().max() > 0.9) == (clip is None)
+    torch.testing.assert_close(prediction.epsilon_hat, sampler.epsilon(x_t, t))

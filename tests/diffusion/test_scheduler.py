@@ -1,6 +1,7 @@
 """Schedulers of diffusers as chains: equal to their own loops, restartable, never changed."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import diffusers
@@ -10,6 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
+from undrift.diffusion.sampler import State
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
@@ -131,6 +133,77 @@ def test_a_chain_in_parts_is_the_chain(name):
     for t, s in pairwise(sampler.grid):
         x = sampler.step(x, t, s, generator=generator)
         assert torch.equal(x, whole[s]), s
+
+
+# --- the history of a solver is part of its state ---
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_state_can_be_advanced_twice(name):
+    """Each advance gives the next state of the trajectory, and leaves the history as it was."""
+    sampler = DiffusersSampler(model_of(name), make(name), 6)
+    x, generator = sampler.prior(SHAPE, generator=noise_source(1)), noise_source(2)
+    whole = list(sampler.trajectory(x, generator=noise_source(2)))
+    state = State(sampler.grid[0], x)
+    for expected in whole[1:]:
+        before = generator.get_state()
+        for _ in range(2):
+            generator.set_state(before)
+            after = sampler.advance(state, expected.t, generator=generator)
+            assert after.t == expected.t
+            assert torch.equal(after.x, expected.x)
+        state = after
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_state_may_go_to_any_later_time(name):
+    sampler = DiffusersSampler(model_of(name), make(name), 6)
+    x = sampler.prior(SHAPE, generator=noise_source(1))
+    whole, generator = list(sampler.trajectory(x, generator=noise_source(2))), noise_source(2)
+    state = State(sampler.grid[0], x)
+    for position in (2, 5, 6):
+        state = sampler.advance(state, sampler.grid[position], generator=generator)
+        assert torch.equal(state.x, whole[position].x)
+
+
+DIFFERENTIABLE = ("UniPC", "DPM++ 2", "DPM++ 3", "DEIS", "DPM singlestep", "Heun", "DDIM")
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_through_a_chain_are_those_of_finite_differences(name):
+    """By the first state and by a parameter of the network, of which the history depends too."""
+
+    def end(x_T, weight):
+        sampler = DiffusersSampler(lambda x, timestep: torch.tanh(weight * x), make(name), 3)
+        *_, (_, x_0) = sampler.trajectory(x_T)
+        return x_0
+
+    x_T = torch.randn(2, 3, generator=noise_source(3), dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    # diffusers' DPM-Solver++ casts states to float32, whose rounding the differences have to exceed
+    tolerance = {"eps": 1e-3, "atol": 1e-2, "rtol": 1e-3} if name.startswith("DPM++") else {}
+    assert torch.autograd.gradcheck(end, (x_T, weight), **tolerance)
+
+
+@pytest.mark.parametrize("name", ["UniPC", "DPM++ 2", "DEIS", "LMS", "PNDM"])
+def test_a_detached_state_has_no_graph_in_its_history_either(name):
+    sampler = DiffusersSampler(network, make(name), 5)
+    x_T = sampler.prior(SHAPE, generator=noise_source(1)).requires_grad_()
+    state = list(sampler.trajectory(x_T, stop=sampler.grid[2]))[-1]
+    s, cut = sampler.grid[3], state.detach()
+    assert sampler.advance(replace(state, x=cut.x), s).x.requires_grad  # by its history
+    after = sampler.advance(cut, s).x
+    assert not after.requires_grad
+    torch.testing.assert_close(after, sampler.advance(state, s).x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_with_steps_is_the_sampler_with_so_many(name):
+    sampler = DiffusersSampler(model_of(name), make(name), 9).with_steps(4)
+    built = DiffusersSampler(model_of(name), make(name), 4)
+    assert sampler.grid == built.grid and sampler.describe() == built.describe()
+    ours, theirs = (s.sample(SHAPE, generator=noise_source(1)) for s in (sampler, built))
+    assert torch.equal(ours, theirs)
 
 
 # --- laws, on Gaussian data of standard deviation c in each scaling ---

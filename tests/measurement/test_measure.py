@@ -4,6 +4,7 @@ import math
 import statistics
 from dataclasses import replace
 
+import diffusers
 import pytest
 import torch
 from torch import nn
@@ -365,6 +366,22 @@ def test_the_norm_gap_is_that_of_the_closed_form():
     assert abs(first.eps_norm_gap - norm) < 3 * first.eps_norm_gap_se < norm
     assert first.eps_norm_gap == first.eps_norm_sampled - first.eps_norm_forward
     assert profile.final.eps_norm_gap is None and profile.final.delta is not None
+
+
+@pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "SASolverScheduler"])
+def test_a_population_keeps_the_history_of_a_multistep_solver(kind):
+    """Advanced in parts it is the trajectory of each batch, with the noise of each batch."""
+    sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), getattr(diffusers, kind)(), 6)
+    chains = Population.from_prior(sampler, (5, 2), 3, seed=0)
+    starts, noise = list(chains.batches), chains.generators
+    copies = [torch.Generator().set_state(generator.get_state()) for generator in noise]
+    for position in (1, 4, 6):
+        x = chains.advance(sampler.grid[position])
+    ends = [
+        list(sampler.trajectory(start.x, generator=generator))[-1].x
+        for start, generator in zip(starts, copies, strict=True)
+    ]
+    assert torch.equal(x, torch.cat(ends))
 
 
 # -- which states ------------------------------------------------------------------------------

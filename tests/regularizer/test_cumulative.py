@@ -455,7 +455,7 @@ def test_cohorts_have_their_size_although_the_pool_is_filling():
     )
     for _ in range(10):
         regularizer(network, DATA)
-        assert {len(x) for x in regularizer.rollout.states} == {50}
+        assert {len(state.x) for state in regularizer.rollout.states} == {50}
 
 
 def test_default_sizes_are_shares_of_the_batch():
@@ -577,7 +577,7 @@ def check_against_one_process(variant, mode, wrapped, network, x_0):
     sampler.draws, begin = [], 0
     if variant == "persistent":  # from the second call on its states are known before
         regularizer(wrapped, x_0).backward()
-        begin, starts = 1, regularizer.rollout.states[0]
+        begin, starts = 1, regularizer.rollout.states[0].x
         sampler.draws.clear()
     network.zero_grad()
     if mode == "backward":

@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from tiny import TinyNetwork, exact_sampler, noise_source, shrinking_sampler, tiny_sampler
 from undrift.diffusion.schedule import LinearSchedule
+from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.regularizer.bootstrap import BootstrapRollout
 from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.grid import window_start
@@ -214,7 +216,7 @@ def test_a_cohort_is_whole_from_the_start_and_holds_no_graph():
     for _ in range(40):
         states, _ = cohorts(sampler, starts, 7, streams)
         assert states.shape == (7, 3) and states.requires_grad
-        assert not any(x.requires_grad for x in cohorts.states)
+        assert not any(state.x.requires_grad for state in cohorts.states)
     assert network.with_graph == 40
 
 
@@ -266,8 +268,41 @@ def test_a_saved_state_does_not_move_on():
     cohorts = PersistentCohorts(2)
     roll(cohorts, sampler, streams)
     saved = cohorts.state_dict()
-    before = [x.clone() for x in saved["states"]]
+    before = [state["x"].clone() for state in saved["states"]]
     roll(cohorts, sampler, streams, calls=5)
-    assert saved["positions"] == [1, 5]
-    for x, y in zip(saved["states"], before, strict=True):
-        torch.testing.assert_close(x, y, rtol=0, atol=0)
+    assert [sampler.grid.index(state["t"]) for state in saved["states"]] == [1, 5]
+    for state, x in zip(saved["states"], before, strict=True):
+        torch.testing.assert_close(state["x"], x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [UniPCMultistepScheduler, DPMSolverMultistepScheduler])
+def test_a_cohort_of_a_multistep_solver_is_its_trajectory_with_its_history(kind):
+    """On its way to the window, in it, and from a file in the middle of it."""
+    sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), kind(), 8)
+    cohorts, streams = PersistentCohorts(1, window=0.5, stride=2), Streams.seeded(2)
+    replay = Streams.seeded(2).noise
+    for lap in range(2):
+        states = list(sampler.trajectory(sampler.prior((6, 3), generator=replay)))
+        for position in range(5, 9):
+            found, at = roll(cohorts, sampler, streams)
+            assert at == position
+            torch.testing.assert_close(found, states[position].x, rtol=0, atol=0)
+            if position == 6 and lap:
+                saved = through_a_file(cohorts.state_dict())
+                cohorts = PersistentCohorts(1, window=0.5, stride=2)
+                cohorts.load_state_dict(saved)
+    alone = sampler.step(states[6].x, *sampler.grid[6:8])  # without history
+    assert not torch.allclose(alone, states[7].x, rtol=1e-3)
+
+
+def test_a_short_rollout_of_a_multistep_solver_keeps_its_history():
+    sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), UniPCMultistepScheduler(), 8)
+    starts, streams = torch.randn(5, 3, generator=noise_source(9)), Streams.seeded(1)
+    copy = Streams.seeded(1)
+    for _ in range(10):
+        states, end = BootstrapRollout(3)(sampler, starts, 5, streams)
+        copy.integer(1, 8)
+        begin = sampler.grid[max(0, end - 3)]
+        x = sampler.forward(starts, begin, generator=copy.noise)
+        *_, (_, expected) = sampler.trajectory(x, start=begin, stop=sampler.grid[end])
+        torch.testing.assert_close(states, expected, rtol=0, atol=0)

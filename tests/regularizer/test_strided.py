@@ -14,7 +14,6 @@ from undrift.exceptions import InvalidInput
 from undrift.measurement.measure import measure
 from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.grid import strided
 from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.streams import Streams
 from undrift.training.building import build_regularizer, build_sampler, build_scheduler
@@ -91,7 +90,7 @@ def test_a_cohort_is_the_trajectory_of_the_coarse_sampler():
         x = coarse.prior((5, 3), generator=replay)
         states = list(coarse.trajectory(x, generator=replay))
         for position in range(15, 21):
-            found, at = cohort(strided(sampler, 20), DATA, 5, streams)
+            found, at = cohort(sampler.with_steps(20), DATA, 5, streams)
             assert at == position
             torch.testing.assert_close(found, states[position].x, rtol=0, atol=0)
 

@@ -514,6 +514,30 @@ class Dropping(nn.Module):
         return 0.5 * self.drop(x_t)
 
 
+REMEDIES = {
+    "epsilon_scaling": lambda base: EpsilonScaledSampler(base, 1.05, 0.01),
+    "time_shift": lambda base: TimeShiftedSampler(base, 10),
+    "snr_t": lambda base: SNRCorrectedSampler(base, 0.2, -0.1),
+    "two": lambda base: SNRCorrectedSampler(EpsilonScaledSampler(base, 1.05), 0.1),
+}
+
+
+@pytest.mark.parametrize("remedy", REMEDIES)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_another_network_or_grid_is_that_of_the_base(chain, remedy):
+    """The remedy of the other chain, to the last bit, and not the chain that it was."""
+    around, base = REMEDIES[remedy], CHAINS[chain]()
+    healed, net = around(base), lambda x, timestep: 0.5 * torch.cos(x)
+    changes = (lambda s: s.with_network(net), lambda s: s.with_steps(4))
+    before = healed.sample(SHAPE, generator=noise_source())
+    for change in changes:
+        ours, theirs = change(healed), around(change(base))
+        assert ours.grid == theirs.grid and ours.network is theirs.network
+        found, wanted = (s.sample(SHAPE, generator=noise_source()) for s in (ours, theirs))
+        assert torch.equal(found, wanted) and not torch.equal(found, before)
+    assert torch.equal(healed.sample(SHAPE, generator=noise_source()), before)
+
+
 class Small(nn.Module):
     def __init__(self):
         super().__init__()

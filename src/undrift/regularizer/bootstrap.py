@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.sampler import Sampler, State
 from undrift.regularizer.grid import window_start
 from undrift.regularizer.streams import Streams
 
@@ -20,7 +20,7 @@ class Rollout(Protocol):
     """Makes states to compare; remembers what has to live on between calls."""
 
     def __call__(
-        self, sampler: DenoiserSampler, starts: Tensor, num_states: int, streams: Streams
+        self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
     ) -> tuple[Tensor, int]:
         """States with gradient, and their position on the grid.
 
@@ -67,7 +67,7 @@ class BootstrapRollout:
     window: float = 1.0
 
     def __call__(
-        self, sampler: DenoiserSampler, starts: Tensor, num_states: int, streams: Streams
+        self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
     ) -> tuple[Tensor, int]:
         """States with gradient, one for each start, and their position on the grid."""
         del num_states
@@ -78,13 +78,11 @@ class BootstrapRollout:
         length = streams.integer(1, self.length) if self.random_length else self.length
         begin = max(0, end - length)
         x = sampler.forward(starts, grid[begin], generator=streams.noise)
+        state = State(grid[begin], x)
         with torch.set_grad_enabled(self.gradient == "all" and torch.is_grad_enabled()):
-            states = sampler.trajectory(
-                x, start=grid[begin], stop=grid[end - 1], generator=streams.noise
-            )
-            for _, state in states:
-                x = state
-        return sampler.step(x, grid[end - 1], grid[end], generator=streams.noise), end
+            for s in grid[begin + 1 : end]:
+                state = sampler.advance(state, s, generator=streams.noise)
+        return sampler.advance(state, grid[end], generator=streams.noise).x, end
 
     num_chains = 0
 

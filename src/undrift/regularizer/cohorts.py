@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.sampler import Sampler, State
 from undrift.regularizer.grid import window_start
 from undrift.regularizer.streams import Streams
 
@@ -47,31 +46,29 @@ class PersistentCohorts:
     num_cohorts: int = 1
     window: float = 1.0
     stride: int = 1
-    states: list[Tensor] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     turn: int = 0
 
     def __call__(
-        self, sampler: DenoiserSampler, starts: Tensor, num_states: int, streams: Streams
+        self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
     ) -> tuple[Tensor, int]:
         """States with gradient, those of one cohort, and their position on the grid."""
         grid, first = sampler.grid, window_start(sampler.grid, self.window)
-        last = len(grid) - 1
         if not self.states:
-            self.positions = self.places(grid)
             self.states = [
                 self._brought(sampler, starts, num_states, position, streams)
-                for position in self.positions
+                for position in self.places(grid)
             ]
         c = self.turn
-        if self.positions[c] == last:
-            self.states[c] = self._brought(sampler, starts, len(self.states[c]), first, streams)
-            self.positions[c] = first
-        x, position = self.states[c].to(starts), self.positions[c]
-        x = sampler.step(x, grid[position], grid[position + 1], generator=streams.noise)
-        self.states[c], self.positions[c] = x.detach(), position + 1
+        if self.states[c].t == grid[-1]:
+            count = len(self.states[c].x)
+            self.states[c] = self._brought(sampler, starts, count, first, streams)
+        position = grid.index(self.states[c].t) + 1
+        before = self.states[c].to(starts)
+        state = sampler.advance(before, grid[position], generator=streams.noise)
+        self.states[c] = state.detach()
         self.turn = (c + 1) % self.num_cohorts
-        return x, position + 1
+        return state.x, position
 
     def places(self, grid: tuple[float, ...]) -> list[int]:
         """Positions on a grid where the cohorts begin, spread evenly over the window."""
@@ -99,31 +96,31 @@ class PersistentCohorts:
 
     def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
         """Put states of noise into the places where cohorts begin."""
-        self.positions = self.places(grid)
-        self.states = [draw() for _ in self.positions]
+        self.states = [State(grid[position], draw()) for position in self.places(grid)]
 
     @torch.no_grad()
     def _brought(
         self,
-        sampler: DenoiserSampler,
+        sampler: Sampler,
         like: Tensor,
         num_states: int,
         position: int,
         streams: Streams,
-    ) -> Tensor:
+    ) -> State:
         """New chains from the prior, brought to a position of the grid."""
         shape, noise = (num_states, *like.shape[1:]), streams.noise
         x = sampler.prior(shape, generator=noise, device=like.device, dtype=like.dtype)
-        for t, s in pairwise(self.way(sampler.grid, position)):
-            x = sampler.step(x, t, s, generator=noise)
-        return x
+        first, *times = self.way(sampler.grid, position)
+        state = State(first, x)
+        for s in times:
+            state = sampler.advance(state, s, generator=noise)
+        return state
 
     def state_dict(self) -> dict[str, Any]:
-        """What lives on: the chains and where they are."""
-        states, positions = list(self.states), list(self.positions)
-        return {"states": states, "positions": positions, "turn": self.turn}
+        """What lives on: the chains, their times and histories."""
+        return {"states": [dict(vars(state)) for state in self.states], "turn": self.turn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, with as many cohorts as there were."""
-        self.states, self.positions = list(state["states"]), list(state["positions"])
+        self.states = [State(**saved) for saved in state["states"]]
         self.turn, self.num_cohorts = int(state["turn"]), len(self.states) or self.num_cohorts

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.diffusion.pipelines import as_sampler
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoOpWatch
@@ -18,7 +18,7 @@ from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout
 from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.comparison import Comparison
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.grid import strided, window_start
+from undrift.regularizer.grid import window_start
 from undrift.regularizer.limits import Limits
 from undrift.regularizer.options import CHOSEN, DEFAULTS, Variant, check_options
 from undrift.regularizer.pool import ForwardPool
@@ -129,7 +129,8 @@ class CumulativeErrorRegularizer:
         chosen, released = CHOSEN[variant], variant == "official"
         window = window if window is not None else chosen.window
         sampler = _trainable_chain(model)
-        self.sampler = sampler if released else strided(sampler, num_inference_steps)
+        coarse = None if released else num_inference_steps
+        self.sampler = sampler if coarse is None else sampler.with_steps(coarse)
         self.variant = variant
         strength = strength if strength is not None else chosen.strength
         self.strength = strength if strength is not None else GradientBalance()
@@ -360,13 +361,13 @@ class CumulativeErrorRegularizer:
         return strength
 
 
-def _trainable_chain(model: Any) -> DenoiserSampler:  # noqa: ANN401
+def _trainable_chain(model: Any) -> Sampler:  # noqa: ANN401
     """A model as a chain that rollouts can follow with the network that is trained."""
     sampler = as_sampler(model)
-    if not isinstance(sampler, DenoiserSampler):
+    if sampler.network is None:
         raise InvalidInput(
-            f"the regularizer follows ancestral and DDIM chains, not {type(sampler).__name__}: "
-            "give a pipeline with a DDPMScheduler or a DDIMScheduler"
+            f"{type(sampler).__name__} shows no network that could be trained: use a sampler of "
+            "undrift, or define network and with_network"
         )
     return sampler
 
