@@ -15,10 +15,7 @@ import torch
 
 from undrift import cli
 from undrift.diffusion.schedule import LinearSchedule
-from undrift.theory.chain_file import chain_from_spec
-from undrift.theory.claims import example_chain, judge, random_chain
 from undrift.theory.gaussian_chain import GaussianChain
-from undrift.theory.trained_mixture import trained_budget
 
 
 def spec_of(chain: GaussianChain) -> dict[str, Any]:
@@ -135,18 +132,6 @@ def test_the_claims_come_with_verdicts_and_evidence(capsys: pytest.CaptureFixtur
     assert verdict("budget closes") == "holds"
 
 
-def test_verdicts_rest_on_numbers_of_the_chains() -> None:
-    """μ_t from the chains themselves, and a bootstrap below D_0 in a chain that we make."""
-    gap, claims = judge(10)
-    numbers = {claim.name[:12]: claim.numbers for claim in claims}
-    chains = [random_chain(round(i * 199 / 9)) for i in range(10)]
-    mu = torch.cat([chain.budget().mu for chain in chains])
-    assert numbers["Every step a"]["largest"] == float(mu[mu.isfinite()].max()) <= 1
-    assert numbers["Every step a"]["above_one"] == 0
-    assert gap == max(chain.budget().relative_gap for chain in chains)
-    assert example_chain()[0].budget().relative_gap < 1e-9
-
-
 def test_the_page_is_self_contained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "out" / "theory.html"
     result = call(capsys, "--num-chains", "5", "--output", str(path))
@@ -204,13 +189,6 @@ def test_files_that_are_no_chain_are_refused(
     assert "choose 2 to 200" in capsys.readouterr().err
 
 
-def test_a_specification_survives_json() -> None:
-    chain = random_chain(9, longest=20)
-    spec = json.loads(json.dumps(spec_of(chain) | {"var": chain.noise.tolist()}))
-    again = chain_from_spec(spec)
-    assert again.kl.equal(chain.kl) and again.modular_error.equal(chain.modular_error)
-
-
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys; from undrift.cli import main; main(['theory', '--help']);"
@@ -218,15 +196,6 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "--gaussian" in done.stdout
-
-
-def test_the_budget_of_a_trained_network_closes() -> None:
-    """Reduced: T = 12, 1,200 updates, 800 particles; within 3 standard errors at every step."""
-    steps = trained_budget(num_steps=12, num_updates=1200, num_particles=800, seed=1)
-    assert [step.t for step in steps] == list(range(12, 1, -1))
-    assert max(abs(step.gap_in_errors) for step in steps) < 3
-    # It has learned: an untrained network errs by tens of nats in the mean.
-    assert sum(step.fresh.mean.value for step in steps) < 1.0
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_every_error_matches_quadrature_in_one_dimension() -> None:
 
 
 def test_marginals_match_a_simulated_chain() -> None:
-    """Run the modules on 200,000 draws: means and covariances within 5 standard errors."""
+    """Run the steps on 200,000 draws: means and covariances within 5 standard errors."""
     chain = random_chain(66, longest=20)
     generator = torch.Generator().manual_seed(0)
     count, dim = 200_000, chain.dim
