@@ -14,7 +14,7 @@ from undrift.data.grids import image_grid
 from undrift.exceptions import InvalidInput
 from undrift.reporting import study_markdown
 from undrift.reporting.page import write_page
-from undrift.reporting.study import chip, read_study, render_study, write_study_report
+from undrift.reporting.study import chip, render_study, write_study_report
 from undrift.reporting.study_content import change_text, results_table, verdicts
 from undrift.reporting.study_figures import change_plot
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(folder):
-    return write_study_report(read_study(folder / "study.json"), folder).read_text()
+    return write_study_report(study(), folder).read_text()
 
 
 def test_the_page_has_every_part_of_the_study(page):
@@ -105,36 +105,6 @@ def test_a_study_of_one_seed_and_method_has_a_page(tmp_path):
     assert change_plot(alone, "branched") is None
     with pytest.raises(InvalidInput, match="no results yet"):
         render_study(alone | {"rows": []}, tmp_path)
-
-
-def test_the_first_studies_are_read(tmp_path):
-    found = study(full=False, protocols=("branched",))
-    old = {key: found[key] for key in ("rows", "paired", "config", "versions", "data")}
-    for row in [*old["rows"], *old["paired"]]:
-        row.pop("protocol")
-    for row in old["rows"]:
-        row.pop("run"), row.pop("grid")
-    file = tmp_path / "study.json"
-    file.write_text(json.dumps(old))
-    assert '<section id="branched">' in render_study(read_study(file), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "damaged"),
-        ("[]", "no study"),
-        ('{"kind": "undrift.profile"}', "no study"),
-        ('{"kind": "undrift.study", "schema_version": 3, "rows": [], "paired": []}', "update"),
-    ],
-)
-def test_what_is_no_study_is_refused(text, message, tmp_path, capsys):
-    file = tmp_path / "study.json"
-    file.write_text(text)
-    assert main(["report", str(file), "--output", str(tmp_path / "page.html")]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and message in lines[0]
-    assert not (tmp_path / "page.html").exists()
 
 
 def test_the_page_is_made_again_without_computing(folder, page, tmp_path, capsys):

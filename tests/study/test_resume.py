@@ -13,7 +13,7 @@ import yaml
 
 from undrift.cli import main
 from undrift.study.jobs import Job
-from undrift.study.progress import Course, steps_logged
+from undrift.study.progress import StudyProgress, steps_logged
 
 PLAN = {
     "base": {
@@ -98,22 +98,22 @@ def test_no_second_study_works_in_the_same_folder(tmp_path, capsys):
     assert not (folder / "seed-0").exists()
 
 
-def test_the_course_counts_the_steps_that_runs_have_logged(tmp_path):
+def test_the_progress_counts_the_steps_that_runs_have_logged(tmp_path):
     from undrift.study.config import StudyConfig
     from undrift.training.config import MethodConfig, TrainConfig
 
     methods = {"plain": MethodConfig(), "dream": MethodConfig("dream")}
     config = StudyConfig(TrainConfig(steps=300), methods, steps=100)
-    with Course(config, tmp_path, show=False) as course:
+    with StudyProgress(config, tmp_path, show=False) as progress:
         moved = []
-        course._tick = moved.append
-        assert sum(course.planned.values()) == 500
+        progress._tick = moved.append
+        assert sum(progress.planned.values()) == 500
         run = tmp_path / "seed-0" / "base"
         run.mkdir(parents=True)
         base = Job(0, "branched", None)
-        course.start(base, 300)
+        progress.start(base, 300)
         (run / "log.jsonl").write_text('{"step": 10}\n{"step": 150}\n{"st')
-        course.look()
+        progress.look()
         assert sum(moved) == pytest.approx(150)
-        course.finish(base)
+        progress.finish(base)
         assert sum(moved) == pytest.approx(300)

@@ -19,14 +19,14 @@ from undrift.quality import scorer as judgment
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.scorer import judge
 from undrift.remedies.config import RemedyConfig
-from undrift.study import statistics as pairing
-from undrift.study import worker as bench
-from undrift.study.check import check, rehearse
+from undrift.study import statistics as study_statistics
+from undrift.study import worker
+from undrift.study.check import check, try_building
 from undrift.study.config import StudyConfig
-from undrift.study.correlation import correlations, spearman
 from undrift.study.jobs import Job, jobs
+from undrift.study.record import MeanInterval, StudyRecord, StudyRow
 from undrift.study.run import run_study
-from undrift.study.statistics import mean_interval, paired
+from undrift.study.statistics import correlations, mean_interval, paired, spearman
 from undrift.training.config import (
     ChainConfig,
     MethodConfig,
@@ -61,8 +61,8 @@ def with_method(method, **options):
 def test_the_interval_is_students():
     values = [0.3, -0.1, 0.2, 0.05, 0.4]
     low, high = stats.t.interval(0.95, 4, sum(values) / 5, stats.sem(values))
-    assert mean_interval(values)["interval"] == pytest.approx([low, high])
-    assert mean_interval([0.5]) == {"mean": 0.5, "interval": None, "num_seeds": 1}
+    assert mean_interval(values).interval == pytest.approx([low, high])
+    assert mean_interval([0.5]) == MeanInterval(0.5, None, 1)
 
 
 def test_students_interval_covers_the_mean():
@@ -70,14 +70,14 @@ def test_students_interval_covers_the_mean():
     draws = torch.randn(1000, 5, generator=generator, dtype=torch.float64) + 2
     inside = 0
     for row in draws.tolist():
-        low, high = mean_interval(row)["interval"]
+        low, high = mean_interval(row).interval
         inside += low <= 2 <= high
     assert abs(inside / 1000 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 1000)
 
 
-def row(method, seed, budget, mmd_sq, frechet):
-    facts = {"method": method, "seed": seed, "budget": budget}
-    return facts | {"mmd_sq": mmd_sq, "frechet": frechet}
+def row(method, seed, budget, mmd_sq, frechet, steps=10, cost=1.0, run=""):
+    found = StudyRow("branched", method, seed, budget, steps, cost, run, mmd_sq)
+    return replace(found, frechet=frechet)
 
 
 def test_changes_are_taken_within_a_seed_and_a_budget():
@@ -89,10 +89,10 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
         row("x", 1, "steps", 3.0, 1.0),
         row("x", 0, "compute", 1.0, 1.0),
     ]
-    found = {(r["budget"], r["metric"]): r for r in paired(rows, ["steps", "compute"])}
-    assert found["steps", "mmd_sq"]["changes"] == [-0.5, -0.25]
-    assert found["steps", "frechet"]["mean"] == 0.5
-    assert found["compute", "mmd_sq"]["changes"] == [0.0]
+    found = {(r.budget, r.metric): r for r in paired(rows)}
+    assert found["steps", "mmd_sq"].changes == [-0.5, -0.25]
+    assert found["steps", "frechet"].mean == 0.5
+    assert found["compute", "mmd_sq"].changes == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,15 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
         ({"base": TrainConfig(seed=7)}, "give seeds"),
         ({"base": TrainConfig(resume=True)}, "always goes on"),
         ({"base": TrainConfig(steps=0)}, "base: --steps is 0"),
-        ({"methods": with_method("plain", stride=2)}, r"x.regularizer.stride means nothing to p"),
-        ({"methods": with_method("full", stride=2)}, "stride means nothing to full"),
-        ({"methods": with_method("official", kernel="energy")}, "kernel means nothing to official"),
+        ({"methods": with_method("plain", stride=2)}, r"x.regularizer.stride has no effect with p"),
+        ({"methods": with_method("full", stride=2)}, "stride has no effect with full"),
+        (
+            {"methods": with_method("official", kernel="energy")},
+            "kernel has no effect with official",
+        ),
         (
             {"methods": {"plain": MethodConfig(), "x": WEAK_FULL}},
-            "objective.strength means nothing",
+            "objective.strength has no effect",
         ),
         ({"num_inference_steps": 0}, "at least 1"),
         ({"steps": 0}, "at least 1"),
@@ -185,9 +188,9 @@ def test_a_memory_has_no_error_against_the_data_set_and_less_than_none_against_i
 
 def test_the_error_against_the_data_set_is_beside_that_against_the_population(tmp_path):
     found = run_study(plan(), tmp_path, progress=False)
-    offsets = {row["empirical_mmd_sq"] - row["mmd_sq"] for row in found["rows"]}
+    offsets = {row.empirical_mmd_sq - row.mmd_sq for row in found.rows}
     assert max(offsets) == pytest.approx(min(offsets)) and 0 < min(offsets) < 1 / 1797
-    assert {row["metric"] for row in found["paired"]} >= {"mmd_sq", "empirical_mmd_sq"}
+    assert {row.metric for row in found.paired} >= {"mmd_sq", "empirical_mmd_sq"}
 
 
 def test_the_base_of_another_start_is_another_plan(tmp_path):
@@ -198,7 +201,7 @@ def test_the_base_of_another_start_is_another_plan(tmp_path):
     with pytest.raises(InvalidInput, match=r"another plan \(start_from: None there"):
         run_study(other, tmp_path / "study", progress=False)
     (tmp_path / "study").rename(tmp_path / "moved")  # its branches start from another place now
-    assert len(run_study(plan(), tmp_path / "moved", progress=False)["rows"]) == 2
+    assert len(run_study(plan(), tmp_path / "moved", progress=False).rows) == 2
 
 
 def test_runs_on_other_images_are_not_taken_for_these(tmp_path):
@@ -219,42 +222,41 @@ def test_a_study_that_is_stopped_early_leaves_the_results_that_were_there(tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         run_study(plan(), tmp_path, stop, progress=False)
-    assert json.loads((tmp_path / "study.json").read_text())["rows"] == whole["rows"]
+    assert StudyRecord.load(tmp_path / "study.json").rows == whole.rows
 
 
 def test_models_are_judged_by_the_chain_that_was_asked_for(tmp_path):
     every = run_study(plan(), tmp_path, progress=False)
     same = run_study(plan(num_inference_steps=6), tmp_path, progress=False)
     coarse = run_study(plan(num_inference_steps=2), tmp_path, progress=False)
-    errors = [[row["mmd_sq"] for row in found["rows"]] for found in (every, same, coarse)]
+    errors = [[row.mmd_sq for row in found.rows] for found in (every, same, coarse)]
     assert errors[0] == errors[1] != errors[2]
 
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path):
     config = plan(budgets=["steps", "compute"])
     first = run_study(config, tmp_path, progress=False)
-    assert {(r["method"], r["budget"]) for r in first["rows"]} == {
+    assert {(r.method, r.budget) for r in first.rows} == {
         (method, budget) for method in config.methods for budget in config.budgets
     }
     base = tmp_path / "seed-0" / "base" / "result.json"
     before = base.stat().st_mtime_ns
     (tmp_path / "study.json").unlink()
     again = run_study(config, tmp_path, progress=False)
-    assert again["rows"] == first["rows"]
+    assert again.rows == first.rows
     assert base.stat().st_mtime_ns == before
-    written = json.loads((tmp_path / "study.json").read_text())
-    assert written["paired"] == first["paired"]
+    assert StudyRecord.load(tmp_path / "study.json") == again
 
 
 def test_both_protocols_are_run_and_compared_apart(tmp_path):
     config = plan(protocols=["branched", "scratch"], scratch_steps=5)
     found = run_study(config, tmp_path, progress=False)
-    assert {(r["protocol"], r["method"], r["steps"]) for r in found["rows"]} == {
+    assert {(r.protocol, r.method, r.steps) for r in found.rows} == {
         (protocol, method, steps)
         for protocol, steps in (("branched", 4), ("scratch", 5))
         for method in config.methods
     }
-    assert {r["protocol"] for r in found["paired"]} == {"branched", "scratch"}
+    assert {r.protocol for r in found.paired} == {"branched", "scratch"}
 
 
 def test_a_run_of_another_plan_is_not_taken_for_this_one(tmp_path):
@@ -287,7 +289,7 @@ def test_the_chain_that_is_judged_is_tried_before_any_training(tmp_path):
     with pytest.raises(InvalidInput, match="remedy falling: .*divides"):
         run_study(plan(remedies=falling), tmp_path / "long", progress=False)
     data = load_data("digits")
-    rehearse(plan(remedies=falling, num_inference_steps=2), data)  # of two modules
+    try_building(plan(remedies=falling, num_inference_steps=2), data)  # of two modules
     assert not any(tmp_path.iterdir())
 
 
@@ -299,7 +301,7 @@ def test_a_remedy_is_tried_without_being_estimated(monkeypatch):
         return call(self, sample, *args, **options)
 
     monkeypatch.setattr(UNet2DModel, "forward", counted)
-    rehearse(plan(remedies={"a": RemedyConfig("analytic_variance")}), load_data("digits"))
+    try_building(plan(remedies={"a": RemedyConfig("analytic_variance")}), load_data("digits"))
     assert sum(rows) == 6  # one for each time
 
 
@@ -325,48 +327,48 @@ def looked_into(tmp_path_factory):
 
 def test_weights_are_judged_on_the_way_without_changing_the_run(looked_into, tmp_path):
     _, found = looked_into
-    steps = {(r["method"], r["step"]) for r in found["checkpoints"]}
+    steps = {(r.method, r.step) for r in found.checkpoints}
     assert steps == {("base", 2), ("base", 4), ("plain", 2), ("persistent", 2)}
     bare = run_study(plan(), tmp_path, progress=False)
-    values = [[row["mmd_sq"], row["frechet"]] for row in bare["rows"]]
-    assert values == [[row["mmd_sq"], row["frechet"]] for row in found["rows"]]
-    assert bare["checkpoints"] == [] and bare["remedies"] == []
-    assert found["correlation"]["mmd_sq"]["overall"]["num_points"] == 6
+    values = [[row.mmd_sq, row.frechet] for row in bare.rows]
+    assert values == [[row.mmd_sq, row.frechet] for row in found.rows]
+    assert bare.checkpoints == [] and bare.remedies == []
+    assert found.correlation["mmd_sq"].overall.num_points == 6
 
 
 def test_a_remedy_that_does_nothing_changes_nothing(looked_into):
     _, found = looked_into
-    changes = {(r["method"], r["remedy"], r["metric"]): r["mean"] for r in found["paired_remedies"]}
+    changes = {(r.method, r.remedy, r.metric): r.mean for r in found.paired_remedies}
     for method in ("plain", "persistent"):
         assert changes[method, "nothing", "frechet"] == pytest.approx(0, abs=1e-4)
         assert abs(changes[method, "some", "frechet"]) > 1e-4
-    profiles = {(p["method"], p["remedy"]): p["states"] for p in found["profiles"]}
+    profiles = {(p.method, p.remedy): p.states for p in found.profiles}
     assert len(profiles) == 6
     for a, b in zip(profiles["plain", "none"], profiles["plain", "nothing"], strict=True):
-        assert a["mmd_sq"] == pytest.approx(b["mmd_sq"], abs=1e-5)
-    assert profiles["plain", "none"][-1]["t"] == 0
+        assert a.mmd_sq == pytest.approx(b.mmd_sq, abs=1e-5)
+    assert profiles["plain", "none"][-1].t == 0
 
 
 def test_samples_of_all_methods_are_kept_to_look_at(looked_into):
     folder, found = looked_into
-    assert all((folder / row["grid"]).is_file() for row in [*found["rows"], *found["remedies"]])
+    assert all((folder / row.grid).is_file() for row in [*found.rows, *found.remedies])
     assert (folder / "data.png").is_file()
 
 
 def test_a_method_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
-    train = bench.train
+    train = worker.train
 
     def fails(config, *arguments, **options):
         if config.method == "persistent":
             raise InvalidInput("the loss is nan at step 3")
         return train(config, *arguments, **options)
 
-    monkeypatch.setattr(bench, "train", fails)
+    monkeypatch.setattr(worker, "train", fails)
     found = run_study(plan(budgets=["steps", "compute"]), tmp_path, progress=False)
-    assert [(r["method"], r["budget"]) for r in found["rows"]] == [("plain", "steps")]
-    assert "loss is nan" in found["failures"][0]["reason"]
+    assert [(r.method, r.budget) for r in found.rows] == [("plain", "steps")]
+    assert "loss is nan" in found.failures[0].reason
     # at equal compute nothing is left to compare with
-    assert {(f["method"], f["budget"]) for f in found["failures"][1:]} == {
+    assert {(f.method, f.budget) for f in found.failures[1:]} == {
         ("plain", "compute"),
         ("persistent", "compute"),
     }
@@ -381,23 +383,23 @@ def test_equal_compute_gives_the_cheaper_method_more_steps():
 
 def test_a_run_at_equal_steps_is_kept_where_only_its_cost_was_asked_for(tmp_path):
     found = run_study(plan(budgets=["compute"]), tmp_path, progress=False)
-    assert {row["budget"] for row in found["rows"]} == {"steps", "compute"}
+    assert {row.budget for row in found.rows} == {"steps", "compute"}
 
 
 def test_costs_are_relative_to_plain_within_a_seed():
     rows = [
-        row(m, seed, "steps", 1.0, 1.0) | {"steps": 10, "train_cpu_s": cost * (1 + seed)}
+        row(m, seed, "steps", 1.0, 1.0, cost=cost * (1 + seed))
         for seed in (0, 1)
         for m, cost in (("plain", 1.0), ("x", 1.5))
     ]
-    [plain, x] = pairing.costs(rows)
-    assert plain["relative"]["ratios"] == [1, 1]
-    assert x["relative"]["mean"] == pytest.approx(1.5)
+    [plain, x] = study_statistics.costs(rows)
+    assert plain.relative.ratios == [1, 1]
+    assert x.relative.mean == pytest.approx(1.5)
 
 
 def test_no_change_is_taken_against_nothing():
     pairs = [(row("plain", 0, "steps", -1e-5, 2.0), row("x", 0, "steps", 1e-5, 1.0))]
-    assert [found["metric"] for found in pairing.changes(pairs)] == ["frechet"]
+    assert [found.metric for found in study_statistics.changes(pairs, method="x")] == ["frechet"]
 
 
 def test_rank_correlation_is_spearmans_and_within_groups_its_own():
@@ -406,20 +408,14 @@ def test_rank_correlation_is_spearmans_and_within_groups_its_own():
     assert spearman(x, y, [0] * 30) == pytest.approx(stats.spearmanr(x, y).statistic)
     # each seed falls, all seeds together rise
     points = [
-        {
-            "run": f"{seed}{k}",
-            "seed": seed,
-            "method": "a",
-            "mmd_sq": seed + k,
-            "frechet": seed * 9 - k,
-        }
+        row("a", seed, "steps", seed + k, seed * 9 - k, run=f"{seed}{k}")
         for seed in range(4)
         for k in (0.0, 0.1, 0.2)
     ]
     found = correlations(points)
-    assert found["overall"]["rho"] > 0.8 and found["within_seed"]["rho"] == pytest.approx(-1)
-    low, high = found["overall"]["interval"]
-    assert low <= found["overall"]["rho"] <= high
+    assert found.overall.rho > 0.8 and found.within_seed.rho == pytest.approx(-1)
+    low, high = found.overall.interval
+    assert low <= found.overall.rho <= high
     assert correlations(points[:3]) is None
 
 
@@ -427,13 +423,10 @@ def test_more_checkpoints_of_the_same_runs_do_not_narrow_the_interval():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(12, generator=generator)
     y = x + torch.randn(12, generator=generator)
-    points = [
-        {"run": str(k), "seed": 0, "method": "a", "mmd_sq": float(x[k]), "frechet": float(y[k])}
-        for k in range(12)
-    ]
-    once, often = (correlations(copies)["overall"] for copies in (points, points * 20))
-    assert often["rho"] == pytest.approx(once["rho"])
-    assert often["interval"] == pytest.approx(once["interval"])
+    points = [row("a", 0, "steps", float(x[k]), float(y[k]), run=str(k)) for k in range(12)]
+    once, often = (correlations(copies).overall for copies in (points, points * 20))
+    assert often.rho == pytest.approx(once.rho)
+    assert often.interval == pytest.approx(once.interval)
 
 
 def test_a_judge_says_which_features_it_uses():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ from undrift.cli.command import session
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from undrift.study.config import StudyConfig
+    from undrift.study.record import Change, StudyRow
 
 
 @dataclass
@@ -45,6 +48,7 @@ def run(config: Config) -> dict[str, Any]:
 
     from undrift.api.study_file import read_plan
     from undrift.reporting.study import write_study_report
+    from undrift.study.record import FILE
     from undrift.study.run import run_study
 
     plan = read_plan(config.study)
@@ -54,26 +58,27 @@ def run(config: Config) -> dict[str, Any]:
     folder = Path(config.output or Path("runs") / Path(config.study).stem)
     called = session()
     talk = Console(stderr=True, quiet=called.quiet, soft_wrap=True)
-    result = run_study(
+    record = run_study(
         plan,
         folder,
-        _told(talk, plan),
+        _telling(talk, plan),
         lambda judged_by: _announce(talk, plan, judged_by),
         progress=not called.quiet,
         command=called.command,
     )
+    result = record.to_dict()
     report = write_study_report(result, folder)
-    for failure in result["failures"]:
-        where = "{protocol} {method}, seed {seed}, {budget}".format(**failure)
-        talk.print(f"not in the tables: {where}: {failure['reason']}")
-    if result["paired"] and not called.json:
-        Console().print(_table(result))
-    print(f"study   {folder / 'study.json'}")
+    for failed in record.failures:
+        where = f"{failed.protocol} {failed.method}, seed {failed.seed}, {failed.budget}"
+        talk.print(f"not in the tables: {where}: {failed.reason}")
+    if record.paired and not called.json:
+        Console().print(_table(record.paired))
+    print(f"study   {folder / FILE}")
     print(f"report  {report}")
     return result
 
 
-def _announce(talk: Console, plan: StudyConfig, judged_by: dict[str, Any]) -> None:
+def _announce(talk: Console, plan: StudyConfig, judged_by: Mapping[str, Any]) -> None:
     """What will be run and how it will be judged, before it is."""
     from undrift.study.config import CHECKPOINT_RULE
     from undrift.study.jobs import jobs
@@ -91,36 +96,34 @@ def _announce(talk: Console, plan: StudyConfig, judged_by: dict[str, Any]) -> No
     )
     if judged_by["warning"]:
         talk.print(f"note: Fréchet distance: {judged_by['warning']}")
+    asked = plan.num_inference_steps
     for name, method in plan.methods.items():
-        walked = method.regularizer.num_inference_steps
-        if method.variant and walked != plan.num_inference_steps:
+        own = method.regularizer.num_inference_steps
+        if method.variant and own != asked:
             talk.print(
-                f"note: {name} regularizes a chain of {walked or 'all'} modules, and models are "
-                f"judged by one of {plan.num_inference_steps or 'all'}: see num_inference_steps"
+                f"note: {name} regularizes a chain of {own or 'all'} denoising steps, and models "
+                f"are judged by one of {asked or 'all'}: see num_inference_steps"
             )
 
 
-def _told(talk: Console, plan: StudyConfig) -> Callable[[dict[str, Any]], None]:
+def _telling(talk: Console, plan: StudyConfig) -> Callable[[StudyRow], None]:
     """What tells of each result as it comes."""
     from undrift.study.jobs import jobs
 
-    total, done = sum(job.method is not None for job in jobs(plan)), 0
+    total, count = sum(job.method is not None for job in jobs(plan)), itertools.count(1)
 
-    def tell(row: dict[str, Any]) -> None:
-        nonlocal done
-        done += 1
+    def tell(row: StudyRow) -> None:
         talk.print(
-            f"{done:>3} of {total}  seed {row['seed']}  {row['protocol']:<8}  "
-            f"{row['method']:<18}  {row['budget']:<7} {row['steps']:>6} steps  "
-            f"D₀² {1e4 * row['mmd_sq']:6.2f}e-4  Fréchet {row['frechet']:.4g}  "
-            f"{row['train_cpu_s']:.0f} s",
+            f"{next(count):>3} of {total}  seed {row.seed}  {row.protocol:<8}  {row.method:<18}  "
+            f"{row.budget:<7} {row.steps:>6} steps  D₀² {1e4 * row.mmd_sq:6.2f}e-4  "
+            f"Fréchet {row.frechet:.4g}  {row.train_cpu_s:.0f} s",
             highlight=False,
         )
 
     return tell
 
 
-def _table(result: dict[str, Any]) -> Any:  # noqa: ANN401
+def _table(changes: Sequence[Change]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -128,18 +131,10 @@ def _table(result: dict[str, Any]) -> Any:  # noqa: ANN401
     table.box, table.title_justify, table.header_style = box.SIMPLE_HEAD, "left", "bold"
     for column in ("protocol", "budget", "method", "metric", "change", "interval", "seeds"):
         table.add_column(column, justify="right" if column == "change" else "left")
-    for row in result["paired"]:
-        if row["metric"] not in SHOWN:
-            continue
-        interval = row["interval"]
-        shown = f"{interval[0]:+.1%} to {interval[1]:+.1%}" if interval else "–"
-        table.add_row(
-            row["protocol"],
-            row["budget"],
-            row["method"],
-            SHOWN[row["metric"]],
-            f"{row['mean']:+.1%}",
-            shown,
-            str(row["num_seeds"]),
-        )
+    for change in changes:
+        if change.metric in SHOWN:
+            ends = change.interval
+            shown = f"{ends[0]:+.1%} to {ends[1]:+.1%}" if ends else "–"
+            which = (change.protocol, change.budget, change.method, SHOWN[change.metric])
+            table.add_row(*which, f"{change.mean:+.1%}", shown, str(change.num_seeds))
     return table

@@ -104,12 +104,13 @@ def _study_file(source: Path) -> Path | None:
 
 def _study(config: Config, file: Path, output: Path) -> dict[str, Any]:
     """Render the page of a study again, from its record and the grids beside it, or its tables."""
-    from undrift.reporting.study import read_study, write_study_report
+    from undrift.reporting.study import write_study_report
     from undrift.reporting.study_markdown import write_study_markdown
+    from undrift.study.record import StudyRecord
 
     if len(config.sources) > 1:
         raise InvalidInput("a study has a page of its own: give its study.json alone")
-    study = read_study(file)
+    study = StudyRecord.load(file).to_dict()
     if output.suffix == MARKDOWN:
         path = write_study_markdown(study, file.parent, output)
     else:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from undrift.exceptions import InvalidInput
 from undrift.reporting.canvas import NUM_COLORS
 from undrift.reporting.content import by_topic, number
 from undrift.reporting.images import inline_images
@@ -31,41 +29,6 @@ from undrift.reporting.study_content import (
 )
 from undrift.reporting.study_figures import change_plot, profile_plot, scatter_plot, value_plot
 from undrift.reporting.tables import flatten
-
-KIND = "undrift.study"
-SCHEMA_VERSION = 2
-NO_REMEDY = "none"
-
-
-def read_study(path: str | Path) -> dict[str, Any]:
-    """The record of a study; the first ones had no version and one protocol.
-
-    Raises:
-        InvalidInput: If the file is no study, is damaged, or was written by a newer undrift.
-    """
-    path = Path(path)
-    try:
-        study = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput(f"no such study: {path}") from None
-    except (ValueError, OSError):
-        raise InvalidInput(f"{path} is damaged: it is not JSON") from None
-    if not is_study(study):
-        raise InvalidInput(f"{path} is no study of undrift compare: it holds no rows to compare")
-    version = study.get("schema_version", 1)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise InvalidInput(
-            f"{path} has schema version {version}, this undrift reads up to {SCHEMA_VERSION}: "
-            "update undrift"
-        )
-    return dict(study)
-
-
-def is_study(record: Any) -> bool:  # noqa: ANN401
-    """Whether plain data are the record of a study."""
-    if not isinstance(record, Mapping) or record.get("kind", KIND) != KIND:
-        return False
-    return isinstance(record.get("rows"), list) and isinstance(record.get("paired"), list)
 
 
 def write_study_report(study: Study, folder: Path, path: Path | None = None) -> Path:

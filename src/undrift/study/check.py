@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import partial
@@ -12,9 +12,8 @@ from typing import TypeVar
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.remedies.config import apply_remedy
-from undrift.study.config import PLAIN, StudyConfig
+from undrift.study.config import NO_REMEDY, PLAIN, StudyConfig
 from undrift.study.jobs import with_method
-from undrift.study.remedied import NONE
 from undrift.training.check import check as check_training
 from undrift.training.config import MethodConfig, TrainConfig
 from undrift.training.trainer import Trainer
@@ -22,7 +21,18 @@ from undrift.training.trainer import Trainer
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 SCRATCH = "scratch-"
 FEW = 64
+LEAST = {
+    "steps": 1,
+    "scratch_steps": 1,
+    "num_samples": 4,
+    "num_inference_steps": 1,
+    "num_reference": 4,
+    "judge_every": 1,
+    "workers": 1,
+}
 T = TypeVar("T")
+Complaints = Iterator[tuple[bool, str]]
+"""Whether something is wrong, and what to say of it; the first that is wrong is told."""
 
 
 def check(config: StudyConfig) -> None:
@@ -31,39 +41,37 @@ def check(config: StudyConfig) -> None:
     Raises:
         InvalidInput: If it does.
     """
-    _check_methods(config)
-    _check_lists(config)
-    _check_budgets(config)
-    _check_remedies(config)
-    _check_numbers(config)
-    _told_of("base", partial(check_training, config.base))
+    for find in (_methods, _base, _names, _lists, _budgets, _remedies, _numbers):
+        for is_wrong, complaint in find(config):
+            if is_wrong:
+                raise InvalidInput(complaint)
+    _naming("base", partial(check_training, config.base))
     for name, training in _trainings(config):
-        _told_of(f"method {name}", partial(check_training, training))
+        _naming(f"method {name}", partial(check_training, training))
 
 
-def rehearse(config: StudyConfig, data: ImageData) -> None:
+def try_building(config: StudyConfig, data: ImageData) -> None:
     """Build what each method trains with, the chain and each remedy of it, and throw it away.
 
     Raises:
         InvalidInput: If a method, the chain or a remedy cannot be built.
     """
     trainings = dict(_trainings(config))
-    plain = _told_of(f"method {PLAIN}", partial(Trainer, trainings.pop(PLAIN), data))
+    plain = _naming(f"method {PLAIN}", partial(Trainer, trainings.pop(PLAIN), data))
     for name, training in trainings.items():
-        _told_of(f"method {name}", partial(Trainer, training, data))
-    sampler = _told_of("base", partial(plain.averaged_sampler, config.num_inference_steps))
+        _naming(f"method {name}", partial(Trainer, training, data))
+    sampler = _naming("base", partial(plain.averaged_sampler, config.num_inference_steps))
     few = data.images[:FEW]
     for name, remedy in config.remedies.items():
-        _told_of(f"remedy {name}", partial(apply_remedy, sampler, remedy, few, num_data=1))
+        _naming(f"remedy {name}", partial(apply_remedy, sampler, remedy, few, num_data=1))
 
 
 def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
-    length = max(config.length(protocol) for protocol in config.protocols)
-    start = replace(config.base, steps=length)
+    start = replace(config.base, steps=max(map(config.length, config.protocols)))
     return [(name, with_method(start, method)) for name, method in config.methods.items()]
 
 
-def _told_of(what: str, build: Callable[[], T]) -> T:
+def _naming(what: str, build: Callable[[], T]) -> T:
     """What is built; a complaint says of which part of the plan it is."""
     try:
         return build()
@@ -71,46 +79,36 @@ def _told_of(what: str, build: Callable[[], T]) -> T:
         raise InvalidInput(f"{what}: {error}") from None
 
 
-def _check_methods(config: StudyConfig) -> None:
-    if PLAIN not in config.methods or config.methods[PLAIN].method != "plain":
-        raise InvalidInput(f"a study needs the method {PLAIN} of method plain, to compare with")
-    if config.base.method != "plain":
-        raise InvalidInput(
-            f"base.method is {config.base.method}: the base is plain; name methods under methods"
-        )
-    _check_base(config)
+def _methods(config: StudyConfig) -> Complaints:
+    plain = config.methods.get(PLAIN)
+    yield (
+        plain is None or plain.method != "plain",
+        f"a study needs the method {PLAIN} of method plain, to compare with",
+    )
     for name, method in config.methods.items():
-        for option in _idle(method):
-            raise InvalidInput(
-                f"methods.{name}.{option} means nothing to {method.method}: leave it out"
-            )
-    folders: dict[str, str] = {}
-    for name in config.methods:
-        if not NAME.fullmatch(name) or name.startswith(SCRATCH):
-            raise InvalidInput(
-                f"methods: {name!r} is no name for a run: use letters, digits, _ . + - and no "
-                f"{SCRATCH} in front"
-            )
-        same = folders.setdefault(name.casefold(), name)
-        if same != name:
-            raise InvalidInput(f"methods {same} and {name} would share a folder: rename one")
+        for option in _unused(method):
+            yield True, f"methods.{name}.{option} has no effect with {method.method}: leave it out"
 
 
-def _check_base(config: StudyConfig) -> None:
-    """Stop at options of the base that the study does not pass on."""
-    for option in _idle(config.base):
-        raise InvalidInput(f"base.{option} is no option of a plain base: put it under methods")
-    own, plain = config.base, TrainConfig()
+def _base(config: StudyConfig) -> Complaints:
+    """Options of the base that the study does not pass on."""
+    base, default = config.base, TrainConfig()
+    yield (
+        base.method != "plain",
+        f"base.method is {base.method}: the base is plain; name methods under methods",
+    )
+    for option in _unused(base):
+        yield True, f"base.{option} is no option of a plain base: put it under methods"
     for option, instead in (
         ("seed", "give seeds"),
         ("output", "give --output"),
         ("resume", "a study always goes on with what is there"),
     ):
-        if getattr(own, option) != getattr(plain, option):
-            raise InvalidInput(f"base.{option} is not for a study: {instead}")
+        is_set = getattr(base, option) != getattr(default, option)
+        yield is_set, f"base.{option} is not for a study: {instead}"
 
 
-def _idle(method: MethodConfig) -> list[str]:
+def _unused(method: MethodConfig) -> list[str]:
     """Options that are set, though the method has no use for them."""
     default = MethodConfig()
     return [
@@ -121,67 +119,71 @@ def _idle(method: MethodConfig) -> list[str]:
     ]
 
 
-def _check_lists(config: StudyConfig) -> None:
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise InvalidInput(f"seeds {config.seeds}: give at least one, each once")
-    for key, values in (("protocols", config.protocols), ("budgets", config.budgets)):
-        if not values or len(set(values)) < len(values):
-            raise InvalidInput(f"{key} {list(values)}: give at least one, each once")
-    if "scratch" in config.protocols and config.scratch_steps is None:
-        raise InvalidInput("the protocol scratch needs scratch_steps: say how many")
-    if "scratch" not in config.protocols and config.scratch_steps is not None:
-        raise InvalidInput("scratch_steps are given, but protocols has no scratch: add it")
+def _names(config: StudyConfig) -> Complaints:
+    folders: dict[str, str] = {}
+    for name in config.methods:
+        yield (
+            not NAME.fullmatch(name) or name.startswith(SCRATCH),
+            f"methods: {name!r} is no name for a run: use letters, digits, _ . + - and no "
+            f"{SCRATCH} in front",
+        )
+        same = folders.setdefault(name.casefold(), name)
+        yield same != name, f"methods {same} and {name} would share a folder: rename one"
 
 
-def _check_budgets(config: StudyConfig) -> None:
+def _lists(config: StudyConfig) -> Complaints:
+    for key in ("seeds", "protocols", "budgets"):
+        values = getattr(config, key)
+        is_wrong = not values or len(set(values)) < len(values)
+        yield is_wrong, f"{key} {list(values)}: give at least one, each once"
+    has_scratch, has_steps = "scratch" in config.protocols, config.scratch_steps is not None
+    yield has_scratch and not has_steps, "the protocol scratch needs scratch_steps: say how many"
+    yield (
+        has_steps and not has_scratch,
+        "scratch_steps are given, but protocols has no scratch: add it",
+    )
+
+
+def _budgets(config: StudyConfig) -> Complaints:
     if "compute" in config.budgets or config.reference != StudyConfig.reference:
-        _known([config.reference], config, "reference")
+        yield from _unknown([config.reference], config, "reference")
     if config.compute_methods is None:
         return
-    _known(config.compute_methods, config, "compute_methods")
-    if "compute" not in config.budgets:
-        raise InvalidInput(
-            "compute_methods are given, but budgets has no compute: add it, or leave them out"
-        )
-    if PLAIN not in config.compute_methods:
-        raise InvalidInput(f"compute_methods has no {PLAIN}, to compare with: add it")
+    yield from _unknown(config.compute_methods, config, "compute_methods")
+    yield (
+        "compute" not in config.budgets,
+        "compute_methods are given, but budgets has no compute: add it, or leave them out",
+    )
+    yield (
+        PLAIN not in config.compute_methods,
+        f"compute_methods has no {PLAIN}, to compare with: add it",
+    )
 
 
-def _check_remedies(config: StudyConfig) -> None:
+def _remedies(config: StudyConfig) -> Complaints:
     if config.remedy_methods is not None:
-        _known(config.remedy_methods, config, "remedy_methods")
-        if not config.remedies or not config.remedy_methods:
-            raise InvalidInput("remedies and remedy_methods go together: name both, or drop them")
+        yield from _unknown(config.remedy_methods, config, "remedy_methods")
+        yield (
+            not config.remedies or not config.remedy_methods,
+            "remedies and remedy_methods go together: name both, or drop them",
+        )
     for name, remedy in config.remedies.items():
-        if not NAME.fullmatch(name) or name == NONE or remedy.remedy == "none":
-            raise InvalidInput(
-                f"remedies: {name!r} of remedy {remedy.remedy}: none is always there; give others, "
-                "with names of letters, digits, _ . + -"
-            )
+        yield (
+            not NAME.fullmatch(name) or name == NO_REMEDY or remedy.remedy == "none",
+            f"remedies: {name!r} of remedy {remedy.remedy}: none is always there; give others, "
+            "with names of letters, digits, _ . + -",
+        )
 
 
-def _known(names: Sequence[str], config: StudyConfig, key: str) -> None:
+def _unknown(names: Sequence[str], config: StudyConfig, key: str) -> Complaints:
     for name in names:
-        if name not in config.methods:
-            close = get_close_matches(name, config.methods, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"choose from {_list(config)}"
-            raise InvalidInput(f"{key}: {name!r} is no method of the study: {hint}")
+        close = get_close_matches(name, config.methods, n=1)
+        known = ", ".join(config.methods)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {known}"
+        yield name not in config.methods, f"{key}: {name!r} is no method of the study: {hint}"
 
 
-def _list(config: StudyConfig) -> str:
-    return ", ".join(config.methods)
-
-
-def _check_numbers(config: StudyConfig) -> None:
-    least = {
-        "steps": (config.steps, 1),
-        "scratch_steps": (config.scratch_steps, 1),
-        "num_samples": (config.num_samples, 4),
-        "num_inference_steps": (config.num_inference_steps, 1),
-        "num_reference": (config.num_reference, 4),
-        "judge_every": (config.judge_every, 1),
-        "workers": (config.workers, 1),
-    }
-    for key, (value, low) in least.items():
-        if value is not None and value < low:
-            raise InvalidInput(f"{key} is {value}: give at least {low}")
+def _numbers(config: StudyConfig) -> Complaints:
+    for key, least in LEAST.items():
+        value = getattr(config, key)
+        yield value is not None and value < least, f"{key} is {value}: give at least {least}"

@@ -11,6 +11,11 @@ from undrift.training.config import MethodConfig, TrainConfig
 Protocol = Literal["branched", "scratch"]
 Budget = Literal["steps", "compute"]
 PLAIN = "plain"
+"""The method that all others are compared with."""
+BASE = "base"
+"""What the run that branches continue is called among the checkpoints."""
+NO_REMEDY = "none"
+DATA_GRID = "data.png"
 CHECKPOINT_RULE = (
     "the averaged weights after the last step are judged; no checkpoint is selected, by any number"
 )
@@ -74,3 +79,8 @@ class StudyConfig:
     def length(self, protocol: Protocol) -> int:
         """Steps of a run at equal steps."""
         return self.steps if protocol == "branched" else self.scratch_steps or 0
+
+    @property
+    def tries_remedies_on(self) -> list[str]:
+        """Methods whose models are judged with remedies too."""
+        return [PLAIN, self.reference] if self.remedy_methods is None else self.remedy_methods

@@ -17,7 +17,7 @@ SECONDS = 1.0
 TAIL = 4096
 
 
-class Course:
+class StudyProgress:
     """A progress bar over all training steps of a study; a run at equal compute counts as planned.
 
     Arguments:

@@ -1,141 +1,320 @@
 """``study.json``: what came out of a study, for people, programs and its report.
 
-==================  ============================================================================
-``rows``            one for each protocol, seed, budget and method: steps, processor time, metrics
-``paired``          mean relative change against plain with its interval, for each metric
-``absolute``        mean and spread over seeds of each metric
-``costs``           processor time of a step relative to plain's
-``checkpoints``     judgments of weights on the way (``judge_every``)
-``correlation``     rank correlation of the cumulative error with the Fréchet distance
-``remedies``        judgments of chains with remedies; a row says which in ``remedy``
-``paired_remedies`` their mean relative changes against the same method without
-``profiles``        cumulative error along chains, without remedy and with each
-``failures``        runs that could not be trained to their end, and why
-==================  ============================================================================
+:class:`StudyRecord` is the file; its fields are the keys of the JSON, those of the other classes
+the keys of the objects in its lists. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from undrift.quality.scorer import Judge, Row
-from undrift.study.config import CHECKPOINT_RULE, StudyConfig
-from undrift.study.correlation import correlations, distinct
-from undrift.study.jobs import Job
-from undrift.study.statistics import absolute, changes, costs, paired
-from undrift.study.worker import Outcome
-from undrift.training.runs import versions, write_json
+from undrift.exceptions import InvalidInput
 
 KIND = "undrift.study"
 SCHEMA_VERSION = 2
+FILE = "study.json"
 
 
-@dataclass
-class Findings:
-    """What has come out of a study so far."""
+@dataclass(frozen=True)
+class StudyRow:
+    """One model of a study, and the error and quality of its samples.
 
-    rows: list[Row] = field(default_factory=list)
-    checkpoints: list[Row] = field(default_factory=list)
-    remedies: list[Row] = field(default_factory=list)
-    profiles: list[Row] = field(default_factory=list)
-    failures: list[Row] = field(default_factory=list)
+    Arguments:
+        protocol: branched or scratch.
+        method: Name of the method in the study; base for the run that branches continue.
+        seed: Seed of the study.
+        budget: At equal steps or equal compute.
+        steps: Training steps.
+        train_cpu_s: Processor time of the training, in seconds.
+        run: Folder of the run, in that of the study.
+        mmd_sq: Final cumulative error against the population of the data.
+        mmd_sq_low: Its lower confidence limit.
+        empirical_mmd_sq: The same error against the data set itself.
+        grid: File of a grid of its samples, in the folder of the study.
+        step: Step of training at which averaged weights on the way were judged.
+        remedy: Name of the remedy that its chain has.
+    """
 
-    def add(self, outcome: Outcome) -> None:
-        """Add what a run has come to."""
-        self.rows += [outcome.row] if outcome.row else []
-        self.checkpoints += outcome.checkpoints
-        self.remedies += outcome.remedies
-        self.profiles += outcome.profiles
-
-    def fail(self, job: Job, reason: str) -> None:
-        """Add a run that could not be trained or judged."""
-        place = {"protocol": job.protocol, "method": job.method, "seed": job.seed}
-        self.failures.append(place | {"budget": job.budget, "reason": reason})
-
-
-def record(
-    config: StudyConfig,
-    judge: Judge,
-    found: Findings,
-    command: str | None,
-    *,
-    is_complete: bool = False,
-) -> dict[str, Any]:
-    """Everything that is known about a study so far, as plain data."""
-    rows = _sorted(found.rows, config)
-    budgets = [b for b in ("steps", "compute") if any(row["budget"] == b for row in rows)]
-    points = distinct([*found.checkpoints, *rows])
-    return {
-        "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
-        "rows": rows,
-        "paired": paired(rows, budgets),
-        "absolute": absolute(rows),
-        "costs": costs(rows),
-        "checkpoints": _sorted(distinct(found.checkpoints), config),
-        "correlation": {
-            metric: correlations(points, metric) if is_complete else None
-            for metric in ("mmd_sq", "mmd_sq_low")
-        },
-        "is_complete": is_complete,
-        "remedies": _sorted(found.remedies, config),
-        "paired_remedies": _paired_remedies(rows, found.remedies),
-        "profiles": _sorted(found.profiles, config),
-        "failures": found.failures,
-        "checkpoint_rule": CHECKPOINT_RULE,
-        "judged_by": judge.account,
-        "config": asdict(config),
-        "versions": versions(),
-        "data": dict(judge.data.how),
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    protocol: str
+    method: str
+    seed: int
+    budget: str
+    steps: int
+    train_cpu_s: float
+    run: str
+    mmd_sq: float
+    mmd_sq_se: float | None = None
+    mmd_sq_low: float | None = None
+    p_value: float | None = None
+    empirical_mmd_sq: float | None = None
+    frechet: float | None = None
+    frechet_se: float | None = None
+    kernel_distance: float | None = None
+    kernel_distance_se: float | None = None
+    precision: float | None = None
+    precision_se: float | None = None
+    recall: float | None = None
+    recall_se: float | None = None
+    pixel_variance_ratio: float | None = None
+    grid: str | None = None
+    step: int | None = None
+    remedy: str | None = None
 
 
-def write(folder: Path, found: Mapping[str, Any]) -> None:
-    """Write ``study.json``, whole or not at all."""
-    write_json(folder / "study.json", dict(found))
+@dataclass(frozen=True)
+class MeanInterval:
+    """Mean over seeds with its 95 % interval by Student's distribution; no interval of one seed."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    num_seeds: int
 
 
-def rows_of(folder: Path) -> int:
-    """How many results the ``study.json`` of a folder has; 0 for none that can be read."""
-    try:
-        return len(json.loads((folder / "study.json").read_text("utf-8"))["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+@dataclass(frozen=True)
+class Change(MeanInterval):
+    """Mean relative change of a metric against a baseline, which a model is compared with by seed.
+
+    Arguments:
+        changes: The change of each seed.
+        seeds: The seeds.
+        method: Whose change: against plain by the same protocol and budget; with a remedy, against
+            the same run without.
+    """
+
+    metric: str
+    changes: list[float]
+    seeds: list[int]
+    method: str
+    protocol: str | None = None
+    budget: str | None = None
+    remedy: str | None = None
 
 
-def _sorted(rows: Sequence[Row], config: StudyConfig) -> list[Row]:
-    methods = {name: k for k, name in enumerate(config.methods)}
-    remedies = {name: k for k, name in enumerate(config.remedies)}
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; no deviation of one seed."""
 
-    def place(row: Row) -> tuple[Any, ...]:
-        return (
-            config.protocols.index(row["protocol"]),
-            row["seed"],
-            row.get("budget") == "compute",
-            methods.get(row["method"], -1),
-            remedies.get(row.get("remedy", ""), -1),
-            row.get("step", 0),
-        )
-
-    return sorted(rows, key=place)
+    mean: float
+    sd: float | None
 
 
-def _paired_remedies(rows: Sequence[Row], remedied: Sequence[Row]) -> list[Row]:
-    """Mean relative changes of chains with a remedy against the same runs without."""
-    bare = {row["run"]: row for row in rows}
-    found = []
-    for method, remedy in dict.fromkeys((row["method"], row["remedy"]) for row in remedied):
-        pairs = [
-            (bare[row["run"]], row)
-            for row in remedied
-            if (row["method"], row["remedy"]) == (method, remedy)
-        ]
-        found += [{"method": method, "remedy": remedy} | change for change in changes(pairs)]
-    return found
+@dataclass(frozen=True)
+class Absolute:
+    """Mean and spread over seeds of each metric of a method, by one protocol and budget."""
+
+    protocol: str
+    budget: str
+    method: str
+    num_seeds: int
+    steps: Spread
+    train_cpu_s: Spread
+    mmd_sq: Spread | None
+    empirical_mmd_sq: Spread | None
+    frechet: Spread | None
+    kernel_distance: Spread | None
+    precision: Spread | None
+    recall: Spread | None
+
+
+@dataclass(frozen=True)
+class Ratios(MeanInterval):
+    """Processor time of a step relative to plain's of the same seed."""
+
+    ratios: list[float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Processor time of a training step of a method, in seconds and relative to plain's."""
+
+    protocol: str
+    method: str
+    cpu_s_per_step: float
+    relative: Ratios
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation with a 95 % interval, which resamples runs."""
+
+    rho: float
+    interval: tuple[float, float] | None
+    num_points: int
+    num_runs: int
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """Rank correlation of a cumulative error with the Fréchet distance, over all judgments."""
+
+    overall: Correlation | None
+    within_seed: Correlation | None
+    within_method: Correlation | None
+
+
+@dataclass(frozen=True)
+class ProfileState:
+    """Cumulative error after one state of a chain."""
+
+    t: float
+    mmd_sq: float
+    mmd_sq_se: float | None
+
+
+@dataclass(frozen=True)
+class RemedyProfile:
+    """Cumulative error along the chain of a run, with a remedy or with none."""
+
+    protocol: str
+    method: str
+    seed: int
+    remedy: str
+    num_samples: int
+    states: list[ProfileState]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that could not be trained to its end, and why; the method is null for a base."""
+
+    protocol: str
+    method: str | None
+    seed: int
+    budget: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What is known about a study so far.
+
+    Arguments:
+        rows: One for each protocol, seed, budget and method.
+        paired: Mean relative change of each metric against plain, within seeds.
+        absolute: Mean and spread over seeds of each metric.
+        costs: Processor time of a step of each method.
+        checkpoints: Judgments of weights on the way (``judge_every``).
+        correlation: For ``mmd_sq`` and its lower limit, the rank correlation with the Fréchet
+            distance; null until the study is complete, or for too few judgments.
+        is_complete: Whether nothing is left to run.
+        remedies: Judgments of chains with remedies.
+        paired_remedies: Their mean relative changes against the same runs without.
+        profiles: Cumulative error along chains, without remedy and with each.
+        failures: Runs that could not be trained to their end.
+        checkpoint_rule: Which weights are judged.
+        judged_by: How all models are judged.
+        config: The plan.
+        versions: Versions of the packages, and the machine.
+        data: What the data are.
+        command: The command line.
+        created: When it was written, as ISO 8601 writes it.
+    """
+
+    rows: list[StudyRow]
+    paired: list[Change]
+    absolute: list[Absolute] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    checkpoints: list[StudyRow] = field(default_factory=list)
+    correlation: dict[str, Correlations | None] = field(default_factory=dict)
+    is_complete: bool = False
+    remedies: list[StudyRow] = field(default_factory=list)
+    paired_remedies: list[Change] = field(default_factory=list)
+    profiles: list[RemedyProfile] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    checkpoint_rule: str = ""
+    judged_by: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    command: str | None = None
+    created: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with a schema version, as they are written to JSON."""
+        return {"kind": KIND, "schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "this") -> StudyRecord:  # noqa: ANN401
+        """Read plain data.
+
+        Raises:
+            InvalidInput: If they are no study, one of another schema, or damaged.
+        """
+        if not isinstance(data, Mapping) or data.get("kind") != KIND:
+            raise InvalidInput(f"{source} is no study: make one with undrift compare")
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise InvalidInput(
+                f"{source} has schema version {version}, this undrift reads {SCHEMA_VERSION}: use "
+                "the undrift that wrote it, or update this one"
+            )
+        values = {key: data[key] for key in data if key not in ("kind", "schema_version")}
+        try:
+            return _typed(cls, values, "study")  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise InvalidInput(f"{source} is a damaged study: {error}") from None
+
+    def save(self, folder: Path) -> Path:
+        """Write ``study.json`` into the folder of the study, whole or not at all."""
+        from undrift.training.runs import write_json
+
+        write_json(folder / FILE, self.to_dict())
+        return folder / FILE
+
+    @classmethod
+    def load(cls, path: str | Path) -> StudyRecord:
+        """Read a ``study.json``.
+
+        Raises:
+            InvalidInput: If there is no such file, or it holds no study that can be read.
+        """
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+        except FileNotFoundError:
+            raise InvalidInput(f"no such study: {path}") from None
+        except ValueError:
+            raise InvalidInput(f"{path} is damaged: it is not JSON") from None
+        except OSError as error:
+            raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+        return cls.from_dict(data, str(path))
+
+
+def _typed(hint: Any, value: Any, at: str) -> Any:  # noqa: ANN401
+    """A value of plain data as its type asks for, down to the leaves.
+
+    Raises:
+        ValueError: If it cannot be one; the message says where.
+    """
+    kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
+    if value is None and NoneType in kinds:
+        return None
+    kind, *_ = kinds
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if is_dataclass(kind):
+        return _object(kind, value, at)  # type: ignore[arg-type]
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return origin(_typed(parts[0], item, f"{at}[{k}]") for k, item in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _typed(parts[1], item, f"{at}.{key}") for key, item in value.items()}
+    wanted = (int, float) if kind is float else object if kind is Any else origin
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind in (int, float)):
+        raise ValueError(f"{at} is {value!r}")
+    return value
+
+
+def _object(kind: type[Any], value: Any, at: str) -> Any:  # noqa: ANN401
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{at} is {value!r}")
+    hints = get_type_hints(kind)
+    for own in fields(kind):
+        if own.name not in value and own.default is own.default_factory is MISSING:
+            raise ValueError(f"{at} has no {own.name}")
+    for name in value:
+        if name not in hints:
+            raise ValueError(f"{at} has an unknown {name}")
+    return kind(**{name: _typed(hints[name], value[name], f"{at}.{name}") for name in value})

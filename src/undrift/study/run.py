@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,16 @@ from typing import Any
 import torch
 
 from undrift.exceptions import InvalidInput
-from undrift.quality.scorer import Row
-from undrift.study.check import check, rehearse
-from undrift.study.config import StudyConfig
+from undrift.study import statistics
+from undrift.study.check import check, try_building
+from undrift.study.config import CHECKPOINT_RULE, StudyConfig
 from undrift.study.jobs import Job, jobs
-from undrift.study.progress import Course
-from undrift.study.record import Findings, record, rows_of, write
+from undrift.study.judgments import Outcome
+from undrift.study.progress import StudyProgress
+from undrift.study.record import FILE, Failure, StudyRecord, StudyRow
 from undrift.study.resume import same_plan
-from undrift.study.worker import Bench, Outcome
+from undrift.study.worker import Worker
+from undrift.training.runs import versions
 
 Ending = Outcome | str
 """What a run comes to, or why it comes to nothing."""
@@ -31,12 +35,12 @@ Ending = Outcome | str
 def run_study(
     config: StudyConfig,
     folder: Path,
-    on_row: Callable[[Row], None] = lambda row: None,
-    before: Callable[[Row], None] = lambda judged_by: None,
+    on_row: Callable[[StudyRow], None] = lambda row: None,
+    before: Callable[[Mapping[str, Any]], None] = lambda judged_by: None,
     *,
     progress: bool = True,
     command: str | None = None,
-) -> dict[str, Any]:
+) -> StudyRecord:
     """Run what is left of a study and write ``study.json``.
 
     A method that cannot be trained to its end (its loss is not finite) is recorded among the
@@ -50,36 +54,79 @@ def run_study(
         progress: Whether to draw a progress bar over the whole study on stderr.
         command: The command line, for the record.
 
-    Returns:
-        What ``study.json`` holds (:mod:`undrift.study.record`): ``"rows"``, one for each protocol,
-        seed, method and budget, and ``"paired"``, the mean relative changes against plain with
-        their intervals.
-
     Raises:
         InvalidInput: If the plan contradicts itself or the data cannot be had, before any training.
     """
     check(config)
-    bench = Bench(config, folder)
-    rehearse(config, bench.data)
+    worker = Worker(config, folder)
+    try_building(config, worker.data)
     _check_folder(config, folder)
-    found, judged_by = Findings(), bench.judge.account
+    outcomes, failures = dict[Job, Outcome](), list[Failure]()
+    judged_by = worker.scorer.account
     folder.mkdir(parents=True, exist_ok=True)
-    before_this = rows_of(folder)
-    with _alone(folder), Course(config, folder, show=progress) as course:
-        bench.show_data()
+    num_before = _num_rows(folder)
+    with _alone(folder), StudyProgress(config, folder, show=progress) as bar:
+        worker.show_data()
         before(judged_by)
-        for job, ending in _endings(config, bench, course):
+        for job, ending in _endings(config, worker, bar):
             if isinstance(ending, str):
-                found.fail(job, ending)
+                failures.append(Failure(job.protocol, job.method, job.seed, job.budget, ending))
             else:
-                found.add(ending)
+                outcomes[job] = ending
                 if ending.row:
                     on_row(ending.row)
-            if len(found.rows) >= before_this:  # what is there is not lost when this is stopped
-                write(folder, record(config, bench.judge, found, command))
-    result = record(config, bench.judge, found, command, is_complete=True)
-    write(folder, result)
+            result = _record(worker, outcomes, failures, command)
+            if len(result.rows) >= num_before:  # a study that is stopped again loses no results
+                result.save(folder)
+    result = _record(worker, outcomes, failures, command, is_complete=True)
+    result.save(folder)
     return result
+
+
+def _record(
+    worker: Worker,
+    outcomes: Mapping[Job, Outcome],
+    failures: Sequence[Failure],
+    command: str | None,
+    *,
+    is_complete: bool = False,
+) -> StudyRecord:
+    """Everything that is known about a study so far."""
+    config, scorer = worker.config, worker.scorer
+    order = sorted(jobs(config), key=lambda job: config.protocols.index(job.protocol))
+    found = [outcomes[job] for job in order if job in outcomes]
+    rows = [outcome.row for outcome in found if outcome.row]
+    checkpoints = statistics.distinct(row for outcome in found for row in outcome.checkpoints)
+    remedies = [row for outcome in found for row in outcome.remedies]
+    points = statistics.distinct([*checkpoints, *rows]) if is_complete else []
+    return StudyRecord(
+        rows=rows,
+        paired=statistics.paired(rows),
+        absolute=statistics.absolute(rows),
+        costs=statistics.costs(rows),
+        checkpoints=checkpoints,
+        correlation={m: statistics.correlations(points, m) for m in ("mmd_sq", "mmd_sq_low")},
+        is_complete=is_complete,
+        remedies=remedies,
+        paired_remedies=statistics.paired_remedies(rows, remedies),
+        profiles=[profile for outcome in found for profile in outcome.profiles],
+        failures=list(failures),
+        checkpoint_rule=CHECKPOINT_RULE,
+        judged_by=scorer.account,
+        config=asdict(config),
+        versions=versions(),
+        data=dict(scorer.data.how),
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _num_rows(folder: Path) -> int:
+    """How many results the ``study.json`` of a folder has; 0 for none that can be read."""
+    try:
+        return len(StudyRecord.load(folder / FILE).rows)
+    except InvalidInput:
+        return 0
 
 
 def _check_folder(config: StudyConfig, folder: Path) -> None:
@@ -95,11 +142,13 @@ def _check_folder(config: StudyConfig, folder: Path) -> None:
             same_plan(job.folder(folder, steps), training, moved=job.base is not None)
 
 
-def _endings(config: StudyConfig, bench: Bench, course: Course) -> Iterator[tuple[Job, Ending]]:
+def _endings(
+    config: StudyConfig, worker: Worker, bar: StudyProgress
+) -> Iterator[tuple[Job, Ending]]:
     """What each job comes to, once those that it needs are done."""
     waiting, costs, failed = list(jobs(config)), dict[Job, float](), set[Job]()
     running: dict[Future[Ending], Job] = {}
-    with _workers(config, bench) as submit:
+    with _workers(config, worker) as submit:
         while waiting or running:
             for job in list(waiting):
                 needs = job.needs(config)
@@ -110,11 +159,11 @@ def _endings(config: StudyConfig, bench: Bench, course: Course) -> Iterator[tupl
                 elif len(running) < config.workers and all(need in costs for need in needs):
                     waiting.remove(job)
                     steps = job.steps(config, costs)
-                    course.start(job, steps)
+                    bar.start(job, steps)
                     running[submit(job, steps)] = job
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job, ending = running.pop(future), future.result()
-                course.finish(job)
+                bar.finish(job)
                 if isinstance(ending, str):
                     failed.add(job)
                 else:
@@ -123,18 +172,18 @@ def _endings(config: StudyConfig, bench: Bench, course: Course) -> Iterator[tupl
 
 
 @contextmanager
-def _workers(config: StudyConfig, bench: Bench) -> Iterator[Callable[[Job, int], Future[Ending]]]:
+def _workers(config: StudyConfig, worker: Worker) -> Iterator[Callable[[Job, int], Future[Ending]]]:
     """Yield what starts a job: in this process, or in one of several with a thread each."""
     if config.workers == 1:
 
         def here(job: Job, steps: int) -> Future[Ending]:
             future: Future[Ending] = Future()
-            future.set_result(_attempt(bench, job, steps))
+            future.set_result(_attempt(worker, job, steps))
             return future
 
         yield here
         return
-    arguments = (config, bench.folder, os.getpid())
+    arguments = (config, worker.folder, os.getpid())
     pool = ProcessPoolExecutor(config.workers, get_context("spawn"), _start_worker, arguments)
     try:
         yield lambda job, steps: pool.submit(_in_worker, job, steps)
@@ -142,28 +191,28 @@ def _workers(config: StudyConfig, bench: Bench) -> Iterator[Callable[[Job, int],
         pool.shutdown(cancel_futures=True)
 
 
-def _attempt(bench: Bench, job: Job, steps: int) -> Ending:
+def _attempt(worker: Worker, job: Job, steps: int) -> Ending:
     try:
-        return bench.run(job, steps)
+        return worker.run(job, steps)
     except InvalidInput as error:
         if job.method is None:
             raise
         return str(error)
 
 
-_bench: Bench | None = None
+_worker: Worker | None = None
 
 
 def _start_worker(config: StudyConfig, folder: Path, parent: int) -> None:
-    global _bench
+    global _worker
     torch.set_num_threads(1)
-    _bench = Bench(config, folder)
+    _worker = Worker(config, folder)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _in_worker(job: Job, steps: int) -> Ending:
-    assert _bench is not None
-    return _attempt(_bench, job, steps)
+    assert _worker is not None
+    return _attempt(_worker, job, steps)
 
 
 def _end_with(parent: int) -> None:

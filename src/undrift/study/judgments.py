@@ -1,0 +1,207 @@
+"""Judgments of a run of a study: of its weights, on the way too, and of its chain with remedies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from undrift.data.grids import image_grid
+from undrift.diffusion.pipelines import as_sampler, load_pipeline
+from undrift.diffusion.sampler import Sampler
+from undrift.measurement.measure import measure
+from undrift.quality.scorer import Judge, Row, judgment_file
+from undrift.remedies.config import RemedyConfig, apply_remedy
+from undrift.study.config import BASE, NO_REMEDY, StudyConfig
+from undrift.study.jobs import Job
+from undrift.study.record import ProfileState, RemedyProfile, StudyRow
+from undrift.training.runs import write_json
+from undrift.training.trainer import Trainer
+
+GRID_IMAGES = 64
+STATES = 12
+MOST_CHAINS = 1000
+
+
+@dataclass
+class Outcome:
+    """What a run comes to.
+
+    Arguments:
+        train_cpu_s: Processor time of its training steps.
+        row: Its row of the study; None for a base, which is no method's.
+        checkpoints: Judgments of its weights on the way.
+        remedies: Judgments of its chain with remedies.
+        profiles: Cumulative error along its chain, without remedy and with each.
+    """
+
+    train_cpu_s: float
+    row: StudyRow | None = None
+    checkpoints: list[StudyRow] = field(default_factory=list)
+    remedies: list[StudyRow] = field(default_factory=list)
+    profiles: list[RemedyProfile] = field(default_factory=list)
+
+
+class Judgments:
+    """Judges one run, or finds the judgments that its folder keeps.
+
+    Arguments:
+        config: The plan.
+        scorer: What scores all models.
+        study: Folder of the study.
+        job: The run.
+        steps: Its training steps.
+    """
+
+    def __init__(
+        self, config: StudyConfig, scorer: Judge, study: Path, job: Job, steps: int
+    ) -> None:
+        self.config, self.scorer, self.study, self.job = config, scorer, study, job
+        self.steps, self.run = steps, job.folder(study, steps)
+
+    def on_the_way(self, trainer: Trainer) -> None:
+        """Judge the averaged weights every so many steps; the last are judged anyway."""
+        every = self.config.judge_every
+        if every and trainer.step % every == 0 and trainer.step < self.steps:
+            chain = partial(trainer.averaged_sampler, self.config.num_inference_steps)
+            self._scores(f"step-{trainer.step:08d}", chain, grid=False)
+
+    def outcome(self, train_cpu_s: float) -> Outcome:
+        """Everything that a study asks of a run that is trained."""
+        row = partial(
+            StudyRow,
+            protocol=self.job.protocol,
+            method=self.job.method or BASE,
+            seed=self.job.seed,
+            budget=self.job.budget,
+            steps=self.steps,
+            train_cpu_s=train_cpu_s,
+            run=self.run.relative_to(self.study).as_posix(),
+        )
+        checkpoints = [row(step=step, **scores) for step, scores in self._checkpoints()]
+        if self.job.method is None:
+            return Outcome(train_cpu_s, checkpoints=checkpoints)
+        remedies = self.config.remedies if self._takes_remedies else {}
+        return Outcome(
+            train_cpu_s,
+            row(**self._scores("final", self._chain)),
+            checkpoints,
+            [row(remedy=name, **self._with_remedy(name)) for name in remedies],
+            list(self._profiles()),
+        )
+
+    def _scores(
+        self,
+        what: str,
+        chain: Callable[[], Sampler],
+        how: Row | None = None,
+        *,
+        grid: bool = True,
+    ) -> Row:
+        """Error and quality of a chain's samples, and the file that shows some of them.
+
+        Arguments:
+            what: Which of the judgments of the run.
+            chain: Makes the chain, where it is needed.
+            how: What else decides the judgment.
+            grid: Whether to keep a grid of samples beside it.
+        """
+        question = self._question() | (how or {})
+        file = judgment_file(self.run, what, question)
+        if not file.is_file():
+            samples, generator = self.scorer.draw(chain(), self.job.seed)
+            if grid:
+                image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
+            write_json(file, self.scorer.scores(samples, generator) | {"how": question})
+        return self._kept(file)
+
+    def _kept(self, file: Path) -> Row:
+        """A judgment that was kept, with the error against the data set itself."""
+        scores: Row = json.loads(file.read_text())
+        grid = file.with_suffix(".png")
+        del scores["how"]
+        return scores | {
+            "empirical_mmd_sq": scores["mmd_sq"] + self.scorer.data_set_offset,
+            "grid": grid.relative_to(self.study).as_posix() if grid.is_file() else None,
+        }
+
+    def _question(self) -> Row:
+        return self.scorer.how() | self._coarse_chain() | {"seed": self.job.seed}
+
+    def _coarse_chain(self) -> Row:
+        count = self.config.num_inference_steps
+        return {"num_inference_steps": count} if count else {}
+
+    def _chain(self, remedy: RemedyConfig | None = None) -> Sampler:
+        """The chain that the run left."""
+        pipeline = load_pipeline(self.run).to(PartialState().device)
+        sampler = as_sampler(pipeline, self.config.num_inference_steps)
+        return apply_remedy(sampler, remedy, self.scorer.reference) if remedy else sampler
+
+    def _checkpoints(self) -> Iterator[tuple[int, Row]]:
+        """Judgments of the weights on the way, and of the last ones of a base, by step."""
+        if not self.config.judge_every:
+            return
+        name = judgment_file(self.run, "step-*", self._question()).name
+        for file in sorted(self.run.glob(name)):
+            yield int(file.name.split("-")[2]), self._kept(file)
+        if self.job.method is None:
+            yield self.steps, self._scores("final", self._chain, grid=False)
+
+    @property
+    def _takes_remedies(self) -> bool:
+        """Whether remedies are tried: at equal steps by the first protocol, on some methods."""
+        methods = self.config.tries_remedies_on
+        is_first = self.job.protocol == self.config.protocols[0] and self.job.budget == "steps"
+        return bool(self.config.remedies) and is_first and self.job.method in methods
+
+    def _with_remedy(self, name: str) -> Row:
+        remedy = self.config.remedies[name]
+        chain = partial(self._chain, remedy)
+        return self._scores(f"remedy-{name}", chain, {"remedy": asdict(remedy)})
+
+    def _profiles(self) -> Iterator[RemedyProfile]:
+        """The cumulative error along the chain of the first seed, without remedy and with each."""
+        if self._takes_remedies and self.job.seed == self.config.seeds[0]:
+            for name, remedy in ({NO_REMEDY: RemedyConfig()} | self.config.remedies).items():
+                yield self._profile(name, remedy)
+
+    def _profile(self, name: str, remedy: RemedyConfig) -> RemedyProfile:
+        job, count = self.job, min(self.config.num_samples, MOST_CHAINS)
+        how: dict[str, Any] = {"remedy": asdict(remedy), "num_samples": count, "states": STATES}
+        how |= {"seed": job.seed} | self._coarse_chain()
+        file = judgment_file(self.run, f"profile-{name}", how)
+        if not file.is_file():
+            sampler = self._chain(remedy)
+            profile = measure(
+                sampler,
+                self.scorer.reference,
+                num_samples=count,
+                states=denser_near_data(sampler.grid),
+                budget=False,
+                exposure=False,
+                num_permutations=0,
+                seed=job.seed,
+                progress=False,
+            )
+            states = [ProfileState(s.t, s.mmd_sq, s.mmd_sq_se) for s in profile.states]
+            write_json(file, {"states": [asdict(state) for state in states]})
+        states = [ProfileState(**state) for state in json.loads(file.read_text())["states"]]
+        return RemedyProfile(job.protocol, str(job.method), job.seed, name, count, states)
+
+
+def denser_near_data(grid: tuple[float, ...], count: int = STATES) -> list[float]:
+    """Times of a grid, first and last among them, closer together where the error gathers.
+
+    Example:
+        >>> denser_near_data(tuple(range(50, -1, -1)), 6)
+        [50, 32, 18, 8, 2, 0]
+    """
+    last = len(grid) - 1
+    places = {round(last * (1 - (1 - k / (count - 1)) ** 2)) for k in range(count)}
+    return [grid[place] for place in sorted(places)]
