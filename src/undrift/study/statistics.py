@@ -95,7 +95,7 @@ def changes(pairs: Sequence[tuple[StudyRow, StudyRow]], **which: Any) -> list[Ch
         if not known or any(a <= 0 for a, _, _ in known):
             continue
         ratios, seeds = [b / a - 1 for a, b, _ in known], [seed for *_, seed in known]
-        own = {"metric": metric, "changes": ratios, "seeds": seeds}
+        own: dict[str, Any] = {"metric": metric, "changes": ratios, "seeds": seeds}
         found.append(Change(**vars(mean_interval(ratios)), **own, **which))
     return found
 
