@@ -292,7 +292,7 @@ class CumulativeErrorRegularizer:
         Raises:
             InvalidInput: If its chains have another grid.
         """
-        grid, saved = self.sampler.grid, state.get("grid", self.sampler.grid)
+        grid, saved = self.sampler.grid, state["grid"]
         if tuple(saved) != grid:
             raise InvalidInput(
                 f"the saved regularizer has a grid of {len(saved) - 1} denoising steps from t = "

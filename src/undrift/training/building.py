@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -120,7 +119,7 @@ def build_sampler(
     Raises:
         InvalidInput: If the scheduler is none that can be trained with.
     """
-    sampler = as_sampler(_Pipeline(network, scheduler), num_inference_steps)
+    sampler = as_sampler(network, num_inference_steps, schedule=scheduler)
     if not isinstance(sampler, DenoiserSampler):
         raise InvalidInput(
             f"a pipeline with {type(scheduler).__name__} cannot be trained: save it with a "
@@ -239,14 +238,6 @@ def continue_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
         optimizer.load_state_dict(moments)
     except (ValueError, KeyError) as error:
         raise InvalidInput(f"the starting optimizer does not fit: {error}") from None
-
-
-@dataclass
-class _Pipeline:
-    """A network and its scheduler, named as diffusers' pipelines name them."""
-
-    unet: Any
-    scheduler: Any
 
 
 def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,7 @@ import torch
 
 from undrift.diffusion.pipelines import load_pipeline
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.options import RegularizerConfig
-from undrift.training.config import (
-    VARIANTS,
-    ChainConfig,
-    MethodConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from undrift.training.config import TrainConfig
 
 STATE_FILE = "training_state.pt"
 KEPT_CHECKPOINTS = 2
@@ -39,7 +33,10 @@ FREE_TO_CHANGE = (
 """Options that say where a run is written and what is shown of it, not what it comes to."""
 
 
-class appearing:  # noqa: N801
+@contextmanager
+def appearing(
+    path: Path, *, when: bool = True, agree: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
     """A folder that is written under another name and appears whole or not at all.
 
     Arguments:
@@ -47,34 +44,25 @@ class appearing:  # noqa: N801
         when: Whether this process is the one that renames it.
         agree: Waits for all processes that write into it.
     """
-
-    def __init__(
-        self, path: Path, *, when: bool = True, agree: Callable[[], None] = lambda: None
-    ) -> None:
-        self.path, self.when, self.agree = path, when, agree
-        self.part = path.with_name(f".{path.name}.part")
-
-    def __enter__(self) -> Path:
-        if self.when:
-            shutil.rmtree(self.part, ignore_errors=True)
-            self.part.mkdir(parents=True)
-        self.agree()
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            if self.when:
-                shutil.rmtree(self.part, ignore_errors=True)
-            return
-        self.agree()
-        if self.when:
-            before = self.path.with_name(f".{self.path.name}.before")
-            shutil.rmtree(before, ignore_errors=True)
-            if self.path.exists():
-                self.path.replace(before)
-            self.part.replace(self.path)
-            shutil.rmtree(before, ignore_errors=True)
-        self.agree()
+    part, before = (path.with_name(f".{path.name}.{end}") for end in ("part", "before"))
+    if when:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    agree()
+    try:
+        yield part
+    except BaseException:
+        if when:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+    agree()
+    if when:
+        shutil.rmtree(before, ignore_errors=True)
+        if path.exists():
+            path.replace(before)
+        part.replace(path)
+        shutil.rmtree(before, ignore_errors=True)
+    agree()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -129,7 +117,7 @@ def difference(
     """The first option, of those that matter, that a saved configuration has otherwise; or None.
 
     Arguments:
-        saved: The saved configuration; options that are younger than it have their defaults.
+        saved: The saved configuration; options that are not in it have their defaults.
         config: The configuration now. What its method has no use for does not matter.
         but: Further options that may differ.
 
@@ -137,56 +125,37 @@ def difference(
         >>> difference({"steps": 10}, TrainConfig(steps=20))
         'steps: 10 there, 20 now'
     """
-    saved = _completed(saved)
-    saved = {
-        **saved,
-        "method": VARIANTS.get(saved["method"], saved["method"]),
-        "regularizer": saved["regularizer"] | _chosen(saved),
-    }
-    deciding = {name: value for name, value in _deciding(config).items() if name not in but}
-    return _first_difference(saved, deciding)
+    theirs = _deciding(_restored(saved))
+    for name, value in _deciding(config).items():
+        if name not in but and theirs.get(name) != value:
+            return f"{name}: {theirs.get(name)} there, {value} now"
+    return None
 
 
 def _deciding(config: TrainConfig) -> dict[str, Any]:
-    """The options that decide what a run comes to."""
-    options = {name: value for name, value in asdict(config).items() if name not in FREE_TO_CHANGE}
-    options["method"] = config.variant or config.method
-    options["regularizer"] = asdict(config.chosen(config.batch_size))
-    for section, used in config.in_use.items():
-        options[section] = {k: value for k, value in options[section].items() if k in used}
-    return options
-
-
-def _chosen(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The regularizer's options of a saved configuration, as its variant chooses them if null."""
-    known = {f.name: saved["regularizer"][f.name] for f in fields(RegularizerConfig)}
-    method = MethodConfig(saved["method"], RegularizerConfig(**known))
-    return asdict(method.chosen(saved["batch_size"]))
-
-
-def _completed(saved: Mapping[str, Any], default: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
-    """A saved configuration, with the defaults of options that are younger than it."""
-    default = asdict(TrainConfig()) if default is None else default
-    known = {
-        key: _completed(saved[key], value) if isinstance(value, Mapping) else saved[key]
-        for key, value in default.items()
-        if key in saved
-    }
-    return {**default, **saved, **known}
-
-
-def _first_difference(
-    saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
-) -> str | None:
+    """The options that decide what a run comes to, by their dotted names."""
+    found = {}
+    for name, value in asdict(
+        replace(config, regularizer=config.chosen(config.batch_size))
+    ).items():
+        if isinstance(value, dict):
+            used = config.in_use.get(name, value)
+            found |= {f"{name}.{option}": value[option] for option in value if option in used}
+        elif name not in FREE_TO_CHANGE:
+            found[name] = value
+    found["method"] = config.variant or config.method
     # what a section holds may follow from the rest
-    for name, value in sorted(asked.items(), key=lambda item: isinstance(item[1], Mapping)):
-        there = saved.get(name)
-        if isinstance(value, Mapping) and isinstance(there, Mapping):
-            if found := _first_difference(there, value, f"{prefix}{name}."):
-                return found
-        elif there != value:
-            return f"{prefix}{name}: {there} there, {value} now"
-    return None
+    return dict(sorted(found.items(), key=lambda item: "." in item[0]))
+
+
+def _restored(saved: Mapping[str, Any], default: Any = None) -> Any:  # noqa: ANN401
+    """A configuration from its plain data."""
+    default = TrainConfig() if default is None else default
+    values = {f.name: saved[f.name] for f in fields(default) if f.name in saved}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            values[name] = _restored(value, getattr(default, name))
+    return replace(default, **values)
 
 
 @dataclass
@@ -229,24 +198,18 @@ class StartingPoint:
         Raises:
             InvalidInput: If it asks for another network or chain.
         """
-        if self.state is None:
-            for group, kind in (("model", ModelConfig), ("chain", ChainConfig)):
-                own = asdict(kind())  # its defaults
-                _inherited(getattr(config, group), kind, own, group, self.path)
-            return config
-        saved = _completed(self.state["config"])
-        model = _inherited(config.model, ModelConfig, saved["model"], "model", self.path)
-        chain = _inherited(config.chain, ChainConfig, saved["chain"], "chain", self.path)
-        return replace(config, model=model, chain=chain)
+        saved = _restored(self.state["config"] if self.state else {})
+        for group in ("model", "chain"):
+            _check_inherited(getattr(config, group), getattr(saved, group), group, self.path)
+        return replace(config, model=saved.model, chain=saved.chain)
 
 
-def _inherited(asked: Any, kind: type[Any], saved: dict[str, Any], group: str, path: str) -> Any:  # noqa: ANN401
-    for f in fields(kind):
+def _check_inherited(asked: Any, saved: Any, group: str, path: str) -> None:  # noqa: ANN401
+    default = type(asked)()
+    for f in fields(asked):
         value = getattr(asked, f.name)
-        default = f.default if f.default is not MISSING else None
-        if value not in (default, saved[f.name]):
+        if value not in (getattr(default, f.name), getattr(saved, f.name)):
             raise InvalidInput(
                 f"{path} does not fit --{group}.{f.name.replace('_', '-')} {value}: it brings its "
                 f"own network and chain; leave the option away"
             )
-    return kind(**saved)

@@ -133,8 +133,12 @@ def new_folder(parent: Path, name: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     """Write plain data; the file appears whole or not at all."""
+    _write_whole(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    part.write_text(text)
     part.replace(path)
 
 
@@ -178,9 +182,7 @@ def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
     trainer.load_checkpoint(checkpoint)
     if trainer.accelerator.is_main_process:
         rows = [row for row in read_log(folder) if row["step"] <= trainer.step]
-        part = folder / ".log.part"
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        part.replace(folder / "log.jsonl")
+        _write_whole(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 

@@ -200,9 +200,8 @@ class Trainer:
         with appearing(path, when=main, agree=wait) as part:
             if main:
                 torch.save(self._state(), part / STATE_FILE)
-            torch.save(self.objective.state_dict(), part / self._own_file("objective"))
-            if self.regularizer:
-                torch.save(self.regularizer.state_dict(), part / self._own_file("regularizer"))
+            for file, own in self._own.items():
+                torch.save(own.state_dict(), part / file)
         if main:
             forget_old_checkpoints(folder)
         return path
@@ -219,37 +218,37 @@ class Trainer:
             raise InvalidInput(
                 f"{path} was made by {state['num_processes']} processes: use as many"
             )
-        self.bare_network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_schedule.load_state_dict(state["lr_schedule"])
-        self.ema.load_state_dict(state["ema"])
+        for name, part in self._shared.items():
+            part.load_state_dict(state[name])
         self.ema.to(self.accelerator.device)
-        self.stream.load_state_dict(state["stream"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
-        self.objective.load_state_dict(read_state(path / self._own_file("objective")))
-        if self.regularizer:
-            self.regularizer.load_state_dict(read_state(path / self._own_file("regularizer")))
+        for file, own in self._own.items():
+            own.load_state_dict(read_state(path / file))
 
     def _state(self) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
         return {
             "step": self.step,
             "num_processes": self.accelerator.num_processes,
             "cpu_seconds": self.cpu_seconds,
             "config": asdict(self.config),
-            "network": self.bare_network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "lr_schedule": self.lr_schedule.state_dict(),
-            "ema": self.ema.state_dict(),
-            "stream": self.stream.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else None,
+            **{name: part.state_dict() for name, part in self._shared.items()},
         }
 
-    def _own_file(self, name: str) -> str:
-        """Where this process keeps what is its own of the objective or the regularizer."""
-        return f"{name}-{self.accelerator.process_index}.pt"
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """Everything with a state that all processes have alike."""
+        parts = {
+            name: getattr(self, name) for name in ("optimizer", "lr_schedule", "ema", "stream")
+        }
+        scaler = self.accelerator.scaler
+        return {"network": self.bare_network} | parts | ({"scaler": scaler} if scaler else {})
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """Files of what this process has a state of its own of."""
+        parts = {"objective": self.objective, "regularizer": self.regularizer}
+        rank = self.accelerator.process_index
+        return {f"{name}-{rank}.pt": part for name, part in parts.items() if part is not None}
 
 
 def _accelerator(config: TrainConfig) -> Any:  # noqa: ANN401
