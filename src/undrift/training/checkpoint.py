@@ -134,10 +134,9 @@ def difference(
 
 def _deciding(config: TrainConfig) -> dict[str, Any]:
     """The options that decide what a run comes to, by their dotted names."""
-    found = {}
-    for name, value in asdict(
-        replace(config, regularizer=config.chosen(config.batch_size))
-    ).items():
+    found: dict[str, Any] = {}
+    config = replace(config, regularizer=config.chosen(config.batch_size))
+    for name, value in asdict(config).items():
         if isinstance(value, dict):
             used = config.in_use.get(name, value)
             found |= {f"{name}.{option}": value[option] for option in value if option in used}
