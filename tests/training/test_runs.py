@@ -312,7 +312,7 @@ def test_one_process_of_several_speaks(capsys, monkeypatch):
         (["--model.norm-num-groups=7"], "8 channels do not split into 7 groups"),
         (
             ["--method=full", "--regularizer.window=2"],
-            "window of the regularizer is 2",
+            "--regularizer.window is 2",
         ),
     ],
 )

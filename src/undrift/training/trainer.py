@@ -237,11 +237,9 @@ class Trainer:
     @property
     def _shared(self) -> dict[str, Any]:
         """Everything with a state that all processes have alike."""
-        parts = {
-            name: getattr(self, name) for name in ("optimizer", "lr_schedule", "ema", "stream")
-        }
-        scaler = self.accelerator.scaler
-        return {"network": self.bare_network} | parts | ({"scaler": scaler} if scaler else {})
+        names, scaler = ("optimizer", "lr_schedule", "ema", "stream"), self.accelerator.scaler
+        parts = {"scaler": scaler} if scaler is not None else {}
+        return parts | {"network": self.bare_network} | {n: getattr(self, n) for n in names}
 
     @property
     def _own(self) -> dict[str, Any]:
