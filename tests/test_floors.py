@@ -14,6 +14,7 @@ ROOT = Path(undrift.__file__).parent
 # From the ground up: a room imports from its own floor and from those below.
 FLOORS = (
     ("exceptions", "progress", "seeds"),
+    ("reporting",),
     ("mmd",),
     ("data",),
     ("diffusion",),
@@ -23,7 +24,6 @@ FLOORS = (
     ("objectives",),
     ("training",),
     ("study",),
-    ("reporting",),
     ("api",),
     ("cli",),
 )

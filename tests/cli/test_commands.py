@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from commands import FEW, complaint, network, result, write_run
+from error_state import state
 from undrift import ErrorProfile, cli
 from undrift.api import inputs
 from undrift.cli import files
@@ -15,7 +16,7 @@ from undrift.cli.report import without_parts
 from undrift.data.grids import image_grid, picture
 from undrift.data.load import load_data
 from undrift.diffusion.pipelines import load_pipeline
-from undrift.measurement.state import ErrorState, with_ratios
+from undrift.measurement.state import with_ratios
 
 # -- measure -----------------------------------------------------------------------------------
 
@@ -26,18 +27,11 @@ def test_measure_prints_a_profile_and_keeps_it(place, capsys):
     assert printed["saved"] == str(path.relative_to(place))
     profile = ErrorProfile.load(path)
     assert ErrorProfile.from_dict(printed) == profile
-    assert printed["schema_version"] == 1 and printed["config"]["num_samples"] == 24
-    wanted = [
-        "t",
-        "mmd_sq",
-        "mmd_sq_se",
-        "p_value",
-        "fresh",
-        "inherited",
-        "amplification",
-        "downstream_gain",
-    ]
-    assert len(printed["states"]) == 3 and set(wanted) <= printed["states"][0].keys()
+    assert printed["schema_version"] == 2 and printed["config"]["num_samples"] == 24
+    last = printed["states"][-1]
+    assert len(printed["states"]) == 3 and {"t", "downstream_gain"} <= last.keys()
+    assert {"mmd_sq", "mmd_sq_se", "p_value"} <= last["error"].keys()
+    assert {"fresh", "inherited", "amplification"} <= last["budget"].keys()
     assert profile.label == "run" and profile.how["model"] == "run"
     assert profile.how["command"].startswith("undrift measure run --num-samples 24")
     assert profile.how["data"]["name"] == "digits" and profile.num_forward == 96
@@ -162,7 +156,7 @@ def test_evaluate_judges_the_samples(place, capsys):
     profile = result(
         capsys, "measure", "run", "--num-samples", 60, "--no-budget", "--states", 2, "--quiet"
     )
-    final = profile["states"][-1]
+    final = profile["states"][-1]["error"]
     gap = abs(final["mmd_sq"] - pixels["final_error"]["mmd_sq"])
     assert gap < 2 * final["mmd_sq_se"] and pixels["final_error"]["p_value"] < 0.01
     assert (place / "run" / "evaluations" / "run-0-2.json").is_file()
@@ -189,7 +183,7 @@ def test_a_report_gathers_what_a_run_holds(place, capsys):
 
 
 def test_parts_of_a_merged_profile_are_left_out():
-    states = with_ratios([ErrorState(0.0, 1.0, 0.0, 1e-2, 1e-3)])
+    states = with_ratios([state()])
     one, two, three = (
         ErrorProfile(states, 10, 10, {"seed": seed, "n": [1, 2]}, created=str(seed))
         for seed in range(3)
@@ -225,7 +219,7 @@ def unfit(place):
 
 
 def profile_file(place, **changes):
-    data = ErrorProfile(with_ratios([ErrorState(0.0, 1.0, 0.0, 1.0, 1.0)]), 9, 9).to_dict()
+    data = ErrorProfile(with_ratios([state(0.0, 1.0, 1.0)]), 9, 9).to_dict()
     (place / "p.json").write_text(json.dumps(data | changes))
 
 
@@ -282,9 +276,9 @@ CASES = [
     (nothing, "report run/config.yaml", "no error profile"),
     (profile_file, "report p.json --output run/config.yaml", "is no report"),
     (
-        lambda place: profile_file(place, schema_version=2),
+        lambda place: profile_file(place, schema_version=3),
         "report p.json",
-        "schema version 2, this undrift reads up to 1",
+        "schema version 3, this undrift reads 2",
     ),
     (lambda place: profile_file(place, states=[]), "report p.json", "damaged"),
 ]

@@ -13,12 +13,12 @@ from affine import AffineSampler, gaussian_chain, gaussian_data
 from undrift import AncestralSampler, CosineSchedule, DDIMSampler, Denoiser, InvalidInput, measure
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.scheduler import DiffusersSampler
-from undrift.measurement.budget import budget_terms
+from undrift.measurement.budget import error_budget
+from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cumulative import ForwardDraws
 from undrift.measurement.exposure import variance_error
 from undrift.measurement.placement import candidates, place_states
 from undrift.measurement.population import Population
-from undrift.measurement.walk import Walk
 from undrift.mmd.kernels import RBFMixture
 from undrift.seeds import stream_seed
 from undrift.theory.gaussian_chain import GaussianChain
@@ -42,6 +42,11 @@ def measured(chain, *, num_samples=1200, states=TIMES, **options):
     options = {"progress": False, "exposure": False} | options
     options.setdefault("num_forward", num_samples)
     return measure(AffineSampler(chain), DATA, num_samples=num_samples, states=states, **options)
+
+
+def numbers(state):
+    """What is known of a state: its cumulative error and its budget."""
+    return vars(state.error) | (vars(state.budget) if state.budget else {})
 
 
 # -- against the closed form -------------------------------------------------------------------
@@ -124,21 +129,21 @@ def test_a_wrong_denoiser_has_the_errors_of_the_closed_form(errors):
     gain = 1.0
     for before, state in reversed([*zip(profile.states, profile.states[1:], strict=False)]):
         for name, value in truth[state.t].items():
-            if getattr(state, name) is not None:
-                error = getattr(state, f"{name}_se")
-                assert abs(getattr(state, name) - value) < 3 * error, (state.t, name)
+            if numbers(state).get(name) is not None:
+                error = numbers(state)[f"{name}_se"]
+                assert abs(numbers(state)[name] - value) < 3 * error, (state.t, name)
         assert state.downstream_gain == (None if gain is None else pytest.approx(gain))
         gain = gain * state.amplification if gain and state.amplification is not None else None
         if profile.criterion.is_met(before):
             assert state.amplification == pytest.approx(state.inherited / before.mmd_sq**0.5)
             exact = math.sqrt(truth[state.t]["inherited_sq"] / truth[before.t]["mmd_sq"])
-            relative = state.inherited_sq_se / truth[state.t]["inherited_sq"]
+            relative = state.budget.inherited_sq_se / truth[state.t]["inherited_sq"]
             assert state.amplification == pytest.approx(exact, rel=3 * relative + 0.1)
         else:
             assert state.amplification is None
         if state.mmd_sq > 0 and state.fresh:
             slack = sum(
-                getattr(state, f"{name}_se") / max(2 * root, getattr(state, f"{name}_se") ** 0.5)
+                numbers(state)[f"{name}_se"] / max(2 * root, numbers(state)[f"{name}_se"] ** 0.5)
                 for name, root in (
                     ("mmd_sq", state.mmd_sq**0.5),
                     ("fresh_sq", state.fresh),
@@ -169,9 +174,9 @@ def test_the_samplers_of_the_library_measure_the_same():
     for state in profile.states:
         assert abs(state.mmd_sq - truth[state.t]["mmd_sq"]) < 3 * state.mmd_sq_se
         if state.t > 0:  # the ideal noise estimate is too small on average: its norm says so
-            assert abs(state.eps_norm_forward - state.eps_norm_sampled) == pytest.approx(
-                abs(state.eps_norm_gap)
-            )
+            found = state.exposure
+            gap = abs(found.eps_norm_forward - found.eps_norm_sampled)
+            assert gap == pytest.approx(abs(found.eps_norm_gap))
     assert profile.final.mmd_sq > 10 * profile.final.mmd_sq_se
 
 
@@ -201,9 +206,10 @@ def test_two_seeds_agree_within_their_error_bars(error):
     for one, other in zip(seeds[::2], seeds[1::2], strict=True):
         for a, b in zip(one, other, strict=True):
             for name in ("mmd_sq", "fresh_sq", "inherited_sq"):
-                if getattr(a, name) is not None:
-                    error = math.hypot(getattr(a, f"{name}_se"), getattr(b, f"{name}_se"))
-                    squares.append(((getattr(a, name) - getattr(b, name)) / error) ** 2)
+                if name in (x := numbers(a)):
+                    y = numbers(b)
+                    error = math.hypot(x[f"{name}_se"], y[f"{name}_se"])
+                    squares.append(((x[name] - y[name]) / error) ** 2)
     assert max(squares) < 3.5**2
     assert 0.3 < statistics.fmean(squares) < 1.6
 
@@ -235,8 +241,8 @@ def test_pairs_with_common_noise_are_unbiased_and_less_noisy():
         kernel = RBFMixture().fit(draws.draw(draws.select(4000), 2))
         starts, forward = draws.draw_pair(draws.select(500), 3, 2)
         rolled = chains.replay(starts)
-        terms = budget_terms(x, rolled, forward, kernel)
-        shuffled = budget_terms(x, rolled.roll(1, 0), forward, kernel)
+        terms = error_budget(x, rolled, forward, kernel)
+        shuffled = error_budget(x, rolled.roll(1, 0), forward, kernel)
         fresh.append(terms.fresh_sq)
         inherited.append(terms.inherited_sq)
         ratios.append(terms.fresh_sq_se / shuffled.fresh_sq_se)
@@ -361,11 +367,11 @@ def test_the_norm_gap_is_that_of_the_closed_form():
     r"""At T the noise estimate is the state: its mean norm is :math:`\sqrt{\pi/2}` in the plane."""
     sampler = WidePrior(gaussian_chain(6))
     profile = measure(sampler, DATA, num_samples=1000, states=[6, 0], budget=False, progress=False)
-    first = profile.states[0]
+    first, last = profile.states[0].exposure, profile.final.exposure
     norm = math.sqrt(math.pi / 2)
     assert abs(first.eps_norm_gap - norm) < 3 * first.eps_norm_gap_se < norm
     assert first.eps_norm_gap == first.eps_norm_sampled - first.eps_norm_forward
-    assert profile.final.eps_norm_gap is None and profile.final.delta is not None
+    assert last.eps_norm_gap is None and last.delta is not None
 
 
 @pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "SASolverScheduler"])
@@ -453,9 +459,9 @@ def test_the_part_of_the_error_that_is_the_data_s_own():
     empirical = measure(
         sampler, DATA[:500], num_samples=500, states=[0], reference="empirical", progress=False
     ).final
-    assert 0.4 < all_used.mmd_sq_data_se / all_used.mmd_sq_se < 0.75
-    assert few_used.mmd_sq_data_se < 0.1 * few_used.mmd_sq_se
-    assert empirical.mmd_sq_data_se == empirical.fresh_sq_data_se == 0
+    assert 0.4 < all_used.error.mmd_sq_data_se / all_used.mmd_sq_se < 0.75
+    assert few_used.error.mmd_sq_data_se < 0.1 * few_used.mmd_sq_se
+    assert empirical.error.mmd_sq_data_se == empirical.budget.fresh_sq_data_se == 0
 
 
 # -- what cannot be measured -------------------------------------------------------------------
@@ -519,14 +525,14 @@ def test_bad_input_is_refused_in_one_line():
 
 def test_without_a_budget_the_test_may_be_left_out():
     final = measured(gaussian_chain(4), num_samples=50, budget=False, states=2, num_permutations=0)
-    assert final.final.p_value is None and final.final.interval is not None
+    assert final.final.p_value is None and final.final.error.interval is not None
     assert final.final.fresh is None and final.final.downstream_gain is None
 
 
-def test_a_walk_sends_a_sixtieth_ahead():
-    for num_samples, ahead in ((4, 16), (1000, 16), (2000, 33), (100_000, 64)):
+def test_pilot_chains_are_a_sixtieth_of_all():
+    for num_samples, pilots in ((4, 16), (1000, 16), (2000, 33), (100_000, 64)):
         draws = ForwardDraws(
             DATA, AffineSampler(gaussian_chain(2)), 4, "population", torch.Generator()
         )
-        walk = Walk(draws.sampler, draws, RBFMixture(), num_samples, 200, 250, 0)
-        assert walk.num_ahead == ahead
+        chain = ChainMeasurement(draws.sampler, draws, RBFMixture(), num_samples, 200, 250, 0)
+        assert chain.num_pilots == pilots

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -9,16 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from error_state import state
 from undrift.exceptions import InvalidInput
 from undrift.measurement.cumulative import cumulative_error
 from undrift.measurement.merge import combined_p_value, merge_profiles
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.state import Criterion, ErrorState, with_ratios
 from undrift.mmd.kernels import RBFMixture
-
-
-def state(t=0.0, mmd_sq=1e-2, se=1e-3, **more):
-    return ErrorState(t, math.cos(t), math.sin(t), mmd_sq, se, **({"p_value": 0.005} | more))
+from undrift.reporting.findings import verdict
 
 
 def profile(*states, seed=0, num_samples=100, **how):
@@ -48,7 +47,7 @@ KS_999 = 1.95  # its 99.9 % quantile
 def test_a_profile_comes_back_as_it_was(tmp_path):
     states = with_ratios(
         [
-            state(2.0, interval=(0.0, 0.1), null_sd=None, bandwidth=3.5),
+            state(2.0, interval=(0.0, 0.1), bandwidth=3.5),
             state(1.0, fresh_sq=-1e-5, fresh_sq_se=2e-5, inherited_sq=4e-3, inherited_sq_se=1e-4),
             state(0.0, p_value=None),
         ]
@@ -58,7 +57,7 @@ def test_a_profile_comes_back_as_it_was(tmp_path):
     path = made.save(tmp_path / "deep" / "profile.json")
     assert ErrorProfile.load(path) == made
     data = json.loads(path.read_text("utf-8"))
-    assert data["schema_version"] == 1 and data["states"][0]["interval"] == [0.0, 0.1]
+    assert data["schema_version"] == 2 and data["states"][0]["error"]["interval"] == [0.0, 0.1]
     assert data["criterion"] == {"max_p_value": 0.05, "min_standard_errors": 1.0}
 
 
@@ -75,24 +74,32 @@ def broken(**changes):
     for key, value in changes.items():
         if key in data:
             data[key] = value
-        else:
+        elif key in data["states"][0]:
             data["states"][0][key] = value
+        else:
+            data["states"][0]["error"][key] = value
     return data
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (broken(schema_version=2), "update undrift"),
-        (broken(schema_version="1"), "update undrift"),
+        (broken(schema_version=3), "update undrift"),
+        (broken(schema_version=1), "measure again"),
+        (broken(schema_version="2"), "update undrift"),
         (broken(kind="undrift.report"), "no error profile"),
         ([], "no error profile"),
         (broken(states=[]), "damaged"),
         (broken(states=[None]), "damaged"),
-        (broken(mmd_sq=None), "mmd_sq is None"),
-        (broken(mmd_sq="big"), "mmd_sq is 'big'"),
-        (broken(mmd_sq_se=True), "mmd_sq_se is True"),
+        (broken(error=None), "error is None"),
+        (broken(budget=[1.0]), r"budget is \[1.0\]"),
+        (broken(budget={"fresh_sq": 1.0}), "budget.fresh_sq_se is missing"),
+        (broken(fresh=1.0), "error.fresh is unknown"),
+        (broken(mmd_sq=None), "error.mmd_sq is None"),
+        (broken(mmd_sq="big"), "error.mmd_sq is 'big'"),
+        (broken(mmd_sq_se=True), "error.mmd_sq_se is True"),
         (broken(interval=[1.0]), "interval"),
+        (broken(interval=[1.0, math.nan]), "interval"),
         (broken(t=0.0), "times do not fall"),
         (broken(num_samples="many"), "damaged"),
         (broken(criterion={"max": 1}), "damaged"),
@@ -169,9 +176,9 @@ def test_means_are_weighted_by_sample_size_and_ratios_taken_anew():
     merged = a.merge(b)
     assert merged.num_samples == 400 and merged.num_forward == 400
     assert merged.final.mmd_sq == pytest.approx(2e-2)
-    assert merged.final.delta == pytest.approx(1.25)
+    assert merged.final.exposure.delta == pytest.approx(1.25)
     assert merged.final.amplification == pytest.approx(math.sqrt(3e-2 / 5e-2))
-    assert merged.final.eps_norm_gap is None
+    assert merged.final.exposure.eps_norm_gap is None and merged.final.modular is None
     assert merged.seeds == [0, 1] and merged.how["seconds"] == 2.0
     assert [part["seed"] for part in merged.how["merged"]] == [0, 1]
 
@@ -180,18 +187,33 @@ def test_means_are_weighted_by_sample_size_and_ratios_taken_anew():
 def test_error_bars_fall_with_the_root_of_the_number_of_profiles(count):
     """What the data share does not fall at all."""
     parts = [
-        profile(state(se=2e-3, mmd_sq_data_se=1.2e-3, fresh_sq_se=1e-3, null_sd=1e-3), seed=i)
+        profile(
+            state(
+                se=2e-3,
+                mmd_sq_data_se=1.2e-3,
+                null_sd=1e-3,
+                fresh_sq_se=1e-3,
+                fresh_sq_data_se=1e-3,
+                eps_norm_gap=1.0,
+                eps_norm_gap_se=1e-3,
+            ),
+            seed=i,
+        )
         for i in range(count)
     ]
     own, data = math.sqrt(2e-3**2 - 1.2e-3**2), 1.2e-3
     merged = merge_profiles(parts).final
     assert merged.mmd_sq_se == pytest.approx(math.hypot(own / math.sqrt(count), data))
-    assert merged.mmd_sq_data_se == pytest.approx(data)
-    assert merged.fresh_sq_se == pytest.approx(1e-3)  # nobody knows its part: all of it is shared
-    alone = [replace(p, states=(replace(p.final, mmd_sq_data_se=0.0),)) for p in parts]
+    assert merged.error.mmd_sq_data_se == pytest.approx(data)
+    assert merged.budget.fresh_sq_se == pytest.approx(1e-3)  # all of it is shared
+    assert merged.exposure.eps_norm_gap_se == pytest.approx(1e-3 / math.sqrt(count))
+    alone = [
+        replace(p, states=(replace(p.final, error=replace(p.final.error, mmd_sq_data_se=0.0)),))
+        for p in parts
+    ]
     merged = merge_profiles(alone).final
     assert merged.mmd_sq_se == pytest.approx(2e-3 / math.sqrt(count))
-    assert merged.null_sd == pytest.approx(1e-3 / math.sqrt(count))
+    assert merged.error.null_sd == pytest.approx(1e-3 / math.sqrt(count))
 
 
 def test_merging_is_associative_in_all_but_the_p_value():
@@ -207,7 +229,7 @@ def test_merging_is_associative_in_all_but_the_p_value():
     first = a.merge(b).merge(c.merge(d))
     second = a.merge(b.merge(c), d)
     for one, other in ((first, second), (first, a.merge(b, c, d))):
-        x, y = asdict(one.final), asdict(other.final)
+        x, y = asdict(one.final.error), asdict(other.final.error)
         for name in ("mmd_sq", "mmd_sq_se", "mmd_sq_data_se", "bandwidth"):
             assert x[name] == pytest.approx(y[name], rel=1e-12), name
         assert one.how["merged"] == other.how["merged"]
@@ -269,8 +291,8 @@ def test_merged_error_bars_are_true_where_profiles_share_their_data(shift):
         found = []
         for k in range(parts):
             x = shift + torch.randn(n, 1, generator=generator)
-            numbers = cumulative_error(x, y, kernel, num_permutations=0, overlap=1.0).numbers
-            found.append(profile(ErrorState(0.0, 1.0, 0.0, **numbers), seed=k))
+            error, _, _ = cumulative_error(x, y, kernel, num_permutations=0, overlap=1.0)
+            found.append(profile(ErrorState(0.0, 1.0, 0.0, error), seed=k))
         merged = merge_profiles(found).final
         values.append(merged.mmd_sq)
         said.append(merged.mmd_sq_se)
@@ -280,3 +302,76 @@ def test_merged_error_bars_are_true_where_profiles_share_their_data(shift):
     # where nothing differs a single estimate claims 1.6 times its variance too: never below it
     assert 0.8 < claimed / scatter < (1.8 if shift == 0 else 1.4)
     assert sum(naive) / repeats < 0.7 * scatter
+
+
+# -- for people --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured():
+    states = [
+        state(20.0, 1e-5, 2e-5, p_value=0.4, interval=(0.0, 5e-5)),
+        state(5.0, 4e-3, 1e-4, fresh_sq=1e-4, interval=(3.8e-3, 4.2e-3)),
+        state(0.0, 1.15e-2, 5e-4, fresh_sq=9e-4, inherited_sq=4e-3, interval=(1e-2, 1.3e-2)),
+    ]
+    sampler = {"sampler": "DDIMSampler", "num_inference_steps": 20}
+    return replace(profile(*states, sampler=sampler), label="<plain>")
+
+
+def test_a_profile_is_one_short_line(measured):
+    assert repr(measured) == (
+        "ErrorProfile('<plain>', DDIMSampler, 20 steps, D₀² = 0.0115 ± 0.0005, p = 0.005)"
+    )
+    assert repr(profile()).startswith("ErrorProfile('model', D₀² = ")
+
+
+def test_a_profile_is_a_sequence_of_its_states(measured):
+    assert len(measured) == 3 and tuple(measured) == measured.states
+    assert [s.fresh for s in measured] == [None, 1e-2, 3e-2]
+
+
+def test_the_summary_and_the_notebook_show_every_state(measured):
+    lines = measured.summary().splitlines()
+    assert "<plain>" in lines[0] and "×10⁻²" in measured.summary()
+    rows = [line.split() for line in lines[-3:]]
+    assert rows[0] == ["20", "0.001", "±", "0.002", "0.400", "–", "–", "–", "–"]
+    ratio = math.sqrt(4e-3 / 4e-3)
+    assert rows[2][4:] == ["0.005", "0.0300", f"{math.sqrt(4e-3):.4f}", f"{ratio:.2f}", "1.00"]
+    page = measured._repr_html_()
+    assert "&lt;plain&gt;" in page and "<plain>" not in page
+    assert all(f"<td>{cell}</td>" in page for cell in ("20", "0.400", "0.0300", "–"))
+
+
+def test_the_plot_is_on_the_axes_that_it_is_given(measured):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure, axes = pyplot.subplots()
+    assert measured.plot(axes) is axes
+    (line,) = axes.lines
+    assert list(line.get_xdata()) == [20.0, 5.0, 0.0] and axes.xaxis.get_inverted()
+    assert list(line.get_ydata()) == [1e-5, 4e-3, 1.15e-2]
+    edges = axes.collections[0].get_paths()[0].vertices
+    assert edges[:, 1].max() == 1.3e-2  # the measurement's own interval at the end
+    measured.merge(replace(measured, how={"seed": 1})).plot(axes)  # twice: noise stays left
+    assert len(axes.lines) == 2 and axes.xaxis.get_inverted()
+    other = measured.plot()
+    assert other is not axes and other.figure is not figure
+    pyplot.close("all")
+
+
+def test_a_data_frame_has_a_row_for_each_state(measured, monkeypatch):
+    pytest.importorskip("pandas")
+    frame = measured.to_pandas()
+    assert list(frame.index) == [20.0, 5.0, 0.0]
+    assert list(frame["error.mmd_sq"]) == [s.mmd_sq for s in measured]
+    assert math.isnan(frame["budget.fresh"][20.0]) and frame["budget.fresh"][0.0] == 3e-2
+    assert not any(name.startswith(("kl", "modular")) for name in frame)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InvalidInput, match="pip install pandas"):
+        measured.to_pandas()
+
+
+def test_reports_take_profiles_as_objects_or_as_plain_data(measured, tmp_path):
+    path = measured.report(tmp_path)
+    assert path == tmp_path / "report.html" and "&lt;plain&gt;" in path.read_text("utf-8")
+    assert verdict([measured]) == verdict([measured.to_dict()])
+    assert "the cumulative error grows along the chain" in verdict([measured])[0]

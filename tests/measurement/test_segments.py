@@ -49,21 +49,20 @@ def test_segments_add_up_to_the_closed_form_and_bound_the_cumulative_error() -> 
     found = segment_errors(sampler, process, TIMES, (8000, 2), seed=1)
     e_mod, prior = chain.modular_error, chain.budget().e_prior
     for before, s in zip(TIMES, TIMES[1:-1], strict=False):
-        record, exact = found.numbers[s], float(e_mod[s:before].sum())
-        assert abs(record["modular_error"] - exact) < 4 * record["modular_error_se"]
+        record, exact = found.modular[s], float(e_mod[s:before].sum())
+        limits = found.limits[s]
+        assert abs(record.error - exact) < 4 * record.error_se
         path = prior + float(e_mod[s:].sum())
-        assert abs(record["path_kl"] - path) < 4 * record["path_kl_se"]
-        assert float(chain.kl[s]) <= record["kl_upper"]
-        normal_limit = kl_upper_limit(record["path_kl"], record["path_kl_se"])
-        assert 0 <= record["kl_upper"] - normal_limit < 0.05 * record["path_kl_se"]
-        assert record["modular_steps"] == before - s
-        parts = [record[f"modular_{part}"] for part in ("mean", "variance", "shape")]
-        assert sum(parts) == pytest.approx(record["modular_error"])
-        assert record["modular_error_per_dimension"] == record["modular_error"] / 2
-        gap = record["modular_error"] - record["modular_error_forward"]
-        assert record["exposure_bias"] == pytest.approx(gap)
+        assert abs(limits.path - path) < 4 * limits.path_se
+        assert float(chain.kl[s]) <= limits.upper
+        normal_limit = kl_upper_limit(limits.path, limits.path_se)
+        assert 0 <= limits.upper - normal_limit < 0.05 * limits.path_se
+        assert record.steps == before - s
+        assert record.mean + record.variance + record.shape == pytest.approx(record.error)
+        assert record.error_per_dimension == record.error / 2
+        assert record.exposure_bias == pytest.approx(record.error - record.error_forward)
     # The data have a density here, but the last module adds no noise: a point mass has none.
-    assert 0 not in found.numbers and found.how["down_to"] == 1
+    assert 0 not in found.modular and 0 not in found.limits and found.how["down_to"] == 1
 
 
 def test_intervals_of_segments_and_paths_cover_the_truth() -> None:
@@ -75,11 +74,11 @@ def test_intervals_of_segments_and_paths_cover_the_truth() -> None:
     e_mod, prior = chain.modular_error, chain.budget().e_prior
     inside, above, runs = torch.zeros(2), 0, 800
     for seed in range(runs):
-        record = segment_errors(sampler, process, (6, 1, 0), (200, 2), seed=seed).numbers[1]
-        truth = {"modular_error": float(e_mod[1:].sum()), "path_kl": prior + float(e_mod[1:].sum())}
-        for i, (name, value) in enumerate(truth.items()):
-            inside[i] += abs(record[name] - value) <= 1.959964 * record[f"{name}_se"]
-        above += truth["path_kl"] <= record["kl_upper"]
+        found = segment_errors(sampler, process, (6, 1, 0), (200, 2), seed=seed)
+        segment, limits, exact = found.modular[1], found.limits[1], float(e_mod[1:].sum())
+        inside[0] += abs(segment.error - exact) <= 1.959964 * segment.error_se
+        inside[1] += abs(limits.path - prior - exact) <= 1.959964 * limits.path_se
+        above += prior + exact <= limits.upper
     assert ((inside / runs > 0.93) & (inside / runs < 0.97)).all(), inside / runs
     assert LEVEL - 0.011 < above / runs < 0.99
 
@@ -109,9 +108,9 @@ def test_a_profile_brackets_the_exact_cumulative_error() -> None:
     )  # fmt: skip
     assert [state.t for state in profile.states] == [20, 10, 3, 1, 0]
     for state in profile.states[:-1]:
-        assert 0 <= state.kl_lower <= float(chain.kl[int(state.t)]) <= state.kl_upper
-    assert profile.states[-2].kl_lower > 0.01
-    assert profile.final.modular_error is None and profile.final.kl_lower is None
+        assert 0 <= state.kl.lower <= float(chain.kl[int(state.t)]) <= state.kl.upper
+    assert profile.states[-2].kl.lower > 0.01
+    assert profile.final.modular is None and profile.final.kl.lower is None
     how = profile.how["modular"]
     assert how["reference"] == "empirical" and how["num_data"] == 4000 and how["down_to"] == 1
     assert how["num_chains"] == 300 and "t = 0 a data set has no density" in how["note"]
@@ -124,16 +123,16 @@ def test_a_plain_measurement_is_the_same_and_certifies_from_below() -> None:
     plain = few(sampler, states=[20, 5, 1, 0], modular=False)
     assert "modular" not in plain.how
     for a, b in zip(with_nats.states, plain.states, strict=True):
-        assert a.mmd_sq == b.mmd_sq and a.fresh == b.fresh and a.eps_norm_gap == b.eps_norm_gap
-        assert b.modular_error is None and b.kl_upper is None and b.empirical_mmd_sq is None
-    assert 0 < plain.final.kl_lower < plain.final.interval[0] * 1.01
+        assert (a.error, a.budget, a.exposure) == (b.error, b.budget, b.exposure)
+        assert b.modular is None and b.kl.upper is None and b.kl.empirical_mmd_sq is None
+    assert 0 < plain.final.kl.lower < plain.final.error.interval[0] * 1.01
 
 
 @pytest.mark.parametrize("kernel", [EnergyKernel(), RBFMixture(reduction="sum")])
 def test_a_kernel_above_one_certifies_nothing(kernel) -> None:
     sampler = affine_sampler(gaussian_chain(slope_error=-0.5), CosineSchedule(20))
     profile = few(sampler, kernel=kernel, modular=False, budget=False)
-    assert all(state.kl_lower is None for state in profile.states)
+    assert all(state.kl is None for state in profile.states)
 
 
 def test_a_data_set_that_is_memorized_is_warned_of() -> None:
@@ -144,7 +143,7 @@ def test_a_data_set_that_is_memorized_is_warned_of() -> None:
     )
     start = found.how["memorizing_from"]
     assert 1 < start < 20 and found.how["warning"].startswith(f"From t = {start} down")
-    assert found.numbers[1]["nearest_weight"] > 0.9 > found.numbers[10]["nearest_weight"]
+    assert found.modular[1].nearest_weight > 0.9 > found.modular[10].nearest_weight
 
 
 def test_chains_without_density_say_why() -> None:
@@ -155,7 +154,7 @@ def test_chains_without_density_say_why() -> None:
     scheduler = DDPMScheduler(20, prediction_type="sample", clip_sample=False)
     cases = {
         "eta > 0": DDIMSampler(sampler.denoiser, clip=None),
-        "DiffusersSampler is no chain of Gaussian modules": DiffusersSampler(
+        "DiffusersSampler is no chain of Gaussian denoising steps": DiffusersSampler(
             lambda x, t: 0.5 * x, scheduler, 5
         ),
     }
@@ -163,8 +162,8 @@ def test_chains_without_density_say_why() -> None:
         profile = few(chain, budget=False, exposure=False)
         assert words in profile.how["modular"]["reason"]
         assert "\n" not in profile.how["modular"]["reason"]
-        assert all(s.modular_error is None and s.kl_upper is None for s in profile.states)
-        assert profile.states[0].kl_lower is not None
+        assert all(s.modular is None and s.kl.upper is None for s in profile.states)
+        assert profile.states[0].kl.lower is not None
 
 
 def test_a_module_without_noise_inside_of_the_chain_ends_the_bracket() -> None:
@@ -177,9 +176,9 @@ def test_a_module_without_noise_inside_of_the_chain_ends_the_bracket() -> None:
 
     chain, sampler, process = chain_and_process()
     halting = Halting(sampler.denoiser, clip=None, variance_type="fixed_large")
-    numbers = segment_errors(halting, process, (12, 6, 2, 1, 0), (40, 2)).numbers
-    assert "kl_upper" in numbers[6] and numbers[2] == {} and "kl_upper" not in numbers[1]
-    assert numbers[1]["modular_steps"] == 1
+    found = segment_errors(halting, process, (12, 6, 2, 1, 0), (40, 2))
+    assert found.limits.keys() == {12, 6} and found.modular.keys() == {6, 1}
+    assert found.modular[1].steps == 1
 
 
 def test_a_blown_up_chain_is_refused() -> None:
@@ -200,30 +199,36 @@ def test_merged_profiles_carry_merged_modular_errors() -> None:
     one, two = (few(sampler, states=[20, 5, 1, 0], seed=seed) for seed in (0, 1))
     merged = one.merge(two)
     for a, b, c in zip(one.states, two.states, merged.states, strict=True):
-        for name in ("modular_error", "modular_mean", "exposure_bias", "path_kl"):
-            x, y, z = (getattr(state, name) for state in (a, b, c))
-            if x is None:
-                assert z is None
+        for part, name in (
+            ("modular", "error"),
+            ("modular", "mean"),
+            ("modular", "exposure_bias"),
+            ("kl", "path"),
+        ):
+            x, y, z = (getattr(state, part) and vars(getattr(state, part)) for state in (a, b, c))
+            if x is None or x[name] is None:
+                assert z is None or z[name] is None
                 continue
-            errors = [getattr(state, f"{name}_se") for state in (a, b)]
-            assert z == pytest.approx((x + y) / 2)
-            assert getattr(c, f"{name}_se") == pytest.approx(math.hypot(*errors) / 2)
-        if c.kl_upper is not None:
-            above = [s.kl_upper - kl_upper_limit(s.path_kl, s.path_kl_se) for s in (a, b, c)]
+            assert z[name] == pytest.approx((x[name] + y[name]) / 2)
+            spread = math.hypot(x[f"{name}_se"], y[f"{name}_se"])
+            assert z[f"{name}_se"] == pytest.approx(spread / 2)
+        if c.kl.upper is not None:
+            above = [s.kl.upper - kl_upper_limit(s.kl.path, s.kl.path_se) for s in (a, b, c)]
             assert above[2] == pytest.approx((above[0] + above[1]) / 4, abs=1e-12)
-            assert c.kl_lower == mmd_sq_lower_limit(c.empirical_mmd_sq, c.empirical_mmd_sq_se)
-    assert merged.how["modular"]["num_chains"] == 80 and merged.states[1].modular_steps == 15
+            limit = mmd_sq_lower_limit(c.kl.empirical_mmd_sq, c.kl.empirical_mmd_sq_se)
+            assert c.kl.lower == limit
+    assert merged.how["modular"]["num_chains"] == 80 and merged.states[1].modular.steps == 15
     assert ErrorProfile.from_dict(json.loads(json.dumps(merged.to_dict()))) == merged
-    assert merged.states[1].kl_upper < max(one.states[1].kl_upper, two.states[1].kl_upper)
+    assert merged.states[1].kl.upper < max(one.states[1].kl.upper, two.states[1].kl.upper)
 
 
 def test_merging_with_a_plain_profile_drops_modular_errors_and_says_so() -> None:
     sampler = affine_sampler(gaussian_chain(slope_error=-0.5), CosineSchedule(20))
     one = few(sampler, states=[20, 5, 1, 0])
     merged = one.merge(few(sampler, states=[20, 5, 1, 0], seed=1, modular=False))
-    assert all(s.modular_error is None and s.kl_upper is None for s in merged.states)
+    assert all(s.modular is None and s.kl.upper is None for s in merged.states)
     assert "dropped" in merged.how["modular"]["reason"]
-    assert merged.states[1].kl_lower == mmd_sq_lower_limit(
+    assert merged.states[1].kl.lower == mmd_sq_lower_limit(
         merged.states[1].mmd_sq, merged.states[1].mmd_sq_se
     )
 
@@ -254,11 +259,11 @@ def test_the_command_prints_and_saves_modular_errors(place, capsys) -> None:
     printed = json.loads(capsys.readouterr().out)
     rows = printed["states"]
     assert [row["t"] for row in rows][-2:] == [1, 0]
-    middle = rows[-2]
-    for name in ("modular_error", "modular_error_forward", "modular_mean", "modular_shape"):
+    middle, kl = rows[-2]["modular"], rows[-2]["kl"]
+    for name in ("error", "error_forward", "mean", "shape"):
         assert middle[name] is not None and middle[f"{name}_se"] > 0
-    assert 0 <= middle["kl_lower"] <= middle["kl_upper"]
-    assert rows[-1]["modular_error"] is None and rows[-1]["kl_upper"] is None
+    assert 0 <= kl["lower"] <= kl["upper"]
+    assert rows[-1]["modular"] is None and rows[-1]["kl"]["upper"] is None
     assert printed["how"]["modular"]["num_data"] == 1797
     assert cli.main([*arguments[:-2], "--num-modular", "20", "--no-budget"]) == 0
     text = capsys.readouterr().out
@@ -272,27 +277,3 @@ def test_modular_errors_want_the_state_before_the_last(place, capsys) -> None:
     saved = json.loads(capsys.readouterr().out)["saved"]
     assert cli.main(["measure", "run", *FEW, "--merge", saved, "--modular"]) == 2
     assert "--modular measures the state t=1 too" in capsys.readouterr().err
-
-
-# -- older files -------------------------------------------------------------------------------
-
-
-def test_profiles_from_before_modular_errors_load_merge_and_report() -> None:
-    """Schema 1 without the newer keys: they read as null, and nothing is made up for them."""
-    from undrift.reporting.content import ReportInput
-    from undrift.reporting.html import render_html
-
-    olds = []
-    for seed in (0, 1):
-        sampler = affine_sampler(gaussian_chain(slope_error=-0.5), CosineSchedule(20))
-        data = few(sampler, seed=seed, modular=False, states=[20, 5, 0]).to_dict()
-        newer = ("kl_", "path_", "modular", "exposure_", "variance_f", "nearest", "empirical")
-        for record in data["states"]:
-            for key in [key for key in record if key.startswith(newer)]:
-                del record[key]
-        assert data["schema_version"] == 1
-        olds.append(ErrorProfile.from_dict(data))
-    merged = olds[0].merge(olds[1])
-    for state in (*olds[0].states, *merged.states):
-        assert state.modular_error is None and state.kl_lower is None and state.kl_upper is None
-    assert 'id="nats"' not in render_html(ReportInput("old", [merged.to_dict()]))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from error_state import state
 from tiny import TinyNetwork, exact_sampler, noise_source, tiny_sampler
 from undrift.diffusion.gaussian import DDIMSampler
 from undrift.exceptions import InvalidInput
@@ -393,15 +394,9 @@ def test_a_window_holds_all_steps_and_weights(variant):
 
 def test_measured_gains_are_interpolated_over_gaps():
     from undrift.measurement.profile import ErrorProfile
-    from undrift.measurement.state import ErrorState
 
     gains = {100: None, 80: 0.5, 50: None, 40: 1.5, 0: 1.0}
-    states = tuple(
-        ErrorState(
-            t=t, alpha=1.0, sigma=0.0, mmd_sq=0.0, mmd_sq_se=1.0, p_value=1.0, downstream_gain=g
-        )
-        for t, g in gains.items()
-    )
+    states = tuple(state(t, 0.0, 1.0, p_value=1.0, downstream_gain=g) for t, g in gains.items())
     table = ErrorProfile(states, 10, 10).gains()
     assert table == {80: 0.5, 40: 1.5, 0: 1.0}
     raw = {90: 0.5, 80: 0.5, 70: 0.75, 60: 1.0, 50: 1.25, 40: 1.5}

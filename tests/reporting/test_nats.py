@@ -14,28 +14,33 @@ from undrift.reporting.nats import nats_findings, nats_table, split
 from undrift.reporting.nats_figures import bracket_plot, modular_plot
 
 
-def state(t, mean=0.5, variance=0.1, shape=0.02, *, se=0.01, **more):
+def state(t, mean=0.5, variance=0.1, shape=0.02, *, se=0.01, lower=0.01, **more):
     """A state whose segment has a modular error, of two steps."""
     total = mean + variance + shape
     values = {
-        "modular_error": total,
-        "modular_error_forward": 0.8 * total,
+        "error": total,
+        "error_forward": 0.8 * total,
         "exposure_bias": 0.2 * total,
-        "modular_mean": mean,
-        "modular_variance": variance,
-        "modular_shape": shape,
+        "mean": mean,
+        "variance": variance,
+        "shape": shape,
     }
-    record = {"t": t, "mmd_sq": 1e-3, "mmd_sq_se": 1e-4, "p_value": 0.005}
+    modular = {"steps": 2, "variance_factor": 1.25, "nearest_weight": 0.2}
     for name, value in values.items():
-        record |= {name: value, f"{name}_se": se}
-    record |= {"modular_steps": 2, "variance_factor": 1.25, "nearest_weight": 0.2}
-    return record | {"kl_lower": 0.01, "kl_upper": 2.0, "path_kl": 1.8, "path_kl_se": 0.1} | more
+        modular |= {name: value, f"{name}_se": se}
+    return {
+        "t": t,
+        "error": {"mmd_sq": 1e-3, "mmd_sq_se": 1e-4, "p_value": 0.005},
+        "kl": {"lower": lower, "upper": 2.0, "path": 1.8, "path_se": 0.1},
+        "modular": modular | more,
+    }
 
 
 def profile(*segments, label="plain", **how):
     """A profile that starts from noise and ends with data, which have no density."""
-    chain = [{"t": 20, "mmd_sq": 0.0, "mmd_sq_se": 1e-4, "kl_lower": 0.0, "kl_upper": 1e-3}]
-    chain += [*segments, {"t": 0, "mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.005}]
+    start = {"error": {"mmd_sq": 0.0, "mmd_sq_se": 1e-4}, "kl": {"lower": 0.0, "upper": 1e-3}}
+    end = {"error": {"mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.005}}
+    chain = [{"t": 20} | start, *segments, {"t": 0} | end]
     return {"label": label, "states": chain, "how": how}
 
 
@@ -83,7 +88,7 @@ def test_a_negative_shape_is_no_share() -> None:
 
 def test_exposure_bias_is_named_with_its_sign_only_beyond_its_error() -> None:
     def words(bias, se):
-        record = state(1) | {"exposure_bias": bias, "exposure_bias_se": se}
+        record = state(1, exposure_bias=bias, exposure_bias_se=se)
         return nats_findings(profile(record), "plain")[1].headline
 
     assert "do worse on their own inputs" in words(0.1, 0.01)
@@ -106,13 +111,13 @@ def test_the_verdict_and_the_page_hold_the_error_in_nats() -> None:
     assert 'id="nats"' in page and "target memorizes" in page and "leads back to single" in page
     assert page.count("Modular error of every segment in nats") == 2  # wide and narrow
     assert "Limits of the cumulative error in nats. plain, lower limit: from" in page
-    plain = {"label": "p", "states": [{"t": 1, "mmd_sq": 1e-3, "mmd_sq_se": 1e-4}]}
+    plain = {"label": "p", "states": [{"t": 1, "error": {"mmd_sq": 1e-3, "mmd_sq_se": 1e-4}}]}
     assert 'id="nats"' not in render_html(ReportInput("x", [plain]))
 
 
 def test_a_chain_without_density_says_why_on_the_page() -> None:
     measured = profile(modular={"reason": "no module of this chain has a density"})
-    measured["states"] = [s | {"kl_upper": None} for s in measured["states"]]
+    measured["states"] = [s | {"kl": None} for s in measured["states"]]
     page = render_html(ReportInput("x", [measured]))
     assert "No modular errors for plain: no module of this chain has a density." in page
     assert "stacked" not in page and nats_findings(measured, "plain") == []
@@ -122,7 +127,7 @@ def test_the_band_is_open_where_nothing_is_certified() -> None:
     """A lower limit of 0 has no mark on a logarithmic scale; the others do."""
     marks = []
     for low in (0.0, 0.01):
-        drawn = bracket_plot([profile(state(10, kl_lower=low), state(1))]).wide
+        drawn = bracket_plot([profile(state(10, lower=low), state(1))]).wide
         marks.append(len(re.findall(r"<use ", drawn)))
     assert marks[1] == marks[0] + 1
 

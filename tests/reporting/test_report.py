@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from error_state import nested
 from undrift.exceptions import InvalidInput
 from undrift.reporting.console import console_table
 from undrift.reporting.content import ReportInput, labels
@@ -82,10 +83,10 @@ def plausible_profile(label: str, scale: float = 1.0, seed: int = 0) -> dict[str
         factor_or_none = state["amplification"]
         gain = None if gain is None or factor_or_none is None else gain * factor_or_none
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "undrift.profile",
         "label": label,
-        "states": states,
+        "states": [nested(state) for state in states],
         "num_samples": 2000,
         "num_forward": 1797,
         "created": "2026-11-22T21:52:12+00:00",
@@ -186,7 +187,12 @@ def two_states(
     if start > 3e-5:
         first["p_value"] = 0.001
     last = {"t": 0, "mmd_sq": end, "mmd_sq_se": end_se, "p_value": p_value, "null_sd": 1e-5}
-    return {"label": label, "states": [first, last], "num_samples": 100, "num_forward": 200}
+    return {
+        "label": label,
+        "states": [nested(first), nested(last)],
+        "num_samples": 100,
+        "num_forward": 200,
+    }
 
 
 def with_budget(
@@ -218,7 +224,7 @@ def with_budget(
         state["downstream_gain"] = gain
         factor = state.get("amplification")
         gain = None if gain is None or factor is None else gain * factor
-    return {"label": "m", "states": states}
+    return {"label": "m", "states": [nested(state) for state in states]}
 
 
 def finding(profiles: list[dict[str, Any]], start: str) -> str:
@@ -243,7 +249,7 @@ def test_growth_is_said_with_its_numbers():
 def test_a_p_value_at_the_end_of_the_permutations_is_a_bound():
     profile = two_states(1.15e-3, 5e-5, 1 / 201) | {"how": {"num_permutations": 200}}
     assert ", p ≤ 0.005, the least that 200 permutations can show;" in verdict([profile])[0]
-    profile["states"][-1]["p_value"] = 2 / 201
+    profile["states"][-1]["error"]["p_value"] = 2 / 201
     assert ", p = 0.01;" in verdict([profile])[0]
 
 
@@ -262,7 +268,7 @@ def test_a_small_p_value_alone_does_not_make_an_error():
 
 def test_the_interval_of_the_measurement_is_preferred_to_a_normal_one():
     profile = two_states(1.0e-4, 4e-5, 0.01)
-    profile["states"][-1]["interval"] = (4.0e-5, 2.1e-4)
+    profile["states"][-1]["error"]["interval"] = (4.0e-5, 2.1e-4)
     assert "95 % interval 0.4 to 2.1×10⁻⁴" in verdict([profile])[0]
     (row,) = headline_table([profile]).rows
     assert (row.low.value, row.high.value) == (4.0e-5, 2.1e-4)
@@ -278,13 +284,13 @@ def test_an_error_that_was_there_from_the_start_is_no_growth():
 
 
 def test_one_state_alone_gives_no_growth():
-    profile = {"label": "m", "states": [{"t": 0, "mmd_sq": 1e-3, "mmd_sq_se": 1e-5}]}
+    profile = {"label": "m", "states": [{"t": 0, "error": {"mmd_sq": 1e-3, "mmd_sq_se": 1e-5}}]}
     assert "growth cannot be judged" in verdict([profile])[0]
 
 
 def test_a_missing_final_error_is_said_to_be_missing():
     profile = two_states(1e-3, 1e-5)
-    profile["states"][-1] |= {"mmd_sq": None}
+    profile["states"][-1]["error"]["mmd_sq"] = None
     assert "the final error was not measured" in verdict([profile])[0]
 
 
@@ -341,7 +347,8 @@ def test_what_was_measured_differently_is_said():
     assert "Compare with care" not in " ".join(verdict(pair))
     pair[0]["how"] = {"data": {"name": "digits"}, "estimator": "u"}
     pair[1]["how"] = {"data": {"name": "letters"}, "estimator": "u"}
-    pair[0]["states"][-1]["bandwidth"], pair[1]["states"][-1]["bandwidth"] = 120.0, 95.0
+    for profile, bandwidth in zip(pair, (120.0, 95.0), strict=True):
+        profile["states"][-1]["error"]["bandwidth"] = bandwidth
     assert "Compare with care, measured differently: data, bandwidth." in finding(pair, "“b” ends")
 
 
@@ -400,12 +407,12 @@ def test_amplification_is_judged_against_one(factors, headline):
 
 
 def test_the_error_bar_of_a_factor_follows_the_delta_method():
-    before = {"t": 1, "mmd_sq": 4e-4, "mmd_sq_se": 2e-5}
-    state = {"t": 0, "amplification": 1.5, "inherited_sq": 9e-4, "inherited_sq_se": 3e-5}
-    found = amplification(before, state)
+    before = {"t": 1, "error": {"mmd_sq": 4e-4, "mmd_sq_se": 2e-5}}
+    state = {"amplification": 1.5, "inherited_sq": 9e-4, "inherited_sq_se": 3e-5}
+    found = amplification(before, {"budget": state})
     assert found.se == pytest.approx(1.5 * 0.5 * math.hypot(3e-5 / 9e-4, 2e-5 / 4e-4))
-    assert amplification(before, state | {"inherited_sq_se": None}).se == math.inf
-    assert amplification(before, state | {"amplification": None}) is None
+    assert amplification(before, {"budget": state | {"inherited_sq_se": None}}).se == math.inf
+    assert amplification(before, {"budget": state | {"amplification": None}}) is None
 
 
 # ------------------------------------------------------------------ the page
@@ -505,10 +512,12 @@ def test_the_tables_hold_the_numbers_of_the_profiles(report, page):
     numbers = read(page).numbers
     for profile in report.profiles:
         for state in profile["states"]:
-            for key in ("mmd_sq", "mmd_sq_se", "fresh", "amplification", "downstream_gain"):
-                assert state[key] is None or state[key] in numbers
+            wanted = [state["downstream_gain"], state["budget"]["fresh"]]
+            wanted += [state["error"]["mmd_sq"], state["error"]["mmd_sq_se"]]
+            wanted += [state["budget"]["amplification"]]
+            assert all(value is None or value in numbers for value in wanted)
     for row, profile in zip(headline_table(report.profiles).rows, report.profiles, strict=True):
-        final = profile["states"][-1]
+        final = profile["states"][-1]["error"]
         assert row.value.value == final["mmd_sq"]
         assert float(row.value.text) == pytest.approx(final["mmd_sq"] * 1e3, abs=0.005)
         assert f">{row.value.text}</td>" in page
@@ -522,7 +531,7 @@ def test_the_embedded_data_are_the_input(report, page):
 
 
 def test_nulls_stay_nulls(report, page):
-    first = data_of(page)["profiles"][0]["states"][0]
+    first = data_of(page)["profiles"][0]["states"][0]["budget"]
     assert first["fresh"] is None
     assert first["amplification"] is None
     columns, rows = state_table(report.profiles[0])
@@ -534,10 +543,10 @@ def test_nulls_stay_nulls(report, page):
 
 def test_not_a_number_becomes_null():
     profile = two_states(1e-3, 1e-5)
-    profile["states"][0]["delta"] = math.nan
-    profile["states"][1]["delta"] = math.inf
+    profile["states"][0]["exposure"] = {"delta": math.nan}
+    profile["states"][1]["exposure"] = {"delta": math.inf}
     page = render_html(ReportInput("t", [profile]))
-    assert [s["delta"] for s in data_of(page)["profiles"][0]["states"]] == [None, None]
+    assert [s["exposure"]["delta"] for s in data_of(page)["profiles"][0]["states"]] == [None, None]
     assert "exposure" not in sections(page)
 
 
@@ -574,7 +583,7 @@ def test_sections_without_data_are_left_out():
     profile = {
         "label": "m",
         "states": [
-            {"t": t, "mmd_sq": 1e-3 / (1 + t), "mmd_sq_se": 1e-5, "p_value": 0.01}
+            {"t": t, "error": {"mmd_sq": 1e-3 / (1 + t), "mmd_sq_se": 1e-5, "p_value": 0.01}}
             for t in (9, 4, 0)
         ],
     }
@@ -599,10 +608,12 @@ def awkward_report() -> ReportInput:
     profiles[1]["label"] = "persistent-cohorts=128-forward=1024-lambda=balanced-share=0.3-seed=0"
     profiles[2]["label"] = "model 0"
     for state in profiles[3]["states"]:
-        state |= dict.fromkeys(("fresh", "inherited", "amplification", "downstream_gain", "delta"))
-    profiles[4]["states"][5] |= dict.fromkeys(("mmd_sq", "mmd_sq_se", "p_value", "null_sd"))
+        state |= dict.fromkeys(("budget", "exposure", "downstream_gain"))
+    profiles[4]["states"][5]["error"] = dict.fromkeys(("mmd_sq", "mmd_sq_se", "p_value", "null_sd"))
     profiles[5]["states"] = [
-        {"t": t, "mmd_sq": 2e-3 / (1 + t), "mmd_sq_se": 2e-5, "p_value": 0.005, "null_sd": 2e-5}
+        nested(
+            {"t": t, "mmd_sq": 2e-3 / (1 + t), "mmd_sq_se": 2e-5, "p_value": 0.005, "null_sd": 2e-5}
+        )
         for t in (1000, 600, 300, 100, 30, 10, 3, 1, 0)
     ]
     return ReportInput("Awkward", profiles, training_logs=[("another", training_log(True))])
@@ -695,7 +706,7 @@ def test_the_terminal_table_needs_no_plotting():
     code = (
         "import sys; from undrift.reporting.console import console_table;"
         "from undrift.reporting.findings import verdict;"
-        "s = [{'t': 0, 'mmd_sq': 1e-3, 'mmd_sq_se': 1e-5}];"
+        "s = [{'t': 0, 'error': {'mmd_sq': 1e-3, 'mmd_sq_se': 1e-5}}];"
         "console_table([{'states': s}]); verdict([{'states': s}]);"
         "print([m for m in ('matplotlib', 'torch', 'jinja2') if m in sys.modules])"
     )

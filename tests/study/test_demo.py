@@ -20,7 +20,7 @@ def test_the_demo_trains_measures_and_reports(tmp_path, capsys, monkeypatch):
     page = (folder / "report.html").read_text()
     for label, profile in zip(("plain", "regularized"), result["profiles"], strict=True):
         saved = ErrorProfile.load(folder / "seed-0" / f"{label}-4" / "profile.json")
-        assert saved.final.mmd_sq == profile["states"][-1]["mmd_sq"]
+        assert saved.final.mmd_sq == profile["states"][-1]["error"]["mmd_sq"]
         assert profile["states"][-1]["t"] == 0
         assert profile["label"] == label
         assert label in page

@@ -143,10 +143,10 @@ def _final_error(samples: Any, data: ImageData, config: Config) -> dict[str, Any
         rows, overlap = torch.randperm(n, generator=draws)[:count], count / n
     else:
         rows, overlap = torch.randint(n, (count,), generator=draws), 0.0
-    found = cumulative_error(
+    found, _, _ = cumulative_error(
         samples, data.images[rows], RBFMixture(), overlap=overlap, generator=draws
     )
-    return found.numbers | {"num_forward": count, "reference": config.reference}
+    return asdict(found) | {"num_forward": count, "reference": config.reference}
 
 
 def _free(config: Config, label: str) -> Path:

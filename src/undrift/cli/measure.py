@@ -14,7 +14,6 @@ from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from undrift.data.images import ImageData
     from undrift.diffusion.sampler import Sampler
@@ -189,12 +188,13 @@ def _show(profile: ErrorProfile, path: Path) -> None:
     """Every state in a table, the final error, and where the profile is."""
     from rich.console import Console
 
-    from undrift.reporting.console import console_table
+    from undrift.reporting.console import console_table, rich_table
+    from undrift.reporting.tables import chain_table
 
     if session().json:
         return
     console = Console()
-    console.print(_table(profile))
+    console.print(rich_table(chain_table(profile.to_dict())))
     _show_nats(profile, console)
     console.print(console_table([profile.to_dict()]))
     print(f"profile  {path}")
@@ -215,31 +215,3 @@ def _show_nats(profile: ErrorProfile, console: Console) -> None:
     console.print(nats_table(plain))
     for finding in nats_findings(plain, profile.label):
         console.print(f"{finding.headline} {finding.detail}\n", highlight=False)
-
-
-def _table(profile: ErrorProfile) -> Table:
-    """One row a state, narrow enough for a terminal."""
-    from rich import box
-    from rich.table import Table
-
-    from undrift.reporting.numbers import decimals, power_of_ten, scaled, shared_exponent
-
-    states = profile.states
-    exponent = shared_exponent([state.mmd_sq for state in states])
-    places = max(decimals(state.mmd_sq_se, exponent) for state in states)
-    title = f"{profile.label}: D², fresh F and inherited I of each state"
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for name in ("t", f"D² ± se (×{power_of_ten(exponent)})", "p", "F", "I", "λ", "G"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for state in states:
-        value, error = (scaled(x, exponent, places) for x in (state.mmd_sq, state.mmd_sq_se))
-        roots = (state.fresh, state.inherited)
-        ratios = (state.amplification, state.downstream_gain)
-        table.add_row(
-            f"{state.t:g}",
-            f"{value} ± {error}",
-            scaled(state.p_value, 0, 3),
-            *(scaled(x, 0, 4) for x in roots),
-            *(scaled(x, 0, 2) for x in ratios),
-        )
-    return table

@@ -1,6 +1,7 @@
 r"""The MMD error budget: how much of a state's error is fresh and how much is inherited.
 
-Between two states t' > t of the chain let K be all modules from t' to t. The triangle inequality
+Between two states t' > t of the chain let K be all denoising steps from t' to t. The triangle
+inequality
 
 .. math:: D_t \le \underbrace{\mathrm{MMD}(K q_{t'}, q_t)}_{F,\ \text{fresh}}
              + \underbrace{\mathrm{MMD}(K p_{t'}, K q_{t'})}_{I = \lambda D_{t'},\ \text{inherited}}
@@ -15,33 +16,32 @@ compares two chains that got the same noise on the way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
+from undrift.measurement.state import Budget
 from undrift.mmd.estimate import mmd_estimate
 from undrift.mmd.kernels import Kernel
 
 
-@dataclass(frozen=True)
-class BudgetTerms:
-    """Squares of the fresh and the inherited error of one segment, with standard errors."""
-
-    fresh_sq: float
-    fresh_sq_se: float
-    inherited_sq: float
-    inherited_sq_se: float
-
-
-def budget_terms(states: Tensor, rolled: Tensor, forward: Tensor, kernel: Kernel) -> BudgetTerms:
-    r"""Both terms of one segment, at the state where it ends.
+def error_budget(
+    states: Tensor, rolled: Tensor, forward: Tensor, kernel: Kernel, overlap: float = 0.0
+) -> Budget:
+    r"""Squares of the fresh and the inherited error of one segment, at the state where it ends.
 
     Arguments:
         states: :math:`K p_{t'}`, the sampler's states, with shape :math:`(N, *)`.
         rolled: :math:`K q_{t'}`, rows that got the same noise as those of ``states``.
         forward: :math:`q_t`, rows from the same data as those of ``rolled``.
         kernel: A kernel with a fixed bandwidth.
+        overlap: Share of the data that the forward draws use.
     """
     fresh = mmd_estimate(rolled, forward, kernel=kernel, estimator="paired", num_permutations=0)
     kept = mmd_estimate(states, rolled, kernel=kernel, estimator="paired", num_permutations=0)
-    return BudgetTerms(fresh.mmd_sq, fresh.standard_error, kept.mmd_sq, kept.standard_error)
+    return Budget(
+        fresh_sq=fresh.mmd_sq,
+        fresh_sq_se=fresh.standard_error,
+        fresh_sq_data_se=fresh.standard_error * overlap**0.5,
+        inherited_sq=kept.mmd_sq,
+        inherited_sq_se=kept.standard_error,
+        inherited_sq_data_se=kept.standard_error * (overlap / 2) ** 0.5,
+    )

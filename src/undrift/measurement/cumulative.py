@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
+from undrift.measurement.state import CumulativeError, KLLimits
 from undrift.mmd.estimate import MMDEstimate, mmd_estimate
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.mmd.kl_bounds import LEVEL, kl_lower_bound, mmd_sq_lower_limit
@@ -71,14 +72,6 @@ class ForwardDraws:
         return min(1.0, self.count / len(self.data)) if self.reference == "population" else 0.0
 
 
-@dataclass(frozen=True)
-class CumulativeError:
-    """The cumulative error of one state as it enters a profile, and the kernel that measured it."""
-
-    numbers: dict[str, Any]
-    kernel: Kernel
-
-
 def cumulative_error(
     x: Tensor,
     y: Tensor,
@@ -87,8 +80,8 @@ def cumulative_error(
     num_permutations: int = 200,
     overlap: float = 0.0,
     generator: torch.Generator | None = None,
-) -> CumulativeError:
-    r"""The cumulative error of a state, with its error bars.
+) -> tuple[CumulativeError, KLLimits | None, Kernel]:
+    r"""The cumulative error of a state, what it certifies in nats, and the kernel that measured it.
 
     The part of the standard error that is due to the data: of the first order the share
     :math:`N / (N + M)`, of the second order (all there is where nothing differs) its square,
@@ -109,20 +102,20 @@ def cumulative_error(
     share = overlap * len(x) / (len(x) + len(y))
     first_order = max(found.standard_error**2 - found.null_sd**2, 0.0)
     data_variance = share * first_order + share**2 * found.null_sd**2
-    numbers = {
-        "mmd_sq": found.mmd_sq,
-        "mmd_sq_se": found.standard_error,
-        "mmd_sq_data_se": math.sqrt(data_variance),
-        "p_value": found.p_value if num_permutations else None,
-        "null_sd": found.null_sd,
-        "interval": found.confidence_interval(0.95),
-        "kl_lower": kl_limit(found, kernel),
-        "bandwidth": getattr(kernel, "bandwidth", None),
-    }
-    return CumulativeError(numbers, kernel)
+    error = CumulativeError(
+        mmd_sq=found.mmd_sq,
+        mmd_sq_se=found.standard_error,
+        mmd_sq_data_se=math.sqrt(data_variance),
+        null_sd=found.null_sd,
+        interval=found.confidence_interval(0.95),
+        p_value=found.p_value if num_permutations else None,
+        bandwidth=getattr(kernel, "bandwidth", None),
+    )
+    lower = kl_limit(found, kernel)
+    return error, None if lower is None else KLLimits(lower), kernel
 
 
-def data_set_error(
+def data_set_limits(
     x: Tensor,
     draws: ForwardDraws,
     t: float,
@@ -130,8 +123,8 @@ def data_set_error(
     *,
     num_permutations: int = 200,
     generator: torch.Generator | None = None,
-) -> dict[str, Any]:
-    r"""The cumulative error against the data set itself, as far as MMD tells it.
+) -> KLLimits:
+    r"""The lower limit of the cumulative error against the data set itself, from MMD.
 
     At t = 0 the data set has no density and a divergence from it is infinite: no limit is given.
 
@@ -147,11 +140,11 @@ def data_set_error(
     found = mmd_estimate(
         x, y, kernel=kernel, num_permutations=num_permutations, generator=generator
     )
-    return {
-        "empirical_mmd_sq": found.mmd_sq,
-        "empirical_mmd_sq_se": found.standard_error,
-        "kl_lower": kl_limit(found, kernel) if t > 0 else None,
-    }
+    return KLLimits(
+        lower=kl_limit(found, kernel) if t > 0 else None,
+        empirical_mmd_sq=found.mmd_sq,
+        empirical_mmd_sq_se=found.standard_error,
+    )
 
 
 def kl_limit(found: MMDEstimate, kernel: Kernel) -> float | None:

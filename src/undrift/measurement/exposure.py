@@ -20,21 +20,12 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler
-
-
-@dataclass(frozen=True)
-class EpsilonNorms:
-    """Mean norms of the noise estimate on both kinds of states, and the error of their gap."""
-
-    sampled: float
-    forward: float
-    gap_se: float
+from undrift.measurement.state import Exposure
 
 
 def variance_error(x_t: Tensor, x_0: Tensor, alpha_t: float, sigma_t: float) -> float:
@@ -56,7 +47,7 @@ def variance_error(x_t: Tensor, x_0: Tensor, alpha_t: float, sigma_t: float) -> 
 
 
 @torch.no_grad()
-def epsilon_norms(sampler: Sampler, sampled: Tensor, forward: Tensor, t: float) -> EpsilonNorms:
+def epsilon_norms(sampler: Sampler, sampled: Tensor, forward: Tensor, t: float) -> Exposure:
     r"""Norms of the noise estimate on sampled states and on forward draws.
 
     Arguments:
@@ -69,4 +60,9 @@ def epsilon_norms(sampler: Sampler, sampled: Tensor, forward: Tensor, t: float) 
     parts = norms.split([len(sampled), len(forward)])
     on_sampled, on_forward = (float(part.mean()) for part in parts)
     variance = sum(float(part.var()) / len(part) for part in parts)
-    return EpsilonNorms(on_sampled, on_forward, math.sqrt(variance))
+    return Exposure(
+        eps_norm_sampled=on_sampled,
+        eps_norm_forward=on_forward,
+        eps_norm_gap=on_sampled - on_forward,
+        eps_norm_gap_se=math.sqrt(variance),
+    )

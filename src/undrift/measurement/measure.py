@@ -2,8 +2,9 @@ r"""Measure the error of a chain: :func:`measure` runs a sampler once and compar
 
 All chains advance together to the next chosen state; there they are compared with forward draws,
 the numbers are kept, and the states go on. The budget's second pass runs each segment once more
-from true forward draws. A few chains from :math:`q(x_T | x_0)` go ahead: they know their data,
-which :math:`\delta_t` needs, and show where the error grows, which is where states are chosen.
+from true forward draws. Before them run a few pilot chains from :math:`q(x_T | x_0)`: their data
+are known, which :math:`\delta_t` needs, and they show where the error grows, which is where states
+are chosen.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -29,12 +29,12 @@ from undrift.diffusion.pipelines import (
     weights_digest,
 )
 from undrift.exceptions import InvalidInput
+from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cumulative import ForwardDraws, Reference, default_count
 from undrift.measurement.placement import place_states
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.segments import SegmentErrors, data_process, segment_errors
 from undrift.measurement.state import Criterion, with_ratios
-from undrift.measurement.walk import Walk
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.progress import progress_bar
 from undrift.seeds import stream_seed
@@ -128,7 +128,7 @@ def measure(
     check_weights(network)
     draws = torch.Generator().manual_seed(stream_seed(seed, "forward"))
     count = num_forward or default_count(data, num_samples, reference)
-    walk = Walk(
+    chain = ChainMeasurement(
         sampler,
         ForwardDraws(data, sampler, count, reference, draws),
         kernel or RBFMixture(),
@@ -138,34 +138,38 @@ def measure(
         seed,
     )
     times = _asked_for(sampler.grid, states)
-    modules, ahead = len(sampler.grid) - 1, walk.num_ahead if exposure or not times else 0
-    total = modules * (num_samples * (2 if budget else 1) + ahead + 2 * num_modular * int(modular))
+    steps, pilots = len(sampler.grid) - 1, chain.num_pilots if exposure or not times else 0
+    total = steps * (num_samples * (2 if budget else 1) + pilots + 2 * num_modular * int(modular))
     with evaluating(network), progress_bar(f"measuring {label}", total, show=progress) as tick:
-        scout = walk.scout(ahead, look_out=not times, tick=tick)
+        pilot = chain.pilot(pilots, compare=not times, tick=tick)
         if not times:
             assert isinstance(states, int)
             times = place_states(
-                sampler.grid, list(map(sampler.scale, sampler.grid)), states, scout.errors
+                sampler.grid, list(map(sampler.scale, sampler.grid)), states, pilot.errors
             )
-        deltas = scout.deltas if exposure else {}
         if modular:
             times = tuple(t for t in sampler.grid if t in {*times, *sampler.grid[-2:]})
-        records = walk.run(
-            times, budget=budget, exposure=exposure, deltas=deltas, bracket=modular, tick=tick
+        measured = chain.run(
+            times,
+            budget=budget,
+            exposure=exposure,
+            deltas=pilot.deltas,
+            empirical=modular,
+            tick=tick,
         )
-        fresh = SegmentErrors({}, {})
+        in_nats = SegmentErrors({}, {}, {})
         if modular:
-            fresh = segment_errors(
+            in_nats = segment_errors(
                 sampler, data_process(sampler, data), times, (num_modular, *data.shape[1:]),
                 seed=seed, batch_size=batch_size, device=data.device, tick=tick,
             )  # fmt: skip
-            records = [replace(state, **fresh.numbers.get(state.t, {})) for state in records]
+            measured = [in_nats.added_to(state) for state in measured]
     how = {
         "model": type(network).__name__,
         "weights": weights_digest(network),
         "sampler": sampler.describe(),
         "data": data_how,
-        "kernel": walk.kernel.to_dict(),
+        "kernel": chain.kernel.to_dict(),
         "estimator": "u",
         "reference": reference,
         "num_permutations": num_permutations,
@@ -175,13 +179,13 @@ def measure(
         "device": str(data.device),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("undrift", "torch", "diffusers")},
-        **({"modular": fresh.how} if modular else {}),
+        **({"modular": in_nats.how} if modular else {}),
         "seconds": round(time.perf_counter() - started, 2),
     }
     return ErrorProfile(
-        with_ratios(records, criterion),
+        with_ratios(measured, criterion),
         num_samples,
-        walk.forward.count,
+        chain.forward.count,
         json.loads(json.dumps(how, default=str)),
         label,
         datetime.now(UTC).isoformat(timespec="seconds"),

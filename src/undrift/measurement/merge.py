@@ -29,24 +29,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from undrift.exceptions import InvalidInput
-from undrift.measurement.state import ErrorState, with_ratios
+from undrift.measurement.state import CumulativeError, ErrorState, KLLimits, with_ratios
 from undrift.mmd.kl_bounds import kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
+from undrift.reporting.numbers import Z_95
 
 if TYPE_CHECKING:
     from undrift.measurement.profile import ErrorProfile
 
-NORMAL_95 = 1.959963984540054
 SAME = {
     "sampler": "samplers",
     "weights": "weights of the model",
     "kernel": "kernels",
     "reference": "references",
 }
+
+
+TAKEN_ANEW = {"interval", "p_value", "fresh", "inherited", "amplification", "lower", "upper"}
+"""Numbers that are no means: they follow from the merged ones."""
 
 
 def merge_profiles(profiles: Sequence[ErrorProfile]) -> ErrorProfile:
@@ -122,60 +126,76 @@ def combined_p_value(p_values: Sequence[float], shares: Sequence[float] | None =
     return float(torch.special.gammaincc(*terms))
 
 
-def _merge_states(records: Sequence[ErrorState], weights: Sequence[float]) -> ErrorState:
-    def column(name: str) -> list[float] | None:
-        values = [getattr(record, name) for record in records]
-        return None if any(value is None for value in values) else values
-
-    def mean(name: str) -> float | None:
-        values = column(name)
-        return None if values is None else _dot(weights, values)
-
-    def error(name: str, data: Sequence[float] | None) -> float | None:
-        values = column(name)
-        if values is None:
-            return None
-        data = data or [0.0] * len(values)
-        own = [w**2 * max(v**2 - d**2, 0) for w, v, d in zip(weights, values, data, strict=True)]
-        return math.sqrt(_dot(weights, data) ** 2 + sum(own))
-
-    merged: dict[str, Any] = {name: mean(name) for name in _MEANS}
-    for name in ("mmd_sq_se", "fresh_sq_se", "inherited_sq_se"):
-        # a part that nobody knows is taken as the whole
-        merged[name] = error(name, column(name.replace("_se", "_data_se")) or column(name))
-    for name in _INDEPENDENT:
-        merged[f"{name}_se"] = error(f"{name}_se", None)
-    shares = [_share(record) for record in records]
-    null = column("null_sd")
-    shared_null = null and [a * sd for a, sd in zip(shares, null, strict=True)]
-    merged["null_sd"] = error("null_sd", shared_null)
-    p_values, half = column("p_value"), NORMAL_95 * merged["mmd_sq_se"]
-    merged["p_value"] = None if p_values is None else combined_p_value(p_values, shares)
-    ends = max(merged["mmd_sq"] - half, 0.0), max(merged["mmd_sq"] + half, 0.0)
-    merged["interval"] = ends if all(record.interval for record in records) else None
-    merged |= _limits(merged, records, weights)
-    return replace(records[0], **merged)
+def _merge_states(states: Sequence[ErrorState], weights: Sequence[float]) -> ErrorState:
+    parts = {
+        name: _merge_part([getattr(state, name) for state in states], weights)
+        for name in ("error", "budget", "exposure", "kl", "modular")
+    }
+    merged = replace(states[0], **parts)
+    error = _merge_test([state.error for state in states], merged.error, weights)
+    kl = merged.kl and _merge_limits([state.kl for state in states], merged.kl, error, weights)
+    return replace(merged, error=error, kl=kl)
 
 
-def _limits(
-    merged: Mapping[str, Any], records: Sequence[ErrorState], weights: Sequence[float]
-) -> dict[str, float | None]:
-    """The bracket on the cumulative error, from the merged estimates."""
-    name = "mmd_sq" if merged["empirical_mmd_sq"] is None else "empirical_mmd_sq"
-    limit = mmd_sq_lower_limit(merged[name], merged[f"{name}_se"])
-    has_lower = all(record.kl_lower is not None for record in records)
-    upper = None
-    if merged["path_kl"] is not None:
-        upper = kl_upper_limit(merged["path_kl"], merged["path_kl_se"])
-        upper += sum(w**2 * _skewness(record) for w, record in zip(weights, records, strict=True))
-    return {"kl_lower": kl_lower_bound(limit) if has_lower else None, "kl_upper": upper}
+def _merge_part(parts: Sequence[Any], weights: Sequence[float]) -> Any:  # noqa: ANN401
+    """The weighted mean of each number, and of errors what they come to; None if one is missing."""
+    if any(part is None for part in parts):
+        return None
+    merged: dict[str, Any] = {}
+    for name in (field.name for field in fields(parts[0])):
+        values = [getattr(part, name) for part in parts]
+        if any(value is None for value in values):
+            merged[name] = None
+        elif name.endswith("_data_se") or not name.endswith("_se"):
+            merged[name] = None if name in TAKEN_ANEW else _dot(weights, values)
+        else:
+            shared = name.removesuffix("_se") + "_data_se"
+            merged[name] = _error(weights, values, [getattr(part, shared, 0.0) for part in parts])
+    return replace(parts[0], **merged)
 
 
-def _skewness(state: ErrorState) -> float:
+def _error(weights: Sequence[float], errors: Sequence[float], shared: Sequence[float]) -> float:
+    """The standard error of a weighted mean, from those of its terms and what they share."""
+    own = (w**2 * max(s**2 - d**2, 0) for w, s, d in zip(weights, errors, shared, strict=True))
+    return math.hypot(_dot(weights, shared), math.sqrt(sum(own)))
+
+
+def _merge_test(
+    errors: Sequence[CumulativeError], merged: CumulativeError, weights: Sequence[float]
+) -> CumulativeError:
+    """The cumulative error with the interval, the null and the p-value of all together."""
+    shares = [_share(error) for error in errors]
+    null = [error.null_sd for error in errors]
+    p_values = [error.p_value for error in errors if error.p_value is not None]
+    half = Z_95 * merged.mmd_sq_se
+    return replace(
+        merged,
+        null_sd=_error(weights, null, [a * sd for a, sd in zip(shares, null, strict=True)]),
+        interval=(max(merged.mmd_sq - half, 0.0), max(merged.mmd_sq + half, 0.0)),
+        p_value=combined_p_value(p_values, shares) if len(p_values) == len(errors) else None,
+    )
+
+
+def _merge_limits(
+    limits: Sequence[Any], merged: KLLimits, error: CumulativeError, weights: Sequence[float]
+) -> KLLimits:
+    """The limits of the cumulative error, from the merged estimates."""
+    mmd_sq, se = merged.empirical_mmd_sq, merged.empirical_mmd_sq_se
+    if mmd_sq is None or se is None:
+        mmd_sq, se = error.mmd_sq, error.mmd_sq_se
+    upper, has_lower = None, all(kl.lower is not None for kl in limits)
+    if merged.path is not None and merged.path_se is not None:
+        upper = kl_upper_limit(merged.path, merged.path_se)
+        upper += sum(w**2 * _skewness(kl) for w, kl in zip(weights, limits, strict=True))
+    lower = kl_lower_bound(mmd_sq_lower_limit(mmd_sq, se)) if has_lower else None
+    return replace(merged, lower=lower, upper=upper)
+
+
+def _skewness(kl: KLLimits) -> float:
     """What an upper limit lies above that of a normal law."""
-    if state.path_kl is None or state.path_kl_se is None or state.kl_upper is None:
+    if kl.path is None or kl.path_se is None or kl.upper is None:
         return 0.0
-    return max(state.kl_upper - kl_upper_limit(state.path_kl, state.path_kl_se), 0.0)
+    return max(kl.upper - kl_upper_limit(kl.path, kl.path_se), 0.0)
 
 
 def _merge_modular(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
@@ -193,46 +213,13 @@ def _merge_modular(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     return dict(start) | {"num_chains": count, "prior_kl": prior, "prior_kl_se": error}
 
 
-_INDEPENDENT = (
-    "eps_norm_gap",
-    "path_kl",
-    "modular_error",
-    "modular_error_forward",
-    "exposure_bias",
-    "modular_mean",
-    "modular_variance",
-    "modular_shape",
-    "empirical_mmd_sq",
-)
-"""Numbers whose standard errors are of the samples alone: the data are fixed."""
-_MEANS = (
-    *_INDEPENDENT,
-    "mmd_sq",
-    "fresh_sq",
-    "inherited_sq",
-    "delta",
-    "eps_norm_sampled",
-    "eps_norm_forward",
-    "bandwidth",
-    "modular_error_per_dimension",
-    "modular_steps",
-    "variance_factor",
-    "nearest_weight",
-    "mmd_sq_data_se",
-    "fresh_sq_data_se",
-    "inherited_sq_data_se",
-)
-
-
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def _share(state: ErrorState) -> float:
-    """The part of a state's standard error that is due to the data."""
-    if state.mmd_sq_data_se is None:
-        return 1.0
-    return min(1.0, state.mmd_sq_data_se / state.mmd_sq_se) if state.mmd_sq_se else 0.0
+def _share(error: CumulativeError) -> float:
+    """The part of a standard error that is due to the data."""
+    return min(1.0, error.mmd_sq_data_se / error.mmd_sq_se) if error.mmd_sq_se else 0.0
 
 
 def _check(profiles: Sequence[ErrorProfile]) -> None:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from undrift.exceptions import InvalidInput
+from undrift.measurement.reading import read_record
 from undrift.measurement.state import Criterion, ErrorState
+from undrift.reporting.numbers import plus_minus, probability
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+SCHEMA_VERSION = 2
 KIND = "undrift.profile"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ErrorProfile:
     """The error of a chain after each of its measured states, from T down to 0.
 
@@ -29,7 +35,7 @@ class ErrorProfile:
         how: How it was made, in plain data: sampler, data, kernel, seed, versions, command.
         label: What it is called in reports.
         created: When it was made, as ISO 8601 writes it.
-        criterion: When a cumulative error counts as told from 0, for the amplifications.
+        criterion: When a cumulative error counts as distinguishable from 0, for the amplifications.
     """
 
     states: tuple[ErrorState, ...]
@@ -74,11 +80,11 @@ class ErrorProfile:
         """Read plain data.
 
         Raises:
-            InvalidInput: If it is no profile, one of a newer schema, or damaged.
+            InvalidInput: If it is no profile, one of another schema, or damaged.
         """
         _check_schema(data, source)
         try:
-            states = tuple(ErrorState.from_dict(state) for state in data["states"])
+            states = tuple(read_record(ErrorState, state) for state in data["states"])
             times = [state.t for state in states]
             if not times or any(t <= s for t, s in pairwise(times)):
                 raise ValueError("its times do not fall")
@@ -89,7 +95,7 @@ class ErrorProfile:
                 dict(data.get("how") or {}),
                 str(data.get("label") or "model"),
                 str(data.get("created") or ""),
-                Criterion(**(data.get("criterion") or {})),
+                read_record(Criterion, data.get("criterion") or {}, "criterion"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InvalidInput(f"{source} is a damaged error profile: {error}") from None
@@ -136,15 +142,84 @@ class ErrorProfile:
 
         return merge_profiles([self, *others])
 
+    def __len__(self) -> int:
+        """Number of states."""
+        return len(self.states)
+
+    def __iter__(self) -> Iterator[ErrorState]:
+        """The states, from T down to 0."""
+        return iter(self.states)
+
+    def __repr__(self) -> str:
+        """The final error in one line: label, sampler, steps, :math:`D_0^2`, p-value."""
+        sampler = self.how.get("sampler") or {}
+        parts = [repr(self.label)]
+        parts += [str(sampler["sampler"])] if "sampler" in sampler else []
+        parts += [f"{n} steps"] if (n := sampler.get("num_inference_steps")) else []
+        error = plus_minus(self.final.mmd_sq, self.final.mmd_sq_se)
+        parts += [f"D₀² = {error}", probability(self.final.p_value)]
+        return f"ErrorProfile({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """All states as a small HTML table, for notebooks."""
+        from undrift.reporting.tables import chain_table, html_table
+
+        return html_table(chain_table(self.to_dict()))
+
+    def summary(self) -> str:
+        """All states as a text table.
+
+        See :mod:`undrift.measurement.state` for what its columns are.
+        """
+        from undrift.reporting.console import as_text, rich_table
+        from undrift.reporting.tables import chain_table
+
+        return as_text(rich_table(chain_table(self.to_dict())))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        r"""Draw :math:`D_t^2` along the chain, with its 95 % band.
+
+        Arguments:
+            ax: Where to draw; a new figure when None.
+        """
+        from undrift.reporting.chain_figures import plot_on
+
+        return plot_on(self.to_dict(), ax)
+
+    def to_pandas(self) -> DataFrame:
+        """A data frame with one row a state, indexed by t; parts are prefixes: ``error.mmd_sq``.
+
+        Raises:
+            InvalidInput: If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise InvalidInput("to_pandas needs pandas: pip install pandas") from None
+        known = [{k: v for k, v in asdict(s).items() if v is not None} for s in self.states]
+        return pd.json_normalize(known).set_index("t")
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained HTML page about this profile.
+
+        Arguments:
+            path: The file to write; an existing folder gets a ``report.html``.
+        """
+        from undrift.reporting.content import ReportInput
+        from undrift.reporting.html import write_report
+
+        return write_report(ReportInput(f"Error along the chain of {self.label}", [self]), path)
+
 
 def _check_schema(data: Any, source: str) -> None:  # noqa: ANN401
     if not isinstance(data, Mapping) or data.get("kind") != KIND or "states" not in data:
         raise InvalidInput(f"{source} is no error profile: make one with undrift measure")
     version = data.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        is_older = isinstance(version, int) and version < SCHEMA_VERSION
         raise InvalidInput(
-            f"{source} has schema version {version}, this undrift reads up to {SCHEMA_VERSION}: "
-            "update undrift"
+            f"{source} has schema version {version}, this undrift reads {SCHEMA_VERSION}: "
+            + ("measure again" if is_older else "update undrift")
         )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -37,23 +37,31 @@ from undrift.measurement.modular import (
     memorizing_from,
     modular_errors,
 )
+from undrift.measurement.state import ErrorState, KLLimits, SegmentModularError
 from undrift.mmd.kl_bounds import LEVEL, kl_upper_limit
 from undrift.seeds import stream_seed
-
-PARTS = ("modular_mean", "modular_variance", "modular_shape")
 
 
 @dataclass(frozen=True)
 class SegmentErrors:
-    """The modular errors of a chain, as they enter a profile.
+    """The modular errors of a chain, by state, as far as they exist.
 
     Arguments:
-        numbers: For each state what its record says of them; nothing where they do not exist.
+        modular: The modular error of the segment that ends at a state.
+        limits: The divergence of paths down to a state, and the upper limit from it.
         how: How they were measured, or the ``"reason"`` why they do not exist.
     """
 
-    numbers: dict[float, dict[str, Any]]
+    modular: dict[float, SegmentModularError]
+    limits: dict[float, KLLimits]
     how: dict[str, Any]
+
+    def added_to(self, state: ErrorState) -> ErrorState:
+        """A state with the modular error of its segment and both of its limits."""
+        kl, found = state.kl, self.limits.get(state.t)
+        if kl is not None and found is not None:
+            kl = replace(kl, upper=found.upper, path=found.path, path_se=found.path_se)
+        return replace(state, modular=self.modular.get(state.t), kl=kl)
 
 
 def data_process(sampler: Sampler, data: Tensor) -> ForwardProcess | None:
@@ -97,12 +105,14 @@ def segment_errors(
     """
     if process is None:
         name = type(sampler).__name__
-        return SegmentErrors({}, {"reason": f"{name} is no chain of Gaussian modules: MMD only"})
+        reason = f"{name} is no chain of Gaussian denoising steps: MMD only"
+        return SegmentErrors({}, {}, {"reason": reason})
     generator = torch.Generator().manual_seed(stream_seed(seed, "modular"))
     grid, done = sampler.grid, 0
     path = prior_terms(process, grid[0], shape[0], generator)
     prior, memorizing = Estimate.of(path), None
-    numbers = {times[0]: _path_record(path)}
+    modular: dict[float, SegmentModularError] = {}
+    limits = {times[0]: _path_limits(path)}
     errors = modular_errors(
         sampler, process, shape,
         generator=generator, batch_size=batch_size, device=device, tick=tick,
@@ -117,14 +127,14 @@ def segment_errors(
                     memorizing = step.forward.t
             done += len(steps)
             start = times[times.index(stop) - 1]
-            is_whole = len(steps) == grid.index(stop) - grid.index(start)
-            numbers[stop] = _segment_record(steps) if is_whole else {}
+            if len(steps) == grid.index(stop) - grid.index(start):
+                modular[stop] = _segment_error(steps)
             if done == grid.index(stop):
-                numbers[stop] |= _path_record(path)
+                limits[stop] = _path_limits(path)
     except NoDensity as error:
-        return SegmentErrors({}, {"reason": str(error)})
-    last = min(time for time, record in numbers.items() if record)
-    return SegmentErrors(numbers, _how(process, shape[0], prior, last, memorizing))
+        return SegmentErrors({}, {}, {"reason": str(error)})
+    last = min([*modular, *limits])
+    return SegmentErrors(modular, limits, _how(process, shape[0], prior, last, memorizing))
 
 
 def prior_terms(
@@ -158,29 +168,34 @@ def _segment_end(error: ExposedError, times: Sequence[float]) -> float:
     return next(time for time in times if time <= error.sampled.s)
 
 
-def _segment_record(steps: Sequence[ExposedError]) -> dict[str, Any]:
-    """A segment in nats, with standard errors under ``..._se``."""
+def _segment_error(steps: Sequence[ExposedError]) -> SegmentModularError:
+    """The modular error of a segment with its parts."""
     parts = sum(step.sampled.parts for step in steps)
     forward = sum(step.forward.terms for step in steps)
     assert isinstance(parts, Tensor) and isinstance(forward, Tensor)
     seen, trained = Estimate.of(parts.sum(0)), Estimate.of(forward)
-    spread = math.hypot(seen.standard_error, trained.standard_error)
-    terms = {
-        "modular_error": seen,
-        "modular_error_forward": trained,
-        "exposure_bias": Estimate(seen.value - trained.value, spread),
-    } | {name: Estimate.of(part) for name, part in zip(PARTS, parts, strict=True)}
-    record: dict[str, Any] = {"modular_steps": len(steps)}
-    for name, term in terms.items():
-        record |= {name: term.value, f"{name}_se": term.standard_error}
-    return record | {
-        "modular_error_per_dimension": seen.value / steps[0].sampled.dim,
-        "variance_factor": len(steps) / sum(1 / step.sampled.variance_factor for step in steps),
-        "nearest_weight": max(step.forward.top_weight for step in steps),
-    }
+    mean, variance, shape = map(Estimate.of, parts)
+    return SegmentModularError(
+        error=seen.value,
+        error_se=seen.standard_error,
+        error_per_dimension=seen.value / steps[0].sampled.dim,
+        error_forward=trained.value,
+        error_forward_se=trained.standard_error,
+        exposure_bias=seen.value - trained.value,
+        exposure_bias_se=math.hypot(seen.standard_error, trained.standard_error),
+        mean=mean.value,
+        mean_se=mean.standard_error,
+        variance=variance.value,
+        variance_se=variance.standard_error,
+        shape=shape.value,
+        shape_se=shape.standard_error,
+        steps=len(steps),
+        variance_factor=len(steps) / sum(1 / step.sampled.variance_factor for step in steps),
+        nearest_weight=max(step.forward.top_weight for step in steps),
+    )
 
 
-def _path_record(path: Tensor) -> dict[str, Any]:
+def _path_limits(path: Tensor) -> KLLimits:
     """The divergence of paths down to a state, and the upper limit that follows from it.
 
     The skew is that of a mean: the third cumulant of a term over the second, over their number.
@@ -189,7 +204,7 @@ def _path_record(path: Tensor) -> dict[str, Any]:
     variance = float(spread.square().mean())
     skew = float((spread**3).mean()) / (variance * len(path)) if variance else 0.0
     upper = kl_upper_limit(found.value, found.standard_error, skew)
-    return {"path_kl": found.value, "path_kl_se": found.standard_error, "kl_upper": upper}
+    return KLLimits(upper=upper, path=found.value, path_se=found.standard_error)
 
 
 def _how(

@@ -1,152 +1,219 @@
-r"""What is known of one state of a chain, and what follows from the states together."""
+r"""What is known of one state of a chain, and what follows from the states together.
+
+A state has parts: the cumulative error, the budget of the segment that ends there, the exposure
+metrics, limits of the cumulative error in nats, the modular error of the segment. A part that was
+not measured is None. ``x_se`` is the standard error of ``x``, and ``x_data_se`` the part of it that
+is due to the data, which other samples of the model do not lower.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class ErrorState:
-    r"""What was measured at one state of the chain. None: not measured, or not defined.
+class CumulativeError:
+    r"""The cumulative error of a state.
+
+    Arguments:
+        mmd_sq: :math:`D_t^2 = \mathrm{MMD}^2(p_t, q_t)`, an unbiased estimate that may be negative.
+        mmd_sq_se: Its standard error.
+        mmd_sq_data_se: The part of it that is due to the data.
+        null_sd: Standard deviation of the estimate where :math:`p_t = q_t`.
+        interval: 95 % confidence interval of :math:`D_t^2`.
+        p_value: Permutation p-value of :math:`p_t = q_t`; None without permutations.
+        bandwidth: Bandwidth of the kernel at this state (a squared distance), if it has one.
+    """
+
+    mmd_sq: float
+    mmd_sq_se: float
+    mmd_sq_data_se: float
+    null_sd: float
+    interval: tuple[float, float]
+    p_value: float | None = None
+    bandwidth: float | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    r"""The MMD budget of the segment from the state before, t', to this one.
 
     Squares are unbiased estimates and may be negative; roots are taken of the square, at least 0.
 
     Arguments:
-        t: Time of the state, from T (noise) to 0 (data).
-        alpha: :math:`\alpha_t` of the forward process, in the scaling of the states.
-        sigma: :math:`\sigma_t`, likewise.
-        mmd_sq: Cumulative error :math:`D_t^2 = \mathrm{MMD}^2(p_t, q_t)`.
-        mmd_sq_se: Its standard error.
-        p_value: Permutation p-value of :math:`p_t = q_t`.
-        null_sd: Standard deviation of the estimate where :math:`p_t = q_t`.
-        interval: 95 % confidence interval of :math:`D_t^2`.
-        fresh: :math:`F = \mathrm{MMD}(K q_{t'}, q_t)`, the error that the segment from the state
-            before, t', makes of its own.
-        fresh_sq: Its square.
-        fresh_sq_se: The standard error of the square.
-        inherited: :math:`I = \mathrm{MMD}(K p_{t'}, K q_{t'})`, what is left of the error before.
-        inherited_sq: Its square.
-        inherited_sq_se: The standard error of the square.
-        amplification: :math:`\lambda = I / D_{t'}` of the segment that ends here; None where
-            :math:`D_{t'}` is not told from 0.
-        downstream_gain: Product of the amplifications of all later segments: what an error made
-            here counts at the end.
+        fresh_sq: Square of :math:`F = \mathrm{MMD}(K q_{t'}, q_t)`, the error that the segment adds
+            by itself.
+        fresh_sq_se: Its standard error.
+        fresh_sq_data_se: An upper bound on the part of it that is due to the data.
+        inherited_sq: Square of :math:`I = \mathrm{MMD}(K p_{t'}, K q_{t'})`, what is left of the
+            error before.
+        inherited_sq_se: Its standard error.
+        inherited_sq_data_se: An upper bound on the part of it that is due to the data.
+        fresh: F.
+        inherited: I.
+        amplification: :math:`\lambda = I / D_{t'}`; None where :math:`D_{t'}` is not
+            distinguishable from 0.
+    """
+
+    fresh_sq: float
+    fresh_sq_se: float
+    fresh_sq_data_se: float
+    inherited_sq: float
+    inherited_sq_se: float
+    inherited_sq_data_se: float
+    fresh: float | None = None
+    inherited: float | None = None
+    amplification: float | None = None
+
+
+@dataclass(frozen=True)
+class Exposure:
+    r"""The field's metrics of exposure bias (:mod:`undrift.measurement.exposure`).
+
+    Arguments:
         delta: Ning et al.'s variance error :math:`\delta_t`.
         eps_norm_sampled: Mean norm of the model's noise estimate on the sampler's states.
         eps_norm_forward: The same on forward draws.
         eps_norm_gap: The first less the second.
         eps_norm_gap_se: Its standard error.
-        bandwidth: Bandwidth of the kernel at this state (a squared distance).
-        mmd_sq_data_se: The part of ``mmd_sq_se`` that is due to the data, which other samples of
-            the model do not lower.
-        fresh_sq_data_se: An upper bound on the same part of ``fresh_sq_se``.
-        inherited_sq_data_se: An upper bound on the same part of ``inherited_sq_se``.
-        kl_lower: Lower confidence limit of the cumulative error in nats, :math:`KL(p_t \| q_t)`,
-            from the MMD (:mod:`undrift.bracket`).
-        kl_upper: Its upper confidence limit, from ``path_kl``.
-        path_kl: Divergence of the sampler's paths down to here from the true ones: what the prior
-            brings and all modular errors so far.
-        path_kl_se: Its standard error.
-        modular_error: :math:`E_{mod}` in nats on the sampler's states, summed over the modules of
-            the segment that ends here; as all that follows, against the data set itself.
-        modular_error_se: Its standard error.
-        modular_error_per_dimension: The same for one number of a state.
-        modular_error_forward: :math:`E_{mod}` on forward draws, which training sees.
-        modular_error_forward_se: Its standard error.
-        exposure_bias: The first less the second, in nats.
-        exposure_bias_se: Its standard error.
-        modular_mean: The part of ``modular_error`` that is in the modules' means.
-        modular_mean_se: Its standard error.
-        modular_variance: The part in their variances.
-        modular_variance_se: Its standard error.
-        modular_shape: The remainder, which no Gaussian module can avoid; may be negative.
-        modular_shape_se: Its standard error.
-        modular_steps: Number of modules of the segment.
-        variance_factor: What to multiply the reverse variance in the segment by for the least
-            modular error.
-        nearest_weight: Weight of the nearest datum in the target, the largest of the segment; above
-            0.9 the target memorizes.
-        empirical_mmd_sq: :math:`\mathrm{MMD}^2` against the data set itself, behind ``kl_lower``
-            where modular errors are measured.
-        empirical_mmd_sq_se: Its standard error.
     """
 
-    t: float
-    alpha: float
-    sigma: float
-    mmd_sq: float
-    mmd_sq_se: float
-    p_value: float | None = None
-    null_sd: float | None = None
-    interval: tuple[float, float] | None = None
-    fresh: float | None = None
-    fresh_sq: float | None = None
-    fresh_sq_se: float | None = None
-    inherited: float | None = None
-    inherited_sq: float | None = None
-    inherited_sq_se: float | None = None
-    amplification: float | None = None
-    downstream_gain: float | None = None
     delta: float | None = None
     eps_norm_sampled: float | None = None
     eps_norm_forward: float | None = None
     eps_norm_gap: float | None = None
     eps_norm_gap_se: float | None = None
-    bandwidth: float | None = None
-    mmd_sq_data_se: float | None = None
-    fresh_sq_data_se: float | None = None
-    inherited_sq_data_se: float | None = None
-    kl_lower: float | None = None
-    kl_upper: float | None = None
-    path_kl: float | None = None
-    path_kl_se: float | None = None
-    modular_error: float | None = None
-    modular_error_se: float | None = None
-    modular_error_per_dimension: float | None = None
-    modular_error_forward: float | None = None
-    modular_error_forward_se: float | None = None
-    exposure_bias: float | None = None
-    exposure_bias_se: float | None = None
-    modular_mean: float | None = None
-    modular_mean_se: float | None = None
-    modular_variance: float | None = None
-    modular_variance_se: float | None = None
-    modular_shape: float | None = None
-    modular_shape_se: float | None = None
-    modular_steps: int | None = None
-    variance_factor: float | None = None
-    nearest_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class KLLimits:
+    r"""Confidence limits of the cumulative error in nats, :math:`KL(p_t \| q_t)`.
+
+    Arguments:
+        lower: The lower limit, from the MMD (:mod:`undrift.mmd.kl_bounds`).
+        upper: The upper limit, from ``path``.
+        path: Divergence of the sampler's paths down to here from the true ones: what the prior
+            brings and all modular errors so far; against the data set itself.
+        path_se: Its standard error.
+        empirical_mmd_sq: :math:`\mathrm{MMD}^2` against the data set itself, behind ``lower`` where
+            modular errors are measured.
+        empirical_mmd_sq_se: Its standard error.
+    """
+
+    lower: float | None = None
+    upper: float | None = None
+    path: float | None = None
+    path_se: float | None = None
     empirical_mmd_sq: float | None = None
     empirical_mmd_sq_se: float | None = None
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ErrorState:
-        """Read plain data; names that are not known are left out.
 
-        Raises:
-            ValueError: If a value is no finite number, or one that is needed is missing.
-        """
-        values: dict[str, Any] = {f.name: data.get(f.name) for f in fields(cls)}
-        for name, value in values.items():
-            if name == "interval" and isinstance(value, (list, tuple)):
-                values[name] = value = tuple(value)
-                fine = len(value) == 2 and all(map(_is_number, value))
-            else:
-                fine = _is_number(value) or (value is None and name not in _REQUIRED)
-            if not fine:
-                raise ValueError(f"{name} is {value!r}")
-        return cls(**values)
+@dataclass(frozen=True)
+class SegmentModularError:
+    r"""The modular error of the segment that ends at a state, in nats, against the data set itself.
+
+    Arguments:
+        error: :math:`E_{mod}` on the sampler's states, summed over the denoising steps.
+        error_se: Its standard error.
+        error_per_dimension: The same for one number of a state.
+        error_forward: :math:`E_{mod}` on forward draws, which training sees.
+        error_forward_se: Its standard error.
+        exposure_bias: The first less the second.
+        exposure_bias_se: Its standard error.
+        mean: The part of ``error`` that is in the means of the steps.
+        mean_se: Its standard error.
+        variance: The part in their variances.
+        variance_se: Its standard error.
+        shape: The remainder, which no Gaussian step can avoid; may be negative.
+        shape_se: Its standard error.
+        steps: Number of denoising steps of the segment.
+        variance_factor: What to multiply the reverse variance in the segment by for the least
+            modular error.
+        nearest_weight: Weight of the nearest datum in the target, the largest of the segment; above
+            0.9 the target memorizes.
+    """
+
+    error: float
+    error_se: float
+    error_per_dimension: float
+    error_forward: float
+    error_forward_se: float
+    exposure_bias: float
+    exposure_bias_se: float
+    mean: float
+    mean_se: float
+    variance: float
+    variance_se: float
+    shape: float
+    shape_se: float
+    steps: float
+    variance_factor: float
+    nearest_weight: float
 
 
-_REQUIRED = {"t", "alpha", "sigma", "mmd_sq", "mmd_sq_se"}
+@dataclass(frozen=True)
+class ErrorState:
+    r"""What was measured at one state of the chain.
+
+    Arguments:
+        t: Time of the state, from T (noise) to 0 (data).
+        alpha: :math:`\alpha_t` of the forward process, in the scaling of the states.
+        sigma: :math:`\sigma_t`, likewise.
+        error: The cumulative error.
+        budget: Fresh and inherited error of the segment that ends here.
+        exposure: Exposure bias by the field's metrics.
+        kl: Limits of the cumulative error in nats.
+        modular: The modular error of the segment that ends here, in nats.
+        downstream_gain: Product of the amplifications of all later segments: what an error made
+            here counts at the end.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    error: CumulativeError
+    budget: Budget | None = None
+    exposure: Exposure | None = None
+    kl: KLLimits | None = None
+    modular: SegmentModularError | None = None
+    downstream_gain: float | None = None
+
+    @property
+    def mmd_sq(self) -> float:
+        """The cumulative error."""
+        return self.error.mmd_sq
+
+    @property
+    def mmd_sq_se(self) -> float:
+        """Standard error of the cumulative error."""
+        return self.error.mmd_sq_se
+
+    @property
+    def p_value(self) -> float | None:
+        """P-value of no cumulative error."""
+        return self.error.p_value
+
+    @property
+    def fresh(self) -> float | None:
+        """Fresh error of the segment that ends here."""
+        return self.budget.fresh if self.budget else None
+
+    @property
+    def inherited(self) -> float | None:
+        """Inherited error of the segment that ends here."""
+        return self.budget.inherited if self.budget else None
+
+    @property
+    def amplification(self) -> float | None:
+        """Amplification of the segment that ends here."""
+        return self.budget.amplification if self.budget else None
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """When a cumulative error is told from 0, so that a ratio to it is no ratio of noise.
+    """When a cumulative error is distinguishable from 0, so that a ratio to it is meaningful.
 
     Both must hold: the first is a test of exact level at every sample size, the second keeps the
     error of the denominator below half of it.
@@ -187,21 +254,19 @@ def with_ratios(
     criterion = criterion or Criterion()
     done: list[ErrorState] = []
     for state in states:
-        fresh, inherited = _root(state.fresh_sq), _root(state.inherited_sq)
-        ratio = None
-        if done and inherited is not None and criterion.is_met(done[-1]):
-            ratio = inherited / math.sqrt(done[-1].mmd_sq)
-        done.append(replace(state, fresh=fresh, inherited=inherited, amplification=ratio))
-    gain = 1.0 if any(state.inherited is not None for state in done) else None
+        if state.budget is not None:
+            fresh, inherited = _root(state.budget.fresh_sq), _root(state.budget.inherited_sq)
+            is_resolved = done and criterion.is_met(done[-1])
+            ratio = inherited / math.sqrt(done[-1].mmd_sq) if is_resolved else None
+            roots = replace(state.budget, fresh=fresh, inherited=inherited, amplification=ratio)
+            state = replace(state, budget=roots)
+        done.append(state)
+    gain = 1.0 if any(state.budget for state in done) else None
     for i in reversed(range(len(done))):
         ratio, done[i] = done[i].amplification, replace(done[i], downstream_gain=gain)
         gain = gain * ratio if gain is not None and ratio is not None else None
     return tuple(done)
 
 
-def _root(square: float | None) -> float | None:
-    return None if square is None else math.sqrt(max(square, 0.0))
-
-
-def _is_number(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _root(square: float) -> float:
+    return math.sqrt(max(square, 0.0))

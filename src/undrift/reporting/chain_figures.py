@@ -29,7 +29,7 @@ from undrift.reporting.canvas import (
     series,
     thin_ticks,
 )
-from undrift.reporting.content import Profile, State, labels, number, states
+from undrift.reporting.content import Profile, State, label, labels, number, states
 from undrift.reporting.numbers import Z_95, interval
 
 if TYPE_CHECKING:
@@ -93,16 +93,30 @@ def cumulative_plot(profiles: Sequence[Profile]) -> Plot:
                 x = [axis.place(t) for t, *_ in band]
                 lows, highs = [b[1] for b in band], [b[3] for b in band]
                 axes.fill_between(x, lows, highs, color=color(i), alpha=0.2, linewidth=0)
-                _line(axes, axis, series(profile, "mmd_sq"), i)
+                _line(axes, axis, series(profile, "error.mmd_sq"), i)
             axis.apply(axes, surface.is_narrow)
         scale_linear(panels[0], ends, "D²ₜ, linear")
         if is_logarithmic and noise is not None:
             panels[1].set_title("D²ₜ, logarithmic above the noise")
             scale_symlog(panels[1], 10.0 ** round(math.log10(noise)), min(low, -noise), high)
 
-    alt = "Cumulative error D squared against t. " + _describe_all(profiles, "mmd_sq")
+    alt = "Cumulative error D squared against t. " + _describe_all(profiles, "error.mmd_sq")
     narrow = (340, 500) if is_logarithmic else (340, 270)
     return draw("cumulative", alt, paint, (984, 350), narrow)
+
+
+def plot_on(profile: Profile, ax: Axes | None = None) -> Axes:
+    """Draw the cumulative error along the chain, with its band, on axes of the user's."""
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots()[1]
+    times, lows, values, highs = zip(*_band(profile), strict=True)
+    (line,) = ax.plot(times, values, marker="o", label=label(profile))
+    ax.fill_between(times, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
+    ax.set(xlabel="t, from noise to data", ylabel="$D_t^2$")
+    ax.xaxis.set_inverted(True)
+    return ax
 
 
 def _band(profile: Profile) -> list[tuple[float, float, float, float]]:
@@ -110,7 +124,7 @@ def _band(profile: Profile) -> list[tuple[float, float, float, float]]:
     rows = []
     for state in states(profile):
         found = evidence.cumulative(state)
-        value = number(state, "mmd_sq")
+        value = number(state, "error.mmd_sq")
         middle = _NAN if value is None else value
         ends = (_NAN, _NAN) if found is None else (found.low, found.high)
         rows.append((float(state["t"]), ends[0], middle, ends[1]))
@@ -119,7 +133,7 @@ def _band(profile: Profile) -> list[tuple[float, float, float, float]]:
 
 def _noise(profiles: Sequence[Profile]) -> float | None:
     """Return the typical spread of an estimate whose truth is zero: 1.96 null deviations."""
-    spreads = [v for p in profiles for v in known(series(p, "null_sd")) if v > 0]
+    spreads = [v for p in profiles for v in known(series(p, "error.null_sd")) if v > 0]
     return Z_95 * sorted(spreads)[len(spreads) // 2] if spreads else None
 
 
@@ -127,7 +141,7 @@ def _paint_null(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile]) -> None
     """Draw where 95 % of the estimates would lie if the model made no error (the widest)."""
     widest: dict[float, float] = {}
     for profile in profiles:
-        for t, spread in series(profile, "null_sd"):
+        for t, spread in series(profile, "error.null_sd"):
             if spread is not None:
                 widest[t] = max(widest.get(t, 0.0), Z_95 * spread)
     times = sorted(widest, reverse=True)
@@ -143,10 +157,10 @@ def budget_plot(profiles: Sequence[Profile]) -> Plot:
     shown = [
         (i, p, name)
         for i, (p, name) in enumerate(zip(profiles, labels(profiles), strict=True))
-        if has([p], "fresh") or has([p], "inherited")
+        if has([p], "budget.fresh") or has([p], "budget.inherited")
     ]
     values = [
-        sum(number(s, key) or 0.0 for key in ("fresh", "inherited"))
+        sum(number(s, key) or 0.0 for key in ("budget.fresh", "budget.inherited"))
         for _, p, _ in shown
         for s in states(p)
     ]
@@ -161,8 +175,10 @@ def budget_plot(profiles: Sequence[Profile]) -> Plot:
             axes.tick_params(labelleft=True)
 
     rows = -(-len(shown) // 2)
-    alt = "Fresh and inherited error of every segment. Fresh: " + _describe_all(profiles, "fresh")
-    alt += " Inherited: " + _describe_all(profiles, "inherited")
+    alt = "Fresh and inherited error of every segment. Fresh: " + _describe_all(
+        profiles, "budget.fresh"
+    )
+    alt += " Inherited: " + _describe_all(profiles, "budget.inherited")
     return draw("budget", alt, paint, (984, 330 * rows), (340, 270 * len(shown)))
 
 
@@ -170,17 +186,19 @@ def _paint_budget(axes: Axes, profile: Profile, i: int, is_narrow: bool) -> None
     """Draw one model's segments as stacked bars, with the error really there as a tick."""
     arrivals = states(profile)[1:]
     places = list(range(len(arrivals)))
-    fresh = [number(s, "fresh") or 0.0 for s in arrivals]
-    inherited = [number(s, "inherited") or 0.0 for s in arrivals]
+    fresh = [number(s, "budget.fresh") or 0.0 for s in arrivals]
+    inherited = [number(s, "budget.inherited") or 0.0 for s in arrivals]
     width = 0.74
     edge: Any = {"edgecolor": PANEL, "linewidth": 1.0 if len(arrivals) <= 30 else 0.0}
     axes.bar(places, fresh, width, color=color(i), zorder=2, **edge)
     axes.bar(places, inherited, width, fresh, color=color(i), alpha=0.32, zorder=2, **edge)
     for place, state, f, g in zip(places, arrivals, fresh, inherited, strict=True):
-        if (d := number(state, "mmd_sq")) is not None and f + g > 0:
+        if (d := number(state, "error.mmd_sq")) is not None and f + g > 0:
             height = math.sqrt(max(d, 0.0))
             axes.plot([place - 0.42, place + 0.42], [height] * 2, color=INK, linewidth=1.8)
-        if len(arrivals) <= (16 if is_narrow else 40) and (span := _root_interval(state, "fresh")):
+        if len(arrivals) <= (16 if is_narrow else 40) and (
+            span := _root_interval(state, "budget.fresh")
+        ):
             axes.plot([place] * 2, span, color=INK, linewidth=1.0, alpha=0.65, zorder=4)
     axes.axhline(0, color=MUTED, linewidth=1.0)
     axes.set_xlim(-0.7, len(arrivals) - 0.3)
@@ -203,15 +221,18 @@ def _root_interval(state: State, key: str) -> tuple[float, float] | None:
 def amplification_plot(profiles: Sequence[Profile]) -> Plot:
     """Return the amplification of every segment and the gain of everything downstream."""
     axis = TimeAxis(profiles)
-    keys = [k for k in ("amplification", "downstream_gain") if has(profiles, k)]
-    titles = {"amplification": "λₜ, of one segment", "downstream_gain": "Gₜ, of all that follow"}
+    keys = [k for k in ("budget.amplification", "downstream_gain") if has(profiles, k)]
+    titles = {
+        "budget.amplification": "λₜ, of one segment",
+        "downstream_gain": "Gₜ, of all that follow",
+    }
 
     def paint(surface: Surface) -> None:
         for axes, key in zip(surface.panels(len(keys)), keys, strict=True):
             axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
             for i, profile in enumerate(profiles):
                 shift = (i - (len(profiles) - 1) / 2) * axis.nudge if key == keys[0] else 0.0
-                if key == "amplification":
+                if key == "budget.amplification":
                     _paint_factor_bars(axes, axis, profile, i, shift)
                 _line(axes, axis, series(profile, key), i, shift)
             _paint_undefined(axes, axis, profiles, key)
@@ -219,7 +240,7 @@ def amplification_plot(profiles: Sequence[Profile]) -> Plot:
             scale_factor(axes, [v for p in profiles for v in known(series(p, key))])
             axis.apply(axes, surface.is_narrow)
 
-    alt = "Amplification of every segment. " + _describe_all(profiles, "amplification")
+    alt = "Amplification of every segment. " + _describe_all(profiles, "budget.amplification")
     alt += " Downstream gain. " + _describe_all(profiles, "downstream_gain")
     return draw("amplification", alt, paint, (984, 330), (340, 250 * len(keys)))
 
@@ -262,8 +283,11 @@ def _paint_undefined(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], ke
 def exposure_plot(profiles: Sequence[Profile]) -> Plot:
     """Return Ning et al.'s variance error and the gap of the predicted noise's norm."""
     axis = TimeAxis(profiles)
-    keys = [k for k in ("delta", "eps_norm_gap") if has(profiles, k)]
-    titles = {"delta": "δₜ, variance error", "eps_norm_gap": "ε-norm gap, sampled − forward"}
+    keys = [k for k in ("exposure.delta", "exposure.eps_norm_gap") if has(profiles, k)]
+    titles = {
+        "exposure.delta": "δₜ, variance error",
+        "exposure.eps_norm_gap": "ε-norm gap, sampled − forward",
+    }
 
     def paint(surface: Surface) -> None:
         for axes, key in zip(surface.panels(len(keys)), keys, strict=True):
@@ -275,6 +299,8 @@ def exposure_plot(profiles: Sequence[Profile]) -> Plot:
             )
             axis.apply(axes, surface.is_narrow)
 
-    alt = "Variance error. " + _describe_all(profiles, "delta")
-    alt += " Gap of the norm of the predicted noise. " + _describe_all(profiles, "eps_norm_gap")
+    alt = "Variance error. " + _describe_all(profiles, "exposure.delta")
+    alt += " Gap of the norm of the predicted noise. " + _describe_all(
+        profiles, "exposure.eps_norm_gap"
+    )
     return draw("exposure", alt, paint, (984, 310), (340, 245 * len(keys)))

@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Profile: TypeAlias = Mapping[str, Any]
-"""A measurement as :class:`undrift.measurement.profile.ErrorProfile` writes it (schema version
-1)."""
+"""A measurement as :class:`undrift.measurement.profile.ErrorProfile` writes it."""
 
 State: TypeAlias = Mapping[str, Any]
-"""One state of a profile: ``t``, ``mmd_sq``, ``mmd_sq_se``, … (any number may be ``None``)."""
+"""One state of a profile: ``t``, ``error``, ``budget``, … (a part may be ``None``)."""
 
 SampleGrid: TypeAlias = "tuple[str, Image | bytes] | tuple[str, Image | bytes, str | None]"
 TrainingLog: TypeAlias = "tuple[str, Sequence[Mapping[str, Any]]]"
@@ -42,7 +41,7 @@ class ReportInput:
 
     Arguments:
         title: Heading of the page.
-        profiles: Error profiles (schema version 1); the first is the baseline of comparisons.
+        profiles: Error profiles (objects or their plain data); the first is the baseline.
         sample_grids: ``(label, image or PNG bytes[, caption])``, the data itself included.
         training_logs: ``(label, rows)``; a row has ``step`` and any of ``loss``, ``nll``,
             ``regularizer``, ``regularizer_null_floor``, ``grad_norm_nll``,
@@ -57,13 +56,13 @@ class ReportInput:
         InvalidInput: If there is nothing to report, or a profile has no states.
 
     Example:
-        >>> state = {"t": 0, "mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.01}
+        >>> state = {"t": 0, "error": {"mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.01}}
         >>> ReportInput("Digits", [{"label": "plain", "states": [state]}]).title
         'Digits'
     """
 
     title: str
-    profiles: Sequence[Profile] = ()
+    profiles: Sequence[Any] = ()
     sample_grids: Sequence[SampleGrid] = ()
     training_logs: Sequence[TrainingLog] = ()
     quality: Sequence[QualityRow] = ()
@@ -73,7 +72,8 @@ class ReportInput:
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be shown."""
+        """Profiles become plain data; what cannot be shown is refused."""
+        object.__setattr__(self, "profiles", records(self.profiles))
         if not (self.profiles or self.sample_grids or self.training_logs or self.quality):
             raise InvalidInput("Nothing to report: give at least one profile, log or sample grid.")
         for index, profile in enumerate(self.profiles):
@@ -85,15 +85,21 @@ class ReportInput:
 def number(record: Mapping[str, Any], key: str) -> float | None:
     """Return a finite number of a record, or None where it is absent, null, NaN or infinite.
 
-    >>> number({"a": 2, "b": float("nan"), "c": None}, "a")
-    2.0
-    >>> [number({"a": 2, "b": float("nan"), "c": None}, k) for k in "bcd"]
-    [None, None, None]
+    >>> record = {"a": 2, "b": float("nan"), "c": None, "part": {"d": 3}}
+    >>> [number(record, key) for key in ("a", "b", "c", "c.d", "part.d", "e")]
+    [2.0, None, None, None, 3.0, None]
     """
-    value = record.get(key)
+    value: Any = record
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def records(profiles: Sequence[Any]) -> list[Profile]:
+    """Profiles as plain data: an :class:`~undrift.measurement.profile.ErrorProfile` is written."""
+    return [p if isinstance(p, Mapping) else p.to_dict() for p in profiles]
 
 
 def states(profile: Profile) -> list[State]:

@@ -65,21 +65,21 @@ class Estimate:
 def cumulative(state: State) -> Estimate | None:
     r"""Return :math:`D_t^2` of a state; the null's spread stands in for a missing error bar.
 
-    >>> cumulative({"t": 0, "mmd_sq": 1e-3, "mmd_sq_se": None, "null_sd": 2e-5})
+    >>> cumulative({"t": 0, "error": {"mmd_sq": 1e-3, "mmd_sq_se": None, "null_sd": 2e-5}})
     Estimate(value=0.001, se=2e-05, p_value=None, ends=None)
-    >>> cumulative({"t": 0, "mmd_sq": 1e-3}) is None
+    >>> cumulative({"t": 0, "error": {"mmd_sq": 1e-3}}) is None
     True
     """
-    value, se = number(state, "mmd_sq"), number(state, "mmd_sq_se")
+    value, se = number(state, "error.mmd_sq"), number(state, "error.mmd_sq_se")
     if se is None:
-        se = number(state, "null_sd")
+        se = number(state, "error.null_sd")
     if value is None or se is None:
         return None
-    return Estimate(value, se, number(state, "p_value"), _ends(state))
+    return Estimate(value, se, number(state, "error.p_value"), _ends(state))
 
 
 def _ends(state: State) -> tuple[float, float] | None:
-    ends = state.get("interval")
+    ends = (state.get("error") or {}).get("interval")
     if not isinstance(ends, list | tuple) or len(ends) != 2:
         return None
     low, high = (number({"end": end}, "end") for end in ends)
@@ -126,10 +126,10 @@ def amplification(previous: State, state: State) -> Estimate | None:
 
     A missing error bar makes it an estimate of unknown precision (infinite), never an exact one.
     """
-    value, inherited = number(state, "amplification"), number(state, "inherited_sq")
+    value, inherited = number(state, "budget.amplification"), number(state, "budget.inherited_sq")
     if value is None:
         return None
-    inherited_se, before = number(state, "inherited_sq_se"), cumulative(previous)
+    inherited_se, before = number(state, "budget.inherited_sq_se"), cumulative(previous)
     if value <= 0 or not inherited or inherited_se is None or before is None or before.value <= 0:
         return Estimate(value, math.inf)
     relative = 0.5 * math.hypot(inherited_se / inherited, before.se / before.value)
@@ -165,7 +165,7 @@ def segments(profile: Profile) -> list[Segment]:
     found = [
         _segment(previous, state)
         for previous, state in zip(chain[:-1], chain[1:], strict=True)
-        if number(state, "fresh") is not None
+        if number(state, "budget.fresh") is not None
     ]
     total = sum(s.weighted for s in found)
     if total <= 0:
@@ -181,8 +181,8 @@ def segments(profile: Profile) -> list[Segment]:
 
 
 def _segment(previous: State, state: State) -> Segment:
-    fresh = number(state, "fresh") or 0.0
-    square, square_se = number(state, "fresh_sq"), number(state, "fresh_sq_se")
+    fresh = number(state, "budget.fresh") or 0.0
+    square, square_se = number(state, "budget.fresh_sq"), number(state, "budget.fresh_sq_se")
     square = fresh**2 if square is None else square
     return Segment(
         start=float(previous["t"]),
@@ -202,7 +202,7 @@ def measured_differently(baseline: Profile, other: Profile) -> list[str]:
         for key in ("data", "kernel", "estimator", "reference")
         if key in first and key in second and first[key] != second[key]
     ]
-    widths = [number(final_state(p), "bandwidth") for p in (baseline, other)]
+    widths = [number(final_state(p), "error.bandwidth") for p in (baseline, other)]
     if all(widths) and abs(math.log(widths[0] / widths[1])) > 0.01:  # type: ignore[operator]
         differing.append("bandwidth")
     if final_state(baseline)["t"] != final_state(other)["t"]:

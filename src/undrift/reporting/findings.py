@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from undrift.reporting import evidence
 from undrift.reporting.content import Finding as Finding
-from undrift.reporting.content import Profile, labels, number, states
+from undrift.reporting.content import Profile, labels, number, records, states
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.nats import nats_findings
 from undrift.reporting.numbers import (
@@ -34,23 +35,24 @@ from undrift.reporting.numbers import (
 )
 
 
-def verdict(profiles: Sequence[Profile]) -> list[str]:
+def verdict(profiles: Sequence[Any]) -> list[str]:
     r"""Return the verdict as sentences, each with its numbers.
 
     Arguments:
-        profiles: Error profiles (schema version 1); the first is the baseline.
+        profiles: Error profiles (objects or their plain data); the first is the baseline.
 
     Returns:
         One text for each finding: growth for every model, comparisons with the first, where the
         error is fresh, whether steps amplify it, and what the measurement cannot tell.
 
     Example:
-        >>> end = {"t": 0, "mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.005}
-        >>> start = {"t": 10, "mmd_sq": 1e-5, "mmd_sq_se": 2e-5, "p_value": 0.4}
+        >>> end = {"t": 0, "error": {"mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.005}}
+        >>> start = {"t": 10, "error": {"mmd_sq": 1e-5, "mmd_sq_se": 2e-5, "p_value": 0.4}}
         >>> verdict([{"label": "plain", "states": [start, end]}])[0].split(".")[0]
         '“plain”: the cumulative error grows along the chain'
     """
-    return [f"{finding.headline} {finding.detail}" for finding in findings(profiles)]
+    found = findings(records(profiles))
+    return [f"{finding.headline} {finding.detail}" for finding in found]
 
 
 def findings(profiles: Sequence[Profile]) -> list[Finding]:
@@ -235,7 +237,7 @@ def _amplification(profile: Profile, name: str) -> Finding | None:
     """Return whether the steps amplify or forget the error that reaches them."""
     chain, topic = states(profile), "Do steps amplify or forget?"
     pairs = list(zip(chain[:-1], chain[1:], strict=True))
-    if all(number(state, "inherited") is None for state in chain):
+    if all(number(state, "budget.inherited") is None for state in chain):
         return None
     factors = [f for previous, s in pairs if (f := evidence.amplification(previous, s))]
     if not factors:

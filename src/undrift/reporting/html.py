@@ -129,23 +129,23 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     return {
         "colors": colors,
         "cumulative": plot(
-            is_chain and has(profiles, "mmd_sq"), chain_figures.cumulative_plot, profiles
+            is_chain and has(profiles, "error.mmd_sq"), chain_figures.cumulative_plot, profiles
         ),
         "budget": plot(
-            is_chain and (has(profiles, "fresh") or has(profiles, "inherited")),
+            is_chain and (has(profiles, "budget.fresh") or has(profiles, "budget.inherited")),
             chain_figures.budget_plot,
             profiles,
         ),
         "amplification": plot(
-            is_chain and has(profiles, "amplification"),
+            is_chain and has(profiles, "budget.amplification"),
             chain_figures.amplification_plot,
             profiles,
         ),
         "modular": plot(
-            is_chain and has(profiles, "modular_error"), nats_figures.modular_plot, profiles
+            is_chain and has(profiles, "modular.error"), nats_figures.modular_plot, profiles
         ),
         "bracket": plot(
-            is_chain and has(profiles, "kl_upper"), nats_figures.bracket_plot, profiles
+            is_chain and has(profiles, "kl.upper"), nats_figures.bracket_plot, profiles
         ),
         "memorizes": any(is_memorizing(state) for p in profiles for state in states(p)),
         "no_nats": [
@@ -154,15 +154,16 @@ def _plots(report: ReportInput) -> dict[str, Any]:
             if (reason := ((p.get("how") or {}).get("modular") or {}).get("reason"))
         ],
         "exposure": plot(
-            is_chain and (has(profiles, "delta") or has(profiles, "eps_norm_gap")),
+            is_chain
+            and (has(profiles, "exposure.delta") or has(profiles, "exposure.eps_norm_gap")),
             chain_figures.exposure_plot,
             profiles,
         ),
         "kernel_moves": any(
-            len(set(canvas.known(canvas.series(p, "bandwidth")))) > 1 for p in profiles
+            len(set(canvas.known(canvas.series(p, "error.bandwidth")))) > 1 for p in profiles
         ),
-        "has_delta": has(profiles, "delta"),
-        "has_eps_gap": has(profiles, "eps_norm_gap"),
+        "has_delta": has(profiles, "exposure.delta"),
+        "has_eps_gap": has(profiles, "exposure.eps_norm_gap"),
         "training": plot(bool(logs), training_figures.training_plot, logs, colors),
         "training_names": [name for name, _ in logs],
         "training_summary": [

@@ -63,12 +63,12 @@ class Split:
 
 def measured(profile: Profile) -> list[State]:
     """The states whose segment has a modular error."""
-    return [state for state in states(profile) if number(state, "modular_error") is not None]
+    return [state for state in states(profile) if number(state, "modular.error") is not None]
 
 
 def is_memorizing(state: State) -> bool:
     """Whether the target of a segment has come down to single data."""
-    return (number(state, "nearest_weight") or 0.0) > MEMORIZING
+    return (number(state, "modular.nearest_weight") or 0.0) > MEMORIZING
 
 
 def split(segments: Sequence[State]) -> Split:
@@ -79,13 +79,13 @@ def split(segments: Sequence[State]) -> Split:
         errors = [number(state, f"{name}_se") or 0.0 for state in segments]
         return sum(values), sum(errors)
 
-    steps = sum(number(state, "modular_steps") or 1.0 for state in segments)
+    steps = sum(number(state, "modular.steps") or 1.0 for state in segments)
     ratios = [
-        (number(state, "modular_steps") or 1.0) / (number(state, "variance_factor") or 1.0)
+        (number(state, "modular.steps") or 1.0) / (number(state, "modular.variance_factor") or 1.0)
         for state in segments
     ]
-    parts = {name: total(f"modular_{name}") for name in PARTS}
-    return Split(total("modular_error"), parts, steps, steps / sum(ratios))
+    parts = {name: total(f"modular.{name}") for name in PARTS}
+    return Split(total("modular.error"), parts, steps, steps / sum(ratios))
 
 
 def nats_findings(profile: Profile, name: str) -> list[Finding]:
@@ -149,8 +149,8 @@ def _warning(segments: Sequence[State], clear: Sequence[State]) -> str:
 def _exposure(segments: Sequence[State], name: str) -> Finding | None:
     """Return the exposure bias of all segments in which the target does not memorize, in nats."""
     clear = [state for state in segments if not is_memorizing(state)]
-    biases = [number(state, "exposure_bias") for state in clear]
-    errors = [number(state, "exposure_bias_se") for state in clear]
+    biases = [number(state, "modular.exposure_bias") for state in clear]
+    errors = [number(state, "modular.exposure_bias_se") for state in clear]
     if not clear or any(value is None for value in (*biases, *errors)):
         return None
     value, se = sum(filter(None, biases)), sum(filter(None, errors))
@@ -173,7 +173,7 @@ def _bracket(profile: Profile, name: str) -> Finding | None:
     closed = [
         state
         for state in states(profile)
-        if number(state, "kl_lower") is not None and number(state, "kl_upper") is not None
+        if number(state, "kl.lower") is not None and number(state, "kl.upper") is not None
     ]
     if not closed:
         return None
@@ -192,7 +192,7 @@ def _bracket(profile: Profile, name: str) -> Finding | None:
 
 
 def _between(state: State) -> str:
-    low, high = (significant(number(state, key)) for key in ("kl_lower", "kl_upper"))
+    low, high = (significant(number(state, key)) for key in ("kl.lower", "kl.upper"))
     return f"lies between {low} and {high} nats"
 
 
@@ -204,15 +204,15 @@ def nats_table(profile: Profile) -> Table:
     from rich import box
     from rich.table import Table
 
-    chain = [state for state in states(profile) if number(state, "kl_upper") is not None]
+    chain = [state for state in states(profile) if number(state, "kl.upper") is not None]
     title = "E_mod of each segment and limits of the cumulative error, in nats"
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for column in ("t", "E_mod ± se", "on q", "mean", "var.", "shape", "E_cumu"):
         table.add_column(column, justify="right", no_wrap=True)
     for state in chain:
-        keys = ("modular_error_forward", *(f"modular_{part}" for part in PARTS))
-        value, se = number(state, "modular_error"), number(state, "modular_error_se")
-        ends = (significant(number(state, key), 2) for key in ("kl_lower", "kl_upper"))
+        keys = ("modular.error_forward", *(f"modular.{part}" for part in PARTS))
+        value, se = number(state, "modular.error"), number(state, "modular.error_se")
+        ends = (significant(number(state, key), 2) for key in ("kl.lower", "kl.upper"))
         table.add_row(
             f"{state['t']:g}{'*' if is_memorizing(state) else ''}",
             MISSING if value is None else f"{significant(value)} ± {significant(se, 2)}",

@@ -46,7 +46,7 @@ def modular_plot(profiles: Sequence[Profile]) -> Plot:
     shown = [
         (profile, name)
         for profile, name in zip(profiles, labels(profiles), strict=True)
-        if any(number(state, "modular_error") is not None for state in states(profile))
+        if any(number(state, "modular.error") is not None for state in states(profile))
     ]
 
     def paint(surface: Surface) -> None:
@@ -65,8 +65,8 @@ def modular_plot(profiles: Sequence[Profile]) -> Plot:
         describe(f"{name}, on {where}", series(profile, key))
         for profile, name in shown
         for key, where in (
-            ("modular_error", "the sampler's states"),
-            ("modular_error_forward", "true states"),
+            ("modular.error", "the sampler's states"),
+            ("modular.error_forward", "true states"),
         )
     )
     rows = len(shown)
@@ -77,11 +77,11 @@ def _segments(profile: Profile) -> list[tuple[State, State]]:
     """The segments with a modular error: the states where they begin and end."""
     chain = states(profile)
     pairs = zip(chain[:-1], chain[1:], strict=True)
-    return [pair for pair in pairs if number(pair[1], "modular_error") is not None]
+    return [pair for pair in pairs if number(pair[1], "modular.error") is not None]
 
 
 def _per_step(state: State, key: str) -> float:
-    return (number(state, key) or 0.0) / (number(state, "modular_steps") or 1.0)
+    return (number(state, key) or 0.0) / (number(state, "modular.steps") or 1.0)
 
 
 def _paint_stack(axes: Axes, axis: TimeAxis, profile: Profile, head: str) -> None:
@@ -91,7 +91,7 @@ def _paint_stack(axes: Axes, axis: TimeAxis, profile: Profile, head: str) -> Non
     width = [axis.place(float(end["t"])) - x for x, (_, end) in zip(left, segments, strict=True)]
     top, bottom = [0.0] * len(segments), [0.0] * len(segments)
     for part in PARTS:
-        heights = [_per_step(end, f"modular_{part}") for _, end in segments]
+        heights = [_per_step(end, f"modular.{part}") for _, end in segments]
         base = [t if h >= 0 else b for h, t, b in zip(heights, top, bottom, strict=True)]
         axes.bar(
             left, heights, width, base, align="edge", color=color(PART_COLORS[part]),
@@ -99,7 +99,7 @@ def _paint_stack(axes: Axes, axis: TimeAxis, profile: Profile, head: str) -> Non
         )  # fmt: skip
         top = [t + max(h, 0.0) for h, t in zip(heights, top, strict=True)]
         bottom = [b + min(h, 0.0) for h, b in zip(heights, bottom, strict=True)]
-    true = [_per_step(end, "modular_error_forward") for _, end in segments]
+    true = [_per_step(end, "modular.error_forward") for _, end in segments]
     edges = [*left, left[-1] + width[-1]]
     axes.stairs(true, edges, color=INK, linewidth=1.8, zorder=4)
     axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
@@ -116,9 +116,9 @@ def _paint_lines(axes: Axes, axis: TimeAxis, profile: Profile, head: str) -> Non
     middle = [
         (axis.place(float(start["t"])) + axis.place(float(end["t"]))) / 2 for start, end in segments
     ]
-    lines = {f"modular_{part}": (color(PART_COLORS[part]), "-") for part in PARTS}
-    lines["modular_error_forward"] = (INK, "-")
-    lines["modular_error"] = (INK, ":")
+    lines = {f"modular.{part}": (color(PART_COLORS[part]), "-") for part in PARTS}
+    lines["modular.error_forward"] = (INK, "-")
+    lines["modular.error"] = (INK, ":")
     values = []
     for key, (ink, style) in lines.items():
         y = [_per_step(end, key) for _, end in segments]
@@ -169,10 +169,10 @@ def _paint_memorizing(axes: Axes, axis: TimeAxis, profile: Profile, layer: float
 
 def bracket_plot(profiles: Sequence[Profile]) -> Plot:
     """Return the limits of the cumulative error as a band for each model, on a log scale."""
-    shown = [i for i, profile in enumerate(profiles) if known(series(profile, "kl_upper"))]
+    shown = [i for i, profile in enumerate(profiles) if known(series(profile, "kl.upper"))]
     axis = TimeAxis([profiles[i] for i in shown])
-    uppers = [v for i in shown for v in known(series(profiles[i], "kl_upper")) if v > 0] or [1.0]
-    lowers = [v for i in shown for v in known(series(profiles[i], "kl_lower")) if v > 0]
+    uppers = [v for i in shown for v in known(series(profiles[i], "kl.upper")) if v > 0] or [1.0]
+    lowers = [v for i in shown for v in known(series(profiles[i], "kl.lower")) if v > 0]
     floor = min([*lowers, *uppers, max(uppers) / 10**DECADES_BELOW]) / 2
 
     def paint(surface: Surface) -> None:
@@ -190,7 +190,7 @@ def bracket_plot(profiles: Sequence[Profile]) -> Plot:
     alt = "Limits of the cumulative error in nats. " + " ".join(
         describe(f"{names[i]}, {which} limit", series(profiles[i], key))
         for i in shown
-        for key, which in (("kl_lower", "lower"), ("kl_upper", "upper"))
+        for key, which in (("kl.lower", "lower"), ("kl.upper", "upper"))
     )
     return draw("bracket", alt, paint, (984, 350), (340, 280))
 
@@ -200,8 +200,8 @@ def _paint_bracket(axes: Axes, axis: TimeAxis, profile: Profile, i: int, floor: 
     both = [
         (axis.place(float(state["t"])), low, high)
         for state in states(profile)
-        if (low := number(state, "kl_lower")) is not None
-        and (high := number(state, "kl_upper")) is not None
+        if (low := number(state, "kl.lower")) is not None
+        and (high := number(state, "kl.upper")) is not None
     ]
     x = [place for place, _, _ in both]
     lows, highs = [max(low, floor) for _, low, _ in both], [max(high, floor) for *_, high in both]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from undrift.reporting import evidence
-from undrift.reporting.content import Profile, QualityRow, labels, number, states
+from undrift.reporting.content import Profile, QualityRow, label, labels, number, states
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.numbers import (
     MISSING,
@@ -19,6 +20,7 @@ from undrift.reporting.numbers import (
     decimals,
     percent,
     percent_number,
+    power_of_ten,
     probability,
     scaled,
     scientific,
@@ -64,7 +66,7 @@ def headline_table(profiles: Sequence[Profile]) -> HeadlineTable:
     r"""Return :math:`D_0^2` of every model, in one common unit so that they compare at a glance."""
     finals = [evidence.final_state(p) for p in profiles]
     found = [evidence.cumulative(s) for s in finals]
-    exponent = common_exponent([number(s, "mmd_sq") for s in finals])
+    exponent = common_exponent([number(s, "error.mmd_sq") for s in finals])
     places = max((decimals(e.se, exponent) for e in found if e), default=2)
     ends = [v for e in found if e for v in (e.low, e.high)]
     left, right = min([0.0, *ends]), max([0.0, *ends])
@@ -75,17 +77,17 @@ def headline_table(profiles: Sequence[Profile]) -> HeadlineTable:
     ):
         change, change_interval, tone = _change(found[0], estimate) if i else ("", "", "")
         start, state = evidence.first_state(profile), finals[i]
-        start_value = None if start is None else number(start, "mmd_sq")
+        start_value = None if start is None else number(start, "error.mmd_sq")
 
         def cell(value: float | None) -> Cell:
             return Cell(scaled(value, exponent, places), value)
 
-        p_value = number(state, "p_value")
+        p_value = number(state, "error.p_value")
         rows.append(
             Headline(
                 name=name,
-                value=cell(number(state, "mmd_sq")),
-                se=cell(number(state, "mmd_sq_se")),
+                value=cell(number(state, "error.mmd_sq")),
+                se=cell(number(state, "error.mmd_sq_se")),
                 low=cell(estimate.low if estimate else None),
                 high=cell(estimate.high if estimate else None),
                 p_value=Cell(
@@ -124,32 +126,85 @@ def _change(baseline: Estimate | None, other: Estimate | None) -> tuple[str, str
     return percent(change.value, signed=True), f"{low} to {high} %", tone
 
 
+@dataclass(frozen=True)
+class Table:
+    """A titled table of texts; the first column names its rows.
+
+    Arguments:
+        title: What it shows.
+        columns: Headings, that of the first column included.
+        rows: Cells as text.
+        note: What a mark in it means.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def chain_table(profile: Profile) -> Table:
+    """Every state of a profile with its cumulative error and budget, for a narrow terminal."""
+    chain = states(profile)
+    exponent = shared_exponent(number(state, "error.mmd_sq") for state in chain)
+    places = max(decimals(number(state, "error.mmd_sq_se"), exponent) for state in chain)
+    columns = {"error.p_value": 3, "budget.fresh": 4, "budget.inherited": 4}
+    columns |= {"budget.amplification": 2, "downstream_gain": 2}
+    rows = []
+    for state in chain:
+        value, error = (
+            scaled(number(state, f"error.{name}"), exponent, places)
+            for name in ("mmd_sq", "mmd_sq_se")
+        )
+        others = [scaled(number(state, key), 0, digits) for key, digits in columns.items()]
+        rows.append([f"{state['t']:g}", f"{value} ± {error}", *others])
+    return Table(
+        f"{label(profile)}: D², fresh F and inherited I of each state",
+        ["t", f"D² ± se (×{power_of_ten(exponent)})", "p", "F", "I", "λ", "G"],
+        rows,
+    )
+
+
+def html_table(table: Table) -> str:
+    """A table as HTML, escaped.
+
+    >>> html_table(Table("<x>", ["t"], [["0"]]))
+    '<table><caption>&lt;x&gt;</caption><tr><th>t</th></tr><tr><td>0</td></tr></table>'
+    """
+    lines = [("th", table.columns), *(("td", row) for row in table.rows)]
+    body = "".join(
+        f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        for tag, cells in lines
+    )
+    return f"<table><caption>{escape(table.title)}</caption>{body}</table>"
+
+
 STATE_COLUMNS = (
     ("t", "t"),
-    ("mmd_sq", "D²"),
-    ("mmd_sq_se", "std. error"),
-    ("p_value", "p-value"),
-    ("null_sd", "null sd"),
-    ("fresh", "fresh F"),
-    ("inherited", "inherited I"),
-    ("amplification", "λ"),
+    ("error.mmd_sq", "D²"),
+    ("error.mmd_sq_se", "std. error"),
+    ("error.p_value", "p-value"),
+    ("error.null_sd", "null sd"),
+    ("budget.fresh", "fresh F"),
+    ("budget.inherited", "inherited I"),
+    ("budget.amplification", "λ"),
     ("downstream_gain", "gain G"),
-    ("kl_lower", "E_cumu ≥"),
-    ("kl_upper", "E_cumu ≤"),
-    ("modular_error", "E_mod"),
-    ("modular_error_se", "std. error"),
-    ("modular_error_per_dimension", "per dimension"),
-    ("modular_error_forward", "on true states"),
-    ("exposure_bias", "exposure bias"),
-    ("exposure_bias_se", "std. error"),
-    ("modular_mean", "mean"),
-    ("modular_variance", "variance"),
-    ("modular_shape", "shape"),
-    ("variance_factor", "best factor on variance"),
-    ("nearest_weight", "weight of nearest datum"),
-    ("delta", "δ"),
-    ("eps_norm_gap", "ε-norm gap"),
-    ("bandwidth", "bandwidth"),
+    ("kl.lower", "E_cumu ≥"),
+    ("kl.upper", "E_cumu ≤"),
+    ("modular.error", "E_mod"),
+    ("modular.error_se", "std. error"),
+    ("modular.error_per_dimension", "per dimension"),
+    ("modular.error_forward", "on true states"),
+    ("modular.exposure_bias", "exposure bias"),
+    ("modular.exposure_bias_se", "std. error"),
+    ("modular.mean", "mean"),
+    ("modular.variance", "variance"),
+    ("modular.shape", "shape"),
+    ("modular.variance_factor", "best factor on variance"),
+    ("modular.nearest_weight", "weight of nearest datum"),
+    ("exposure.delta", "δ"),
+    ("exposure.eps_norm_gap", "ε-norm gap"),
+    ("error.bandwidth", "bandwidth"),
 )
 
 
@@ -168,7 +223,7 @@ def state_table(profile: Profile) -> tuple[list[str], list[list[Cell]]]:
 def _state_cell(key: str, value: float | None) -> Cell:
     if key == "t" and value is not None:
         return Cell(f"{value:g}", value)
-    if key == "p_value" and value is not None:
+    if key == "error.p_value" and value is not None:
         return Cell(f"{value:.3g}", value)
     return Cell(scientific(value, 3 if value is not None and abs(value) < 1 else 2), value)
 

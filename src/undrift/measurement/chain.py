@@ -1,35 +1,34 @@
-r"""One walk down the chain: all chains from state to state, a few of them ahead."""
+"""All chains from state to state, with a comparison at each, and a few pilot chains before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.measurement.budget import budget_terms
+from undrift.measurement.budget import error_budget
 from undrift.measurement.cumulative import (
     ForwardDraws,
     check_states,
     cumulative_error,
-    data_set_error,
+    data_set_limits,
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
 from undrift.measurement.placement import RESOLVED, candidates
 from undrift.measurement.population import Population
-from undrift.measurement.state import ErrorState
+from undrift.measurement.state import Budget, ErrorState, Exposure
 from undrift.mmd.estimate import mmd_estimate
 from undrift.mmd.kernels import Kernel
 from undrift.seeds import stream_seed
 
 
 @dataclass(frozen=True)
-class Scout:
-    """What the chains ahead have seen.
+class Pilot:
+    """What the pilot chains have shown.
 
     Arguments:
         deltas: Ning et al.'s variance error, by time.
@@ -41,7 +40,7 @@ class Scout:
 
 
 @dataclass(frozen=True)
-class Walk:
+class ChainMeasurement:
     """One measurement of a chain, and what it needs at every state.
 
     Arguments:
@@ -63,23 +62,29 @@ class Walk:
     seed: int
 
     @property
-    def num_ahead(self) -> int:
-        """Number of chains that go ahead: a sixtieth, 16 to 64."""
+    def num_pilots(self) -> int:
+        """Number of pilot chains: a sixtieth of all, 16 to 64."""
         return min(max(self.num_samples // 60, 16), 64, len(self.forward.data))
 
-    def scout(self, count: int, *, look_out: bool, tick: Callable[[int], None]) -> Scout:
-        """Send chains ahead from forward draws, which remember their data."""
+    def pilot(self, count: int, *, compare: bool, tick: Callable[[int], None]) -> Pilot:
+        """Run pilot chains from forward draws of known data.
+
+        Arguments:
+            count: Number of chains.
+            compare: Whether to compare them with forward draws on the way.
+            tick: Called with the number of states times steps that were run.
+        """
         deltas: dict[float, float] = {}
         errors: dict[float, float] = {}
         if not count:
-            return Scout(deltas, errors)
+            return Pilot(deltas, errors)
         grid = self.sampler.grid
         x_0 = self.forward.select(count)
         starts = self.forward.draw(x_0, grid[0])
         chains = Population(
             self.sampler, starts, self.batch_size, stream_seed(self.seed, "ahead"), tick
         )
-        halts = set(candidates(grid)) if look_out else set()
+        halts = set(candidates(grid)) if compare else set()
         for t in grid:
             x = chains.advance(t)
             check_states(x, t, "states that started from forward draws")
@@ -88,7 +93,7 @@ class Walk:
                 y = self.forward.draw(self.forward.select(min(1024, self.forward.count)), t)
                 found = mmd_estimate(x, y, kernel=self.kernel.fit(y, x), num_permutations=0)
                 errors[t] = max(found.mmd_sq - RESOLVED * found.null_sd, 0.0)
-        return Scout(deltas, errors)
+        return Pilot(deltas, errors)
 
     def run(
         self,
@@ -97,12 +102,12 @@ class Walk:
         budget: bool,
         exposure: bool,
         deltas: dict[float, float],
-        bracket: bool = False,
+        empirical: bool = False,
         tick: Callable[[int], None],
     ) -> list[ErrorState]:
         """Advance all chains from state to state and keep the numbers.
 
-        With ``bracket`` they are compared with the data set itself too.
+        With ``empirical`` they are compared with the data set itself too.
         """
         device, shape = self.forward.data.device, tuple(self.forward.data.shape[1:])
         chains = Population.from_prior(
@@ -115,14 +120,12 @@ class Walk:
         )
         permutations = torch.Generator().manual_seed(stream_seed(self.seed, "permutations"))
         target = self._data_set()
-        records = []
+        states: list[ErrorState] = []
         for t in times:
             x = chains.advance(t)
             check_states(x, t, "the sampler's states")
             y = self.forward.draw(self.forward.select(), t)
-            alpha, sigma = self.sampler.scale(t)
-            record: dict[str, Any] = {"t": t, "alpha": alpha, "sigma": sigma}
-            found = cumulative_error(
+            error, kl, kernel = cumulative_error(
                 x,
                 y,
                 self.kernel,
@@ -130,22 +133,23 @@ class Walk:
                 overlap=self.forward.overlap,
                 generator=permutations,
             )
-            record |= found.numbers | {"delta": deltas.get(t)}
-            if bracket:
-                record |= data_set_error(
+            if empirical:
+                kl = data_set_limits(
                     x,
                     target,
                     t,
-                    found.kernel,
+                    kernel,
                     num_permutations=self.num_permutations,
                     generator=target.generator,
                 )
+            state = ErrorState(t, *self.sampler.scale(t), error, kl=kl)
             if budget and t != times[0]:
-                record |= self._budget(chains, x, t, found.kernel)
-            if exposure and t > 0:
-                record |= self._epsilon_norms(x, y, t, len(times))
-            records.append(ErrorState(**record))
-        return records
+                state = replace(state, budget=self._budget(chains, x, t, kernel))
+            if exposure:
+                norms = self._epsilon_norms(x, y, t, len(times)) if t > 0 else Exposure()
+                state = replace(state, exposure=replace(norms, delta=deltas.get(t)))
+            states.append(state)
+        return states
 
     def _data_set(self) -> ForwardDraws:
         """Draws from the data set itself, from a stream of their own."""
@@ -153,31 +157,21 @@ class Walk:
         count = max(self.forward.count, self.num_samples)
         return replace(self.forward, reference="empirical", count=count, generator=generator)
 
-    def _budget(self, chains: Population, x: Tensor, t: float, kernel: Kernel) -> dict[str, Any]:
+    def _budget(self, chains: Population, x: Tensor, t: float, kernel: Kernel) -> Budget:
         """The terms of the segment that ends here; how much of their errors is due to the data."""
         x_0 = self.forward.select(len(x))
         starts, forward = self.forward.draw_pair(x_0, chains.before[0], t)
         rolled = chains.replay(starts)
         check_states(rolled, t, "states that were rolled out from forward draws")
-        terms = budget_terms(x[: len(x_0)], rolled, forward, kernel)
         overlap = min(1.0, len(x_0) / len(self.forward.data)) if self.forward.overlap else 0.0
-        return vars(terms) | {
-            "fresh_sq_data_se": terms.fresh_sq_se * overlap**0.5,
-            "inherited_sq_data_se": terms.inherited_sq_se * (overlap / 2) ** 0.5,
-        }
+        return error_budget(x[: len(x_0)], rolled, forward, kernel, overlap)
 
-    def _epsilon_norms(self, x: Tensor, y: Tensor, t: float, states: int) -> dict[str, Any]:
+    def _epsilon_norms(self, x: Tensor, y: Tensor, t: float, states: int) -> Exposure:
         """Norms of the noise estimate, on as many states as cost one percent of the run."""
-        modules = len(self.sampler.grid) - 1
-        share = self.num_samples * modules // (200 * states)
+        steps = len(self.sampler.grid) - 1
+        share = self.num_samples * steps // (200 * states)
         count = min(max(share, 16), self.batch_size, len(x), len(y))
         try:
-            norms = epsilon_norms(self.sampler, x[:count], y[:count], t)
+            return epsilon_norms(self.sampler, x[:count], y[:count], t)
         except InvalidInput:  # a scheduler that does not say what its network predicts
-            return {}
-        return {
-            "eps_norm_sampled": norms.sampled,
-            "eps_norm_forward": norms.forward,
-            "eps_norm_gap": norms.sampled - norms.forward,
-            "eps_norm_gap_se": norms.gap_se,
-        }
+            return Exposure()
