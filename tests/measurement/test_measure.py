@@ -105,7 +105,7 @@ def test_an_exact_sampler_on_noise_levels_has_no_error_at_any_state():
         assert abs(state.mmd_sq) < 3 * state.mmd_sq_se < 0.005
         assert (state.alpha, state.sigma) == (1, state.t)
     for state in profile.states[1:]:
-        assert abs(state.fresh_sq) < 3 * state.fresh_sq_se + 1e-6
+        assert abs(state.budget.fresh_sq) < 3 * state.budget.fresh_sq_se + 1e-6
         assert abs(state.inherited_sq) < 3 * state.inherited_sq_se
 
 
