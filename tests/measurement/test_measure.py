@@ -106,7 +106,7 @@ def test_an_exact_sampler_on_noise_levels_has_no_error_at_any_state():
         assert (state.alpha, state.sigma) == (1, state.t)
     for state in profile.states[1:]:
         assert abs(state.budget.fresh_sq) < 3 * state.budget.fresh_sq_se + 1e-6
-        assert abs(state.inherited_sq) < 3 * state.inherited_sq_se
+        assert abs(state.budget.inherited_sq) < 3 * state.budget.inherited_sq_se
 
 
 def test_fine_euler_steps_on_noise_levels_end_in_the_data():
