@@ -1,7 +1,9 @@
-"""Progress bars on stderr, with the time left."""
+"""Progress bars on stderr, with the time left, and words before long work."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,3 +34,12 @@ def progress_bar(label: str, total: int, *, show: bool = True) -> Iterator[Calla
     with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda amount: progress.advance(task, amount)
+
+
+def announce(text: str) -> None:
+    """Write a line to stderr, through the logger ``undrift`` where that shows information."""
+    logger = logging.getLogger("undrift")
+    if logger.isEnabledFor(logging.INFO):
+        logger.info(text)
+    else:
+        print(text, file=sys.stderr)

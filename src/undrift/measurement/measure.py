@@ -18,19 +18,14 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from undrift.data.images import fingerprint
-from undrift.diffusion.network import device_of, evaluating
-from undrift.diffusion.pipelines import (
-    as_sampler,
-    check_image_shape,
-    check_weights,
-    weights_digest,
-)
+from undrift.diffusion.network import evaluating
+from undrift.diffusion.pipelines import as_sampler, check_weights, weights_digest
 from undrift.exceptions import InvalidInput
 from undrift.measurement.chain import ChainMeasurement
+from undrift.measurement.cost import announce_cost
 from undrift.measurement.cumulative import ForwardDraws, Reference, default_count
+from undrift.measurement.data import check_data_range, data_for
 from undrift.measurement.placement import place_states
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.segments import SegmentErrors, data_process, segment_errors
@@ -50,6 +45,8 @@ def measure(
     model: Any,  # noqa: ANN401
     data: Any,  # noqa: ANN401
     *,
+    schedule: Any = None,  # noqa: ANN401
+    num_inference_steps: int | None = None,
     num_samples: int = 2000,
     num_forward: int | None = None,
     states: States = 16,
@@ -61,6 +58,7 @@ def measure(
     kernel: Kernel | None = None,
     num_permutations: int = 200,
     batch_size: int = 250,
+    check_range: bool = True,
     seed: int = 0,
     device: torch.device | str | None = None,
     label: str = "model",
@@ -70,10 +68,16 @@ def measure(
 
     Arguments:
         model: A :class:`~undrift.diffusion.sampler.Sampler`, a
-            :class:`~undrift.diffusion.denoiser.Denoiser` (sampled ancestrally), or a pipeline of
-            diffusers with ``unet`` and ``scheduler``.
-        data: Data, with shape :math:`(n, *)`, scaled as the model's samples are, or what
-            :func:`undrift.load_data` returns.
+            :class:`~undrift.diffusion.denoiser.Denoiser` (sampled ancestrally), a network with its
+            ``schedule``, or a pipeline of diffusers with ``unet`` and ``scheduler``: itself, its
+            folder, its name on the hub, or a run of ``undrift train``.
+        data: Data, with shape :math:`(n, *)`, scaled as the model's samples are: a tensor, an
+            array, a ``DataLoader``, a list of tensors; or what is read as images and brought to
+            [-1, 1] and the size that the model makes: a name, a folder, a file, Pillow images, a
+            Hugging Face dataset (see :func:`undrift.load_data`).
+        schedule: Noise schedule of a bare network that predicts the noise, or a scheduler of
+            diffusers.
+        num_inference_steps: Number of steps of the sampler; all training steps when None.
         num_samples: Number of chains; standard errors fall with its root, at the null with itself.
         num_forward: Number of forward draws at each state; all data, up to four times
             ``num_samples``, when None.
@@ -96,14 +100,17 @@ def measure(
         num_permutations: Permutations of the test at each state; without the budget 0 is allowed,
             for no p-values.
         batch_size: Number of chains that go through the network at once.
+        check_range: Whether to refuse data that are scaled in another way than the model's samples
+            (:mod:`undrift.measurement.data`).
         seed: Seed of everything; the same seed gives the same profile.
         device: Where to run, which is where the model has to be; the model's device when None.
         label: What the profile is called in reports.
-        progress: Whether to draw a progress bar on stderr.
+        progress: Whether to draw a progress bar on stderr, and to say before long work (10 seconds)
+            about how long it takes.
 
     Raises:
-        InvalidInput: If the data, the states or the sample size cannot be used, or the chain or
-            the weights hold values that are not finite.
+        InvalidInput: If the model, the data, the states or the sample size cannot be used, or the
+            chain or the weights hold values that are not finite.
 
     Example:
         >>> from undrift import AncestralSampler, CosineSchedule, Denoiser, measure
@@ -118,14 +125,15 @@ def measure(
         (20, True)
     """
     started, criterion = time.perf_counter(), Criterion()
-    sampler = as_sampler(model)
+    sampler = as_sampler(model, num_inference_steps, schedule)
     network = sampler.network
-    data, data_how = _data(data, device, network)
+    data, data_how = data_for(sampler, data, device)
     _check_sizes(num_samples, num_forward, len(data), num_modular, batch_size)
     _check_permutations(num_permutations, budget, criterion)
-    _check_finite(data)
-    check_image_shape(network, tuple(data.shape[1:]))
     check_weights(network)
+    times = _asked_for(sampler.grid, states)
+    if check_range:
+        check_data_range(sampler, data, is_scaled="source" in data_how, seed=seed)
     draws = torch.Generator().manual_seed(stream_seed(seed, "forward"))
     count = num_forward or default_count(data, num_samples, reference)
     chain = ChainMeasurement(
@@ -137,9 +145,10 @@ def measure(
         batch_size,
         seed,
     )
-    times = _asked_for(sampler.grid, states)
     steps, pilots = len(sampler.grid) - 1, chain.num_pilots if exposure or not times else 0
     total = steps * (num_samples * (2 if budget else 1) + pilots + 2 * num_modular * int(modular))
+    if progress:
+        announce_cost(sampler, data, num_samples, total, batch_size)
     with evaluating(network), progress_bar(f"measuring {label}", total, show=progress) as tick:
         pilot = chain.pilot(pilots, compare=not times, tick=tick)
         if not times:
@@ -212,24 +221,6 @@ def _asked_for(grid: tuple[float, ...], states: States) -> tuple[float, ...]:
     return tuple(t for t in grid if t in {*states, grid[0], grid[-1]})
 
 
-def _data(
-    data: Any,  # noqa: ANN401
-    device: torch.device | str | None,
-    network: Any,  # noqa: ANN401
-) -> tuple[Tensor, dict[str, Any]]:
-    """The data as a floating-point tensor where the model is, and what they are."""
-    how = dict(getattr(data, "how", {}))
-    x = torch.as_tensor(getattr(data, "images", data))
-    x = x if x.is_floating_point() else x.float()
-    if not x.ndim or not len(x):
-        raise InvalidInput("the data are empty: give a tensor with one datum a row")
-    how["shape"] = list(x.shape)
-    if "fingerprint" not in how:
-        how["fingerprint"] = fingerprint(x.detach().to("cpu", torch.float32).contiguous())
-    device = device_of(network) if device is None else device
-    return x if device is None else x.to(device), how
-
-
 def _check_sizes(
     num_samples: int, num_forward: int | None, num_data: int, num_modular: int, batch: int
 ) -> None:
@@ -254,9 +245,3 @@ def _check_permutations(count: int, budget: bool, criterion: Criterion) -> None:
         f"num_permutations is {count}: amplifications are taken where p ≤ {criterion.max_p_value}, "
         f"which needs at least {least}" + ("" if budget else ", or 0 for no p-values")
     )
-
-
-def _check_finite(data: Tensor) -> None:
-    bad = (~torch.isfinite(data.flatten(1)).all(1)).nonzero()
-    if len(bad):
-        raise InvalidInput(f"the data hold NaN or infinity ({len(bad)}, first: {int(bad[0])})")

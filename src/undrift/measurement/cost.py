@@ -1,0 +1,64 @@
+"""What a measurement will take, told before it begins."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from undrift.diffusion.network import evaluating
+from undrift.diffusion.sampler import Sampler
+from undrift.measurement.population import Population
+from undrift.progress import announce
+
+_SHORT = 10.0
+"""Seconds up to which nothing is said."""
+_SMALL_BATCH = 32
+"""Chains that are timed on the CPU, where the time is in proportion to their number."""
+
+
+def announce_cost(
+    sampler: Sampler, data: Tensor, num_chains: int, num_calls: int, batch_size: int
+) -> None:
+    """Say how many network calls are to come and about how long they take, if that is long.
+
+    Arguments:
+        sampler: The chain.
+        data: Like what it makes, with shape (n, *), where the network is.
+        num_chains: Number of chains of one pass.
+        num_calls: Denoising steps that all passes take, times chains.
+        batch_size: Number of chains that go through the network at once.
+    """
+    seconds = num_calls * seconds_per_call(sampler, data, min(batch_size, num_chains))
+    if seconds > _SHORT:
+        steps = len(sampler.grid) - 1
+        announce(
+            f"measuring: {num_chains:,} chains x {steps:,} steps, {num_calls:,} network calls in "
+            f"all, about {duration(seconds)}"
+        )
+
+
+@torch.no_grad()
+def seconds_per_call(sampler: Sampler, data: Tensor, batch_size: int) -> float:
+    """Seconds of one denoising step of one chain, from one step of a batch after a first one."""
+    count = batch_size if data.is_cuda else min(batch_size, _SMALL_BATCH)
+    shape, started = (count, *data.shape[1:]), 0.0
+    with evaluating(sampler.network):
+        for _ in range(2):  # the first one warms up
+            chains = Population.from_prior(sampler, shape, count, seed=0, device=data.device)
+            started = time.perf_counter()
+            float(chains.advance(sampler.grid[1]).sum())  # waits for an accelerator
+    return (time.perf_counter() - started) / count
+
+
+def duration(seconds: float) -> str:
+    """A time that is estimated, in one unit.
+
+    Example:
+        >>> duration(41.7), duration(600), duration(9000)
+        ('40 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{round(seconds, -1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,138 @@
+r"""The data that a chain is measured against: as one tensor, in the range that the model makes.
+
+Two faults of scale would be measured as an error of the model, a large one:
+
+- *The sampler cuts the data.* Samplers of images clip :math:`\hat x_0` to a bound, ±1. Where data
+  :math:`x_0` (latents!) lie beyond, no model can reach them. Refused if the clipping takes away
+  more than a thousandth of their variance.
+- *The data are in [0, 1] or 0..255, the model in [-1, 1].* Data that have no negative value are
+  compared with the samples of a few chains. They are refused if more than a twentieth of the
+  sampled values lie below -0.1 and mean and standard deviation of the samples are closer to those
+  of the data scaled to [-1, 1] than to those of the data as they are. So nothing is run for data
+  with dark and bright values in [-1, 1], and bright data pass with a model that makes bright
+  samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undrift.data.arrays import stored_range
+from undrift.data.load import load_tensor
+from undrift.diffusion.network import device_of, evaluating
+from undrift.diffusion.pipelines import check_image_shape, image_shape
+from undrift.diffusion.sampler import Sampler
+from undrift.exceptions import InvalidInput
+from undrift.measurement.population import Population
+from undrift.seeds import stream_seed
+
+_LEAST_CUT = 1e-3
+_LEAST_BELOW, _BELOW = 0.05, -0.1
+_CHAINS = 32
+
+
+def data_for(
+    sampler: Sampler,
+    source: Any,  # noqa: ANN401
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Data as a floating-point tensor where the model is, and what they are.
+
+    Arguments:
+        sampler: The chain; images that are read get the size and the channels that it makes.
+        source: The data: see :func:`undrift.data.load.load_tensor`.
+        device: Where the data go; the device of the network when None.
+
+    Raises:
+        InvalidInput: If they cannot be used, are not finite, or have another shape than the model.
+    """
+    made = image_shape(sampler.network) or (0, 0, 1)
+    is_readable = made[0] in (1, 3) and made[1] == made[2]
+    channels, size = made[:2] if is_readable else (None, None)
+    x, how = load_tensor(source, image_size=size, channels=channels)
+    bad = (~torch.isfinite(x.flatten(1)).all(1)).nonzero()
+    if len(bad):
+        raise InvalidInput(f"the data hold NaN or infinity ({len(bad)}, first: {int(bad[0])})")
+    check_image_shape(sampler.network, tuple(x.shape[1:]))
+    device = device_of(sampler.network) if device is None else device
+    return x if device is None else x.to(device), how
+
+
+def check_data_range(sampler: Sampler, data: Tensor, *, is_scaled: bool, seed: int) -> None:
+    """Stop where the data are scaled in another way than the samples of a chain.
+
+    Arguments:
+        sampler: The chain.
+        data: The data, with shape :math:`(n, *)`.
+        is_scaled: Whether the data were read, and scaled to [-1, 1], by undrift.
+        seed: Seed of the few chains that are run where the data may be in [0, 1] or 0..255.
+
+    Raises:
+        InvalidInput: If the sampler clips off what the data have, or the data are to be scaled.
+    """
+    low, high = map(float, data.aminmax())
+    top = None if is_scaled else _top(data)
+    span = f"the data ({low:g} to {high:g})"
+    escape = "(check_range=False takes them as they are)"
+    formula = {1: "2 * x - 1", 255: "x / 127.5 - 1"}.get(top or 0)
+    clip = _clip(sampler)
+    if clip is not None and _share_cut(data, clip) > _LEAST_CUT:
+        what = (
+            "use clip=None, or clip_sample=False in the scheduler, for data like latents"
+            if formula is None
+            else f"scale them to [-1, 1], {formula}"
+        )
+        raise InvalidInput(f"the sampler clips to ±{clip:g}, which cuts {span}: {what} {escape}")
+    if top is None:
+        return
+    samples = _samples(sampler, data, seed)
+    below = float((samples < _BELOW).float().mean())
+    is_far = _distance(samples, 2 * data / top - 1) < _distance(samples, data)
+    if below > _LEAST_BELOW and is_far:
+        raise InvalidInput(
+            f"{span} are nowhere negative, but {below:.0%} of what the model makes is: scale them "
+            f"to [-1, 1], {formula} {escape}"
+        )
+
+
+def _top(data: Tensor) -> int | None:
+    """1 or 255 where the data look like stored pixels, else None."""
+    try:
+        low, high = stored_range(data, "the data")
+    except InvalidInput:
+        return None
+    return high if low == 0 else None
+
+
+def _clip(sampler: Sampler) -> float | None:
+    """The fixed bound on the estimate of the data, if a chain says that it has one."""
+    described = sampler.describe()
+    config = described.get("scheduler")
+    if not isinstance(config, dict):
+        return described.get("clip")
+    is_clipped = config.get("clip_sample") and not config.get("thresholding")
+    return float(config.get("clip_sample_range", 1.0)) if is_clipped else None
+
+
+def _share_cut(data: Tensor, clip: float) -> float:
+    """Mean square of what clipping takes away, over the variance of the data."""
+    cut = float((data - data.clamp(-clip, clip)).square().mean())
+    return cut / max(float(data.var(correction=0)), 1e-12)
+
+
+@torch.no_grad()
+def _samples(sampler: Sampler, data: Tensor, seed: int) -> Tensor:
+    """What a few chains end at."""
+    shape = (_CHAINS, *data.shape[1:])
+    start = stream_seed(seed, "range")
+    with evaluating(sampler.network):
+        chains = Population.from_prior(sampler, shape, _CHAINS, start, device=data.device)
+        return chains.advance(0)
+
+
+def _distance(x: Tensor, y: Tensor) -> float:
+    """Distance of the means and of the standard deviations of all values."""
+    return float((x.mean() - y.mean()).abs() + (x.std() - y.std()).abs())
