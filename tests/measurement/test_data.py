@@ -125,8 +125,8 @@ def test_pixels_that_are_not_scaled_are_refused_with_what_to_do(clip, scaled, fo
     with pytest.raises(InvalidInput, match=formula) as caught:
         measure(sampler, scaled(images), **FEW)
     assert "\n" not in str(caught.value)
-    wrong = measure(sampler, scaled(images), check_range=False, **FEW).final
-    right = measure(sampler, images, **FEW).final
+    wrong = measure(sampler, scaled(images), check_range=False, **FEW).final.error
+    right = measure(sampler, images, **FEW).final.error
     assert wrong.mmd_sq > 5 * right.mmd_sq  # what would have been read in silence
 
 
@@ -178,10 +178,10 @@ def test_the_clip_is_the_whole_error_of_an_ideal_model_without_bound():
 
     options = FEW | {"num_samples": 400}
     sampler = AncestralSampler(Denoiser(ideal, schedule), clip=None)
-    final = measure(sampler, data, **options).final
+    final = measure(sampler, data, **options).final.error
     assert abs(final.mmd_sq) < 4 * final.mmd_sq_se
     sampler = AncestralSampler(Denoiser(ideal, schedule))
-    assert measure(sampler, data, check_range=False, **options).final.mmd_sq > 0.1
+    assert measure(sampler, data, check_range=False, **options).final.error.mmd_sq > 0.1
 
 
 # -- cost --------------------------------------------------------------------------------------
