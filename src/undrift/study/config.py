@@ -43,7 +43,7 @@ class StudyConfig:
         reference: The method whose cost is the compute budget.
         compute_methods: Methods that are run at equal compute (all if null), plain among them.
         num_samples: Samples of each model that are judged.
-        num_inference_steps: Modules of the chain that they are sampled by (all training steps if
+        num_inference_steps: Steps of the chain that they are sampled by (all training steps if
             null). A regularizer has an option of its own by that name: give both the same.
         num_reference: Images that they are judged against, evenly spread over the data (all, up to
             four times the samples, if null).

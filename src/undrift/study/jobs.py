@@ -32,11 +32,9 @@ class Job:
     @property
     def base(self) -> Job | None:
         """The run that it continues."""
-        return replace(self, method=None, budget="steps") if self._continues else None
-
-    @property
-    def _continues(self) -> bool:
-        return self.protocol == "branched" and self.method is not None
+        if self.method is None or self.protocol == "scratch":
+            return None
+        return replace(self, method=None, budget="steps")
 
     def needs(self, config: StudyConfig) -> list[Job]:
         """Runs that have to be complete before this one."""
@@ -46,11 +44,13 @@ class Job:
             found += [replace(self, method=name, budget="steps") for name in names]
         return found
 
+    def planned(self, config: StudyConfig) -> int:
+        """Training steps at equal steps."""
+        return config.base.steps if self.method is None else config.length(self.protocol)
+
     def steps(self, config: StudyConfig, costs: Mapping[Job, float]) -> int:
         """Training steps, at equal compute as many as take the reference's processor time."""
-        if self.method is None:
-            return config.base.steps
-        steps = config.length(self.protocol)
+        steps = self.planned(config)
         if self.budget == "steps":
             return steps
         own = costs[replace(self, budget="steps")]

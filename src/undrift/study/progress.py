@@ -28,7 +28,7 @@ class StudyProgress:
 
     def __init__(self, config: StudyConfig, folder: Path, *, show: bool) -> None:
         self.folder, self.show = folder, show
-        self.planned = {job: _planned(job, config) for job in jobs(config)}
+        self.planned = {job: job.planned(config) for job in jobs(config)}
         self.running: dict[Job, int] = {}
         self.done: dict[Job, float] = {}
         self._ended = threading.Event()
@@ -85,7 +85,3 @@ def steps_logged(run: Path) -> int:
         return int(json.loads(line)["step"])
     except (OSError, IndexError, ValueError, KeyError):
         return 0
-
-
-def _planned(job: Job, config: StudyConfig) -> int:
-    return config.base.steps if job.method is None else config.length(job.protocol)

@@ -137,7 +137,7 @@ def _check_folder(config: StudyConfig, folder: Path) -> None:
     """
     for job in jobs(config):
         if job.budget == "steps":
-            steps = job.steps(config, {})
+            steps = job.planned(config)
             training = job.training(config, folder, steps)
             same_plan(job.folder(folder, steps), training, moved=job.base is not None)
 
