@@ -11,6 +11,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler
+from undrift.diffusion.mixture import ForwardProcess
 from undrift.diffusion.schedule import Schedule
 from undrift.theory.gaussian_chain import GaussianChain
 
@@ -77,3 +78,9 @@ def affine_sampler(chain: GaussianChain, schedule: Schedule) -> AncestralSampler
 
     denoiser = Denoiser(network, schedule, "sample")
     return AncestralSampler(denoiser, clip=None, variance_type="fixed_large")
+
+
+def reverse_log_prob(process: ForwardProcess, x_s: Tensor, x_t: Tensor, t: int, s: int) -> Tensor:
+    """The log-density of the exact reverse conditional in nats, by Bayes' rule, with shape (B,)."""
+    marginals = process.log_prob(x_s, s) - process.log_prob(x_t, t)
+    return process.forward_log_prob(x_t, x_s, t, s) + marginals

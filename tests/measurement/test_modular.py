@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from oracle import affine_sampler, normal_density
+from oracle import affine_sampler, normal_density, reverse_log_prob
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
 from undrift.diffusion.mixture import (
@@ -110,7 +110,7 @@ def test_the_split_is_unbiased_where_the_reverse_conditional_has_two_modes(x: fl
     width = float(grid[1] - grid[0])
     here = torch.full((count, 1), x, dtype=torch.float64)
     kernel = GaussianKernel(0.7 * here + 0.1, 0.25)
-    log_q = process.reverse_log_prob(grid[:, None], here[:1].expand(len(grid), 1), t, s)
+    log_q = reverse_log_prob(process, grid[:, None], here[:1].expand(len(grid), 1), t, s)
     density = normal_density(grid, 0.7 * x + 0.1, 0.25)
     exact = float((density * (density.clamp(min=1e-300).log() - log_q)).sum()) * width
     found = modular_error(kernel, here, process, t, s, generator=torch.Generator().manual_seed(0))
@@ -147,7 +147,7 @@ def test_the_estimate_is_less_noisy_than_the_mean_log_ratio() -> None:
     kernel = GaussianKernel(mean + 0.3 * variance.sqrt(), 1.2 * variance)
     x_s = kernel.sample(generator)
     found = modular_error(kernel, x_t, process, 10, 9, x_s=x_s)
-    plain = kernel.log_prob(x_s) - process.reverse_log_prob(x_s, x_t, 10, 9)
+    plain = kernel.log_prob(x_s) - reverse_log_prob(process, x_s, x_t, 10, 9)
     noise = float(plain.std()) / math.sqrt(len(plain))
     assert abs(float(plain.mean()) - found.total.value) < 4 * noise
     assert found.total.standard_error < noise / 3

@@ -76,12 +76,6 @@ class Distribution(ABC):
     def log_prob(self, x_t: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
         r"""Log-density of :math:`\alpha x_0 + \sigma\epsilon` in nats, with shape (B,)."""
 
-    def score(self, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
-        r""":math:`\nabla\log q_t(x_t)` by Tweedie's formula, with shape (B, d); needs noise."""
-        _needs_noise(sigma)
-        x = _rows(x_t, self.dim)
-        return (alpha * self.posterior(x, alpha, sigma).mean - x) / sigma**2
-
 
 class GaussianMixture(Distribution):
     r"""A mixture of k Gaussians.
@@ -153,12 +147,6 @@ class GaussianMixture(Distribution):
         between = (centers - mean.unsqueeze(1)) ** 2
         variance = torch.einsum("bk,bki->bi", weight, within + between)
         return Posterior(torch.logsumexp(logits, 1), mean, variance, weight.amax(1))
-
-    def score(self, x_t: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
-        r""":math:`\nabla\log q_t(x_t)`, with shape (B, d); without noise too."""
-        logits, z, spread = self._components(_rows(x_t, self.dim), alpha, sigma)
-        pull = torch.einsum("kij,bkj->bki", self._basis, -z / spread)
-        return torch.einsum("bk,bki->bi", logits.softmax(1), pull)
 
     def _components(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint of state and component (B, k), coordinates (B, k, d), variances (k, d)."""
@@ -275,10 +263,6 @@ class ForwardProcess:
         r""":math:`\log q_t(x_t)` in nats, with shape (B,)."""
         return self.data.log_prob(x_t, self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def score(self, x_t: Tensor, t: float) -> Tensor:
-        r""":math:`\nabla\log q_t(x_t)`, with shape (B, d)."""
-        return self.data.score(x_t, self.schedule.alpha(t), self.schedule.sigma(t))
-
     def posterior(self, x_t: Tensor, t: float) -> Posterior:
         r"""Density of :math:`x_t` and moments of :math:`x_0` given :math:`x_t`."""
         return self.data.posterior(x_t, self.schedule.alpha(t), self.schedule.sigma(t))
@@ -289,11 +273,6 @@ class ForwardProcess:
         moved = _rows(x_t, self.data.dim) - math.sqrt(keep) * _rows(x_s, self.data.dim)
         constant = self.data.dim / 2 * math.log(2 * math.pi * (1 - keep))
         return -moved.square().sum(1) / (2 * (1 - keep)) - constant
-
-    def reverse_log_prob(self, x_s: Tensor, x_t: Tensor, t: float, s: float) -> Tensor:
-        r""":math:`\log q(x_s | x_t)` in nats by Bayes' rule, with shape (B,)."""
-        marginals = self.log_prob(x_s, s) - self.log_prob(x_t, t)
-        return self.forward_log_prob(x_t, x_s, t, s) + marginals
 
     def reverse_moments(
         self, x_t: Tensor, t: float, s: float, posterior: Posterior | None = None
@@ -356,4 +335,4 @@ def _rows(x: Tensor, dim: int) -> Tensor:
 
 def _needs_noise(sigma: float) -> None:
     if sigma <= 0:
-        raise InvalidInput("without noise there is no density or score here: take a time above 0")
+        raise InvalidInput("without noise there is no density here: take a time above 0")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,6 @@ def as_sampler(
     )
 
 
-SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun", "euler", "unipc"]
 SCHEDULERS = {
     "dpm-solver++": "DPMSolverMultistepScheduler",
     "heun": "HeunDiscreteScheduler",
