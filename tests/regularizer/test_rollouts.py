@@ -7,13 +7,20 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+)
 
 from tiny import TinyNetwork, exact_sampler, noise_source, shrinking_sampler, tiny_sampler
+from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import LinearSchedule
 from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.exceptions import InvalidInput
 from undrift.regularizer.bootstrap import BootstrapRollout
 from undrift.regularizer.cohorts import PersistentCohorts
+from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.grid import window_start
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.streams import Streams
@@ -306,3 +313,48 @@ def test_a_short_rollout_of_a_multistep_solver_keeps_its_history():
         x = sampler.forward(starts, begin, generator=copy.noise)
         *_, (_, expected) = sampler.trajectory(x, start=begin, stop=sampler.grid[end])
         torch.testing.assert_close(states, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [UniPCMultistepScheduler, DEISMultistepScheduler])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_term_of_a_multistep_chain_has_the_gradient_of_finite_differences(kind, seed):
+    """Through three steps with their history, in a random direction of each weight."""
+    network = TinyNetwork().double()
+    data = torch.randn(12, 3, generator=noise_source(100)).double()
+
+    def term():
+        scheduler = kind(num_train_timesteps=100, prediction_type="sample")
+        sampler = DiffusersSampler(network, scheduler, 6)
+        options = {"variant": "full", "length": 3, "every": 1, "window": 0.5, "seed": seed}
+        sizes = {"num_states": 4, "num_forward": 8}
+        regularizer = CumulativeErrorRegularizer(sampler, strength=1.0, **options, **sizes)
+        return regularizer(network, data)
+
+    term().backward()
+    for i, weight in enumerate(network.parameters()):
+        direction = 1e-5 * torch.randn(weight.shape, generator=noise_source(i)).double()
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight += sign * direction
+            values.append(float(term().detach()))
+            with torch.no_grad():
+                weight -= sign * direction
+        expected = (values[0] - values[1]) / 2
+        assert abs(expected) > 1e-9
+        assert float((weight.grad * direction).sum()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_chain_without_a_network_cannot_be_regularized():
+    class Noise(Sampler):
+        def step(self, x_t, t, s, *, generator=None):
+            return x_t
+
+        def scale(self, t):
+            return 1.0, t
+
+        def describe(self):
+            return {}
+
+    with pytest.raises(InvalidInput, match="Noise shows no network that could be trained"):
+        CumulativeErrorRegularizer(Noise((1, 0)))
