@@ -1,13 +1,16 @@
-"""The navigation, and one page for each room of the house, written from the docstrings."""
+"""The navigation, one page for each package, and the table of the public names, from docstrings."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
+from formulas import to_markdown
 from mkdocs.structure.files import File, Files
 
 PACKAGE = Path(__file__).parents[2] / "src" / "undrift"
+NAMES = "<!-- public names -->"
 
 
 def modules() -> dict[str, list[str]]:
@@ -36,3 +39,33 @@ def on_files(files: Files, config: Any) -> Files:
         blocks += [f"## `undrift.{module}`\n\n::: undrift.{module}\n" for module in inside]
         files.append(File.generated(config, f"api/{name}.md", content="\n".join(blocks)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
+    """Put the public names into the page that asks for them."""
+    return markdown.replace(NAMES, public_names()) if NAMES in markdown else markdown
+
+
+def public_names() -> str:
+    """Every name that is imported from undrift, each with the first sentence of its docstring."""
+    rows = ["| name | what it is |", "|---|---|"]
+    for name, module in _table(PACKAGE / "__init__.py").items():
+        link = f"{module.partition('.')[0]}.md#undrift.{module}.{name}"
+        rows.append(f"| [`{name}`]({link}) | {to_markdown(first_sentence(name, module))} |")
+    return "\n".join(rows)
+
+
+def first_sentence(name: str, module: str) -> str:
+    """What the docstring of a public name begins with."""
+    tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    (found,) = (node for node in tree.body if isinstance(node, kinds) and node.name == name)
+    return " ".join((ast.get_docstring(found) or "").split("\n\n")[0].split())
+
+
+def _table(file: Path) -> dict[str, str]:
+    """The public names and their modules, without importing them."""
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "_MODULE_OF":
+            return dict(ast.literal_eval(node.value))
+    raise LookupError(f"{file} has no table of public names")

@@ -10,9 +10,8 @@ import torch
 from commands import FEW, complaint, network, result, write_run
 from error_state import state
 from undrift import ErrorProfile, cli
-from undrift.api import inputs
-from undrift.cli import files
-from undrift.cli.report import without_parts
+from undrift.api import files, inputs
+from undrift.api.report import without_parts
 from undrift.data.grids import image_grid, picture
 from undrift.data.load import load_data
 from undrift.diffusion.pipelines import load_pipeline

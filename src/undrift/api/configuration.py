@@ -70,8 +70,9 @@ def named(
             raise InvalidInput(f"{source}: unknown option {name}; {hint}")
         if not is_dataclass(hints[key]):
             yield name, value
-        elif isinstance(value, Mapping):
-            yield from named(value, hints[key], source, f"{name}.")
+        elif isinstance(value, Mapping) or is_dataclass(value):
+            inner = value if isinstance(value, Mapping) else vars(value)
+            yield from named(inner, hints[key], source, f"{name}.")
         else:
             raise InvalidInput(f"{source}: {name} holds options of its own, not {value!r}")
 

@@ -1,4 +1,4 @@
-"""What a command looks at: a model, its chain, and the data that it should be like."""
+"""The model, its chain and the data that the options name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from undrift.exceptions import InvalidInput
 from undrift.remedies.config import RemedyConfig, apply_remedy, parse
-from undrift.training.config import DataConfig
+from undrift.training.config import IN_MEMORY, DataConfig
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +30,10 @@ class ChainChoice:
             diffusers (the model's own if null).
         num_inference_steps: Number of steps of the sampler (all training steps if null).
         eta: Share of the reverse standard deviation that the sampler ddim draws (0 if null).
-        remedy: A remedy at sampling time, NAME[:STRENGTH][,OPTION=VALUE...]. epsilon_scaling (the
-            strength divides the noise estimate; slope), time_shift (window in steps; cutoff,
+        remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]``. epsilon_scaling
+            (the strength divides the noise estimate; slope), time_shift (window in steps; cutoff,
             variance=schedule or data), analytic_variance (factor; tolerance) or snr_t (of the low
-            frequencies; high, weighting=dynamic or constant). None if null.
+            frequencies; high, weighting=dynamic or constant). No remedy if null.
         batch_size: Images that go through the network at once.
         device: Where to run (cuda where there is one, else cpu, if null).
     """
@@ -88,12 +88,14 @@ def bare_chain(config: ChainChoice) -> Sampler:
 
     if config.batch_size < 1:
         raise InvalidInput(f"--batch-size is {config.batch_size}: at least 1")
-    device = _device(config.device)
-    pipeline = load_pipeline(config.run)
-    sampler = sampler_by_name(pipeline, config.sampler, config.num_inference_steps, config.eta)
+    by_name = isinstance(config.run, (str, Path))
+    device = _device(config.device) if by_name or config.device else None
+    model = load_pipeline(config.run) if by_name else config.run
+    sampler = sampler_by_name(model, config.sampler, config.num_inference_steps, config.eta)
     network = sampler.network
     check_weights(network)
-    network.to(device)
+    if device is not None:
+        network.to(device)
     return sampler
 
 
@@ -111,7 +113,7 @@ def _remedy_data(
     return data(chosen, config.run, sampler.network).images
 
 
-def data(config: DataChoice, run: str, network: Any) -> ImageData:  # noqa: ANN401
+def data(config: DataChoice, run: Any, network: Any) -> ImageData:  # noqa: ANN401
     """The data that were chosen, of the size and the channels that the model makes.
 
     Raises:
@@ -130,11 +132,13 @@ def data(config: DataChoice, run: str, network: Any) -> ImageData:  # noqa: ANN4
         ):
             if value is not None and value != wanted:
                 raise InvalidInput(
-                    f"{flag} is {value}, but the model of {run} makes images of shape {made}: "
-                    f"leave it out, or give {wanted}"
+                    f"{flag} is {value}, but the model {_called(run)} makes images of shape "
+                    f"{made}: leave it out, or give {wanted}"
                 )
         if channels not in (1, 3) or height != width:
-            raise InvalidInput(f"{run} makes images of shape {made}, which no data are read as")
+            raise InvalidInput(
+                f"the model {_called(run)} makes images of shape {made}, which no data are read as"
+            )
         chosen = replace(chosen, image_size=height, channels=1 if channels == 1 else 3)
     found = load(chosen)
     check_image_shape(network, found.image_shape)
@@ -143,7 +147,7 @@ def data(config: DataChoice, run: str, network: Any) -> ImageData:  # noqa: ANN4
     return found
 
 
-def chosen_data(config: DataChoice, run: str) -> DataConfig:
+def chosen_data(config: DataChoice, run: Any) -> DataConfig:
     """Which data: what was said, else what the run was trained on.
 
     Raises:
@@ -154,13 +158,13 @@ def chosen_data(config: DataChoice, run: str) -> DataConfig:
         known = DataConfig(data=config.data)
     if known is None:
         raise InvalidInput(
-            f"which data? {run} is no run of undrift train that would say: give --data"
+            f"which data? {_called(run)} is no run of undrift train that would say: give --data"
         )
     given = {f.name: getattr(config, f.name) for f in fields(DataChoice)}
     return replace(known, **{name: value for name, value in given.items() if value is not None})
 
 
-def trained_on(run: str | Path) -> DataConfig | None:
+def trained_on(run: Any) -> DataConfig | None:
     """The data of a run's configuration, or None for a model without one.
 
     Raises:
@@ -168,28 +172,37 @@ def trained_on(run: str | Path) -> DataConfig | None:
     """
     import yaml
 
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
+    file = Path(run) / "config.yaml" if isinstance(run, (str, Path)) else None
+    if file is None or not file.is_file():
         return None
     try:
         values = yaml.safe_load(file.read_text("utf-8"))
         names = {f.name for f in fields(DataConfig)}
+        if values["data"] == IN_MEMORY:
+            return None
         return DataConfig(**{name: values[name] for name in names & values.keys()})
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError):
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
         raise InvalidInput(f"{file} is damaged: give --data") from None
 
 
-def name_of(run: str | Path) -> str:
+def name_of(run: Any) -> str:
     """What a model is called where nobody says.
 
     Example:
         >>> name_of("runs/digits-1/"), name_of("runs/digits-1/pipeline"), name_of("owner/model")
         ('digits-1', 'digits-1', 'model')
     """
+    if not isinstance(run, (str, Path)):
+        return "model"
     path = Path(run)
     if path.name == "pipeline" or not path.name:
         path = path.resolve()
     return path.parent.name if path.name == "pipeline" else path.name
+
+
+def _called(run: Any) -> str:  # noqa: ANN401
+    """What a message calls a model."""
+    return str(run) if isinstance(run, (str, Path)) else f"of this {type(run).__name__}"
 
 
 def _device(name: str | None) -> torch.device:

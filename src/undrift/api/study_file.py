@@ -21,19 +21,32 @@ def read_plan(path: str) -> StudyConfig:
         OSError: If there is no such file.
     """
     from undrift.api.configuration import read_yaml
+
+    return plan_of(read_yaml(path), path)
+
+
+def plan_of(values: Mapping[str, Any], source: str) -> StudyConfig:
+    """A plan from the sections of a study file.
+
+    Arguments:
+        values: The sections by name.
+        source: Where they were given, for messages.
+
+    Raises:
+        InvalidInput: If they are no plan.
+    """
     from undrift.remedies.config import RemedyConfig
     from undrift.study.config import StudyConfig
     from undrift.training.config import MethodConfig
 
-    values = read_yaml(path)
     if not values:
-        raise InvalidInput(f"{path} holds no study: give base, methods, steps and seeds")
-    methods, remedies = values.pop("methods", None), values.pop("remedies", None)
-    plan = _built(StudyConfig, values, path)
-    if methods is not None:
-        plan.methods = _section(methods, MethodConfig, f"{path}: methods")
-    if remedies is not None:
-        plan.remedies = _section(remedies, RemedyConfig, f"{path}: remedies")
+        raise InvalidInput(f"{source} holds no study: give base, methods, steps and seeds")
+    sections = {"methods": MethodConfig, "remedies": RemedyConfig}
+    own = {name: value for name, value in values.items() if name not in sections}
+    plan = _built(StudyConfig, own, source)
+    for name, kind in sections.items():
+        if name in values:
+            setattr(plan, name, _section(values[name], kind, f"{source}: {name}"))
     return plan
 
 

@@ -41,41 +41,32 @@ SHOWN = {"mmd_sq": "D₀²", "empirical_mmd_sq": "D₀² to the data set", "frec
 
 def run(config: Config) -> dict[str, Any]:
     """Run what is left of the study, show its table and where it is."""
-    from dataclasses import replace
-    from pathlib import Path
-
     from rich.console import Console
 
-    from undrift.api.study_file import read_plan
-    from undrift.reporting.study import write_study_report
+    from undrift.api.compare import chosen_folder, chosen_plan, compare
+    from undrift.cli.console import show
     from undrift.study.record import FILE
-    from undrift.study.run import run_study
 
-    plan = read_plan(config.study)
-    seeds = plan.seeds if config.seeds is None else config.seeds
-    workers = plan.workers if config.workers is None else config.workers
-    plan = replace(plan, seeds=seeds, workers=workers)
-    folder = Path(config.output or Path("runs") / Path(config.study).stem)
+    plan = chosen_plan(config.study, config.seeds, config.workers)
+    folder = chosen_folder(config.study, config.output)
     called = session()
     talk = Console(stderr=True, quiet=called.quiet, soft_wrap=True)
-    record = run_study(
+    record = compare(
         plan,
         folder,
-        _telling(talk, plan),
-        lambda judged_by: _announce(talk, plan, judged_by),
+        on_row=_telling(talk, plan),
+        before=lambda judged_by: _announce(talk, plan, judged_by),
         progress=not called.quiet,
         command=called.command,
     )
-    result = record.to_dict()
-    report = write_study_report(result, folder)
     for failed in record.failures:
         where = f"{failed.protocol} {failed.method}, seed {failed.seed}, {failed.budget}"
         talk.print(f"not in the tables: {where}: {failed.reason}")
-    if record.paired and not called.json:
-        Console().print(_table(record.paired))
+    if record.paired:
+        show(_table(record.paired))
     print(f"study   {folder / FILE}")
-    print(f"report  {report}")
-    return result
+    print(f"report  {folder / 'report.html'}")
+    return record.to_dict()
 
 
 def _announce(talk: Console, plan: StudyConfig, judged_by: Mapping[str, Any]) -> None:
@@ -124,17 +115,17 @@ def _telling(talk: Console, plan: StudyConfig) -> Callable[[StudyRow], None]:
 
 
 def _table(changes: Sequence[Change]) -> Table:
-    from rich import box
-    from rich.table import Table
+    from undrift.cli.console import table
 
-    table = Table(title="change against plain, mean over seeds with its 95 % interval")
-    table.box, table.title_justify, table.header_style = box.SIMPLE_HEAD, "left", "bold"
-    for column in ("protocol", "budget", "method", "metric", "change", "interval", "seeds"):
-        table.add_column(column, justify="right" if column == "change" else "left")
+    columns = ("protocol", "budget", "method", "metric", "change", "interval", "seeds")
+    shown = table(
+        "change against plain, mean over seeds with its 95 % interval",
+        {name: "right" if name == "change" else "left" for name in columns},
+    )
     for change in changes:
         if change.metric in SHOWN:
             ends = change.interval
-            shown = f"{ends[0]:+.1%} to {ends[1]:+.1%}" if ends else "–"
+            limits = f"{ends[0]:+.1%} to {ends[1]:+.1%}" if ends else "–"
             which = (change.protocol, change.budget, change.method, SHOWN[change.metric])
-            table.add_row(*which, f"{change.mean:+.1%}", shown, str(change.num_seeds))
-    return table
+            shown.add_row(*which, f"{change.mean:+.1%}", limits, str(change.num_seeds))
+    return shown

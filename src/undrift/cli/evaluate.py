@@ -6,17 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.api import inputs
+from undrift.api import files, inputs
+from undrift.api.evaluation import KIND, SCHEMA_VERSION, quality_rows
 from undrift.api.inputs import ChainChoice, DataChoice
-from undrift.cli import files
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from undrift.data.images import ImageData
 
-KIND = "undrift.evaluation"
-SCHEMA_VERSION = 1
 LEAST = 4
 
 
@@ -54,7 +52,7 @@ def run(config: Config) -> dict[str, Any]:
     """Draw samples, judge them, save and show the numbers."""
     import torch
 
-    from undrift.cli.sample import draw
+    from undrift.api.sample import sample
     from undrift.quality.feature_choice import choose_features
     from undrift.quality.scores import quality_scores
     from undrift.training.runs import versions, write_json
@@ -63,7 +61,13 @@ def run(config: Config) -> dict[str, Any]:
     sampler = inputs.chain(config)
     data = inputs.data(config, config.run, sampler.network)
     features = choose_features(config.features, data)
-    samples = draw(sampler, config.run, config.num_samples, config.batch_size, config.seed)
+    samples = sample(
+        sampler,
+        config.num_samples,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        progress=not session().quiet,
+    )
     generator = torch.Generator().manual_seed(config.seed)
     scores = quality_scores(
         samples,
@@ -103,19 +107,6 @@ def run(config: Config) -> dict[str, Any]:
     write_json(path, result)
     _show(result, path)
     return result | {"saved": str(path)}
-
-
-def quality_rows(record: dict[str, Any]) -> list[tuple[str, str, float | None, float | None]]:
-    """Label, metric, value and standard error of each number of an evaluation."""
-    label, frechet, kernel = record["label"], record["frechet"], record["kernel"]
-    error = record["final_error"]
-    return [
-        (label, "D₀²", error["mmd_sq"], error["mmd_sq_se"]),
-        (label, frechet["name"], frechet["value"], frechet["standard_error"]),
-        (label, "Kernel distance", kernel["value"], kernel["standard_error"]),
-        (label, "Precision", record["precision"], record.get("precision_se")),
-        (label, "Recall", record["recall"], record.get("recall_se")),
-    ]
 
 
 def _check(config: Config) -> None:

@@ -6,15 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.api import inputs
+from undrift.api import files, inputs
 from undrift.api.inputs import ChainChoice, DataChoice
-from undrift.cli import files
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from undrift.data.images import ImageData
     from undrift.diffusion.sampler import Sampler
     from undrift.measurement.profile import ErrorProfile
@@ -186,23 +183,20 @@ def _path(config: Config, profile: ErrorProfile) -> Path:
 
 def _show(profile: ErrorProfile, path: Path) -> None:
     """Every state in a table, the final error, and where the profile is."""
-    from rich.console import Console
-
+    from undrift.cli.console import show
     from undrift.reporting.console import console_table, rich_table
     from undrift.reporting.tables import chain_table
 
-    if session().json:
-        return
-    console = Console()
-    console.print(rich_table(chain_table(profile.to_dict())))
-    _show_nats(profile, console)
-    console.print(console_table([profile.to_dict()]))
+    show(rich_table(chain_table(profile.to_dict())))
+    _show_nats(profile)
+    show(console_table([profile.to_dict()]))
     print(f"profile  {path}")
     print(f"next     undrift report {path}")
 
 
-def _show_nats(profile: ErrorProfile, console: Console) -> None:
+def _show_nats(profile: ErrorProfile) -> None:
     """Modular errors and the bracket, with what they advise; or in one line why there are none."""
+    from undrift.cli.console import show
     from undrift.reporting.nats import nats_findings, nats_table
 
     modular = profile.how.get("modular")
@@ -212,6 +206,6 @@ def _show_nats(profile: ErrorProfile, console: Console) -> None:
         print(f"no modular errors: {reason}\n")
         return
     plain = profile.to_dict()
-    console.print(nats_table(plain))
+    show(nats_table(plain))
     for finding in nats_findings(plain, profile.label):
-        console.print(f"{finding.headline} {finding.detail}\n", highlight=False)
+        show(f"{finding.headline} {finding.detail}\n", highlight=False)

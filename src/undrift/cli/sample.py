@@ -6,16 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.api import inputs
+from undrift.api import files, inputs
 from undrift.api.inputs import ChainChoice
-from undrift.cli import files
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from undrift.diffusion.sampler import Sampler
 
 GRID_IMAGES = 256
 
@@ -43,14 +40,21 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Draw images and write them; never over others."""
-    from undrift.training.runs import new_folder
+    from undrift.api.sample import sample
+    from undrift.training.runs import new_folder, write_json
 
     if config.num_images < 1:
         raise InvalidInput(f"--num-images is {config.num_images}: at least 1")
     if config.output is not None:
         files.check_free(Path(config.output), folder=True)
     sampler = inputs.chain(config)
-    images = draw(sampler, config.run, config.num_images, config.batch_size, config.seed)
+    images = sample(
+        sampler,
+        config.num_images,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        progress=not session().quiet,
+    )
     if config.output is not None:
         folder = Path(config.output)
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,39 +73,9 @@ def run(config: Config) -> dict[str, Any]:
         "sampler": sampler.describe(),
         "command": session().command,
     }
-    _record(folder, record | {"config": asdict(config)})
+    write_json(folder / "samples.json", record | {"config": asdict(config)})
     print(f"images  {folder}")
     return record
-
-
-def draw(sampler: Sampler, run: str, count: int, batch_size: int, seed: int) -> Tensor:
-    """Images of a model, with shape (N, C, H, W), on the CPU.
-
-    Raises:
-        InvalidInput: If the model does not say what images it makes, or the chain blows up.
-    """
-    from undrift.diffusion.network import device_of, evaluating
-    from undrift.diffusion.pipelines import image_shape
-    from undrift.measurement.cumulative import check_states
-    from undrift.measurement.population import Population
-    from undrift.progress import progress_bar
-
-    network = sampler.network
-    shape = image_shape(network)
-    if shape is None:
-        raise InvalidInput(f"the model of {run} does not say what size of images it makes")
-    device = device_of(network)
-    modules, quiet = len(sampler.grid) - 1, session().quiet
-    with (
-        evaluating(network),
-        progress_bar(f"sampling {inputs.name_of(run)}", count * modules, show=not quiet) as tick,
-    ):
-        chains = Population.from_prior(
-            sampler, (count, *shape), batch_size, seed, device=device, tick=tick
-        )
-        x = chains.advance(0)
-    check_states(x, 0, "the sampler's images")
-    return x.cpu()
 
 
 def _write(images: Tensor, folder: Path, config: Config) -> list[str]:
@@ -122,9 +96,3 @@ def _write(images: Tensor, folder: Path, config: Config) -> list[str]:
             names.append(f"{i:0{digits}}.png")
             picture(image).save(folder / names[-1])
     return names
-
-
-def _record(folder: Path, record: dict[str, Any]) -> None:
-    from undrift.training.runs import write_json
-
-    write_json(folder / "samples.json", record)

@@ -49,8 +49,7 @@ def run(config: Config) -> Mapping[str, Any]:
     if config.mixture:
         result["mixture"], view = _mixture(config)
         views.append(view)
-    if not session().json:
-        _print(result, views)
+    _print(result, views)
     if config.output:
         from undrift.reporting.theory import TheoryPage, write_theory
 
@@ -137,21 +136,16 @@ def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
 
 def _print(result: Mapping[str, Any], views: Sequence[ChainView]) -> None:
     """The claims and the budgets as tables for the terminal."""
-    from rich.console import Console
-    from rich.table import Table
+    from undrift.cli.console import show, table
+    from undrift.reporting.theory import step_table
 
-    console = Console()
     for claim in result.get("claims", ()):
-        console.print(f"[bold]{claim.verdict:>9}[/bold]  {claim.name}", highlight=False)
-        console.print(f"[dim]{claim.evidence}[/dim]\n", highlight=False)
+        show(f"[bold]{claim.verdict:>9}[/bold]  {claim.name}", highlight=False)
+        show(f"[dim]{claim.evidence}[/dim]\n", highlight=False)
     for view in views:
-        from undrift.reporting.theory import step_table
-
         header, body = step_table(view.rows)
-        table = Table(title=f"{view.title}: error budget in nats", title_justify="left")
-        for name in header:
-            table.add_column(name, justify="right")
+        shown = table(f"{view.title}: error budget in nats", dict.fromkeys(header, "right"))
         for row in body[::-1][:: max(1, len(body) // 20)][::-1]:
-            table.add_row(*row)
-        console.print(table)
-        console.print(view.closure, highlight=False)
+            shown.add_row(*row)
+        show(shown)
+        show(view.closure, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from undrift.cli.command import session
@@ -29,13 +29,14 @@ class Config(TrainConfig):
 
 def run(config: Config) -> dict[str, Any]:
     """Train, and say where the run is and what to do next."""
-    own = TrainConfig(**{f.name: getattr(config, f.name) for f in fields(TrainConfig)})
-    if config.dry_run:
-        return _dry_run(own, config.dry_run_batch_size)
-    from undrift.training.runs import train
+    from undrift.api.train import train
 
-    result = train(own, progress=not session().quiet)
-    _first_process_only()
+    result = train(**vars(config), progress=not session().quiet)
+    if int(os.environ.get("RANK", "0")):  # of several processes, the first shows the result
+        raise SystemExit(0)
+    if config.dry_run:
+        _show_dry_run(result)
+        return result
     print(f"run        {result['run']}")
     print(f"loss       {result['loss']:.5f} after {result['steps']} steps")
     if result["lambda"] is not None:
@@ -48,12 +49,8 @@ def run(config: Config) -> dict[str, Any]:
     return result
 
 
-def _dry_run(config: TrainConfig, batch_size: int | None) -> dict[str, Any]:
-    """Make one step, and say what the run will take."""
-    from undrift.training.dry_run import dry_run
-
-    found = dry_run(config, batch_size)
-    _first_process_only()
+def _show_dry_run(found: dict[str, Any]) -> None:
+    """What the run will take."""
     step, full, memory = found["step"], found["batch_size"], found["memory"]
     shape = "x".join(map(str, found["image_shape"]))
     how = "measured" if step["batch_size"] == full else f"measured at {step['batch_size']} images"
@@ -81,13 +78,6 @@ def _dry_run(config: TrainConfig, batch_size: int | None) -> dict[str, Any]:
             f"start      {found['starting_passes']} passes of {found['states']} states, once, to "
             "spread the chains"
         )
-    return found
-
-
-def _first_process_only() -> None:
-    """End here in all processes but the first, which speaks for all."""
-    if int(os.environ.get("RANK", "0")):
-        raise SystemExit(0)
 
 
 def _size(count: int) -> str:

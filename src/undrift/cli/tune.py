@@ -7,9 +7,8 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.api import inputs
+from undrift.api import files, inputs
 from undrift.api.inputs import ChainChoice, DataChoice
-from undrift.cli import files
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
 from undrift.remedies.config import RemedyConfig, parse

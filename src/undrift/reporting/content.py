@@ -15,6 +15,9 @@ from undrift.exceptions import InvalidInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+TITLE = "How the error accumulates along the chain"
+"""Heading of a report where none is given."""
+
 Profile: TypeAlias = Mapping[str, Any]
 """A measurement as :class:`undrift.measurement.profile.ErrorProfile` writes it."""
 

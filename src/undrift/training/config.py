@@ -15,6 +15,9 @@ Method = Literal["plain", "regularized", Variant, PublishedMethod]
 VARIANTS: dict[str, Variant] = {"regularized": "persistent", **{name: name for name in CHOSEN}}
 """The regularizer's variant of each method that has one; ``regularized`` is the best of them."""
 
+IN_MEMORY = "(in memory)"
+"""What stands for the data of a run that was given images instead of a name."""
+
 
 @dataclass
 class DataConfig:

@@ -100,14 +100,15 @@ def train(
     return result
 
 
-def load(config: DataConfig) -> ImageData:
-    """The images that a configuration names."""
+def load(config: DataConfig, limit: int | None = None) -> ImageData:
+    """The images that a configuration names, or the first few of them."""
     return load_data(
         config.data,
         split=config.split,
         image_size=config.image_size,
         channels=config.channels,
         skip_bad_images=config.skip_bad_images,
+        limit=limit,
     )
 
 

@@ -1,0 +1,207 @@
+"""``undrift.report``: profiles, logs, samples and evaluations as one HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from undrift.api.evaluation import KIND, SCHEMA_VERSION, quality_rows
+from undrift.api.files import check_free
+from undrift.api.inputs import name_of, trained_on
+from undrift.data.grids import image_grid
+from undrift.exceptions import InvalidInput
+from undrift.measurement.profile import ErrorProfile
+from undrift.reporting.content import TITLE, ReportInput
+from undrift.reporting.html import write_report
+from undrift.reporting.study import write_study_report
+from undrift.reporting.study_markdown import write_study_markdown
+from undrift.study.record import FILE as STUDY
+from undrift.study.record import StudyRecord
+from undrift.training.runs import load
+
+MARK = "undrift.report"
+"""What a page of ours says of itself: only such a file is replaced."""
+MARKDOWN = ".md"
+DATA_IMAGES = 64
+
+Source = ErrorProfile | str | Path
+
+
+def report(
+    sources: Source | Iterable[Source],
+    output: str | Path = "report.html",
+    *,
+    title: str = TITLE,
+    command: str = "",
+) -> Path:
+    """Write one self-contained HTML page about one or several models; the first is the baseline.
+
+    Arguments:
+        sources: Profiles, as objects or files; folders of runs, which give their profiles, log,
+            last sample grid and evaluations; or one study, which has a page of its own.
+        output: The file to write; an older report in its place is replaced, nothing else is. A
+            study becomes Markdown where this ends in ``.md``.
+        title: Heading of the page.
+        command: The command line, for the page.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InvalidInput: If a source cannot be read, or the output is there and no report.
+    """
+    check_output(Path(output))
+    return write(gather(sources), Path(output), title, command)
+
+
+@dataclass
+class Records:
+    """What the sources hold."""
+
+    profiles: list[ErrorProfile] = field(default_factory=list)
+    logs: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
+    grids: list[tuple[str, Any, str]] = field(default_factory=list)
+    quality: list[tuple[str, str, float | None, float | None]] = field(default_factory=list)
+    study: Path | None = None
+
+
+def gather(sources: Source | Iterable[Source]) -> Records:
+    """The records that profiles, runs or a study hold.
+
+    Raises:
+        InvalidInput: If there are none, or one cannot be read.
+    """
+    given = [sources] if isinstance(sources, Source) else list(sources)
+    if not given:
+        raise InvalidInput("nothing to report on: give profiles or runs")
+    found = Records()
+    for source in given:
+        if isinstance(source, ErrorProfile):
+            found.profiles.append(source)
+        elif study := _study_file(Path(source)):
+            found.study = study
+        elif Path(source).is_dir():
+            _add_run(Path(source), found)
+        else:
+            found.profiles.append(ErrorProfile.load(source))
+    if found.study and len(given) > 1:
+        raise InvalidInput("a study has a page of its own: give its study.json alone")
+    return found
+
+
+def write(found: Records, output: Path, title: str = TITLE, command: str = "") -> Path:
+    """Write the page of what the sources hold, and return its path.
+
+    Raises:
+        InvalidInput: If only a study can be written that way.
+    """
+    if found.study:
+        study, folder = StudyRecord.load(found.study).to_dict(), found.study.parent
+        if output.suffix == MARKDOWN:
+            return write_study_markdown(study, folder, output)
+        page = output / "report.html" if output.is_dir() else output
+        return write_study_report(study, folder, page)
+    if output.suffix == MARKDOWN:
+        raise InvalidInput(f"{output} would be Markdown, as a study can have: choose a .html file")
+    content = ReportInput(
+        title=title,
+        profiles=[profile.to_dict() for profile in found.profiles],
+        sample_grids=found.grids,
+        training_logs=found.logs,
+        quality=found.quality,
+        command=command,
+    )
+    return write_report(content, output)
+
+
+def check_output(path: Path) -> None:
+    """Stop before anything but an older report would be replaced.
+
+    Raises:
+        InvalidInput: If so.
+    """
+    path = path / "report.html" if path.is_dir() else path
+    if not path.exists():
+        check_free(path)
+    elif not path.is_file() or MARK not in path.read_text("utf-8", errors="replace"):
+        raise InvalidInput(f"{path} is there already and is no report: choose another --output")
+
+
+def _study_file(source: Path) -> Path | None:
+    """The record of a study, where the source is one or its folder."""
+    if source.is_dir():
+        return source / STUDY if (source / STUDY).is_file() else None
+    return source if source.name == STUDY else None
+
+
+def _add_run(folder: Path, found: Records) -> None:
+    """Add what a run holds.
+
+    Raises:
+        InvalidInput: If it holds no profile, or one that cannot be read.
+    """
+    files = [
+        *sorted((folder / "profiles").glob("*.json")),
+        *(path for path in [folder / "profile.json"] if path.is_file()),
+    ]
+    if not files:
+        raise InvalidInput(f"{folder} holds no profile yet: run undrift measure {folder} first")
+    found.profiles += without_parts([ErrorProfile.load(file) for file in files])
+    name = name_of(folder)
+    _add_log(folder, name, found)
+    _add_grids(folder, name, found)
+    for file in sorted((folder / "evaluations").glob("*.json")):
+        found.quality += _quality(file)
+
+
+def without_parts(profiles: Sequence[ErrorProfile]) -> list[ErrorProfile]:
+    """Profiles, oldest first, without those that another of them was merged from."""
+    parts = [part for profile in profiles for part in profile.how.get("merged") or []]
+    kept = [profile for profile in profiles if dict(profile.how) not in parts]
+    return sorted(kept, key=lambda profile: profile.created)
+
+
+def _add_log(folder: Path, name: str, found: Records) -> None:
+    file = folder / "log.jsonl"
+    if not file.is_file():
+        return
+    try:
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
+    except ValueError:
+        raise InvalidInput(f"{file} is damaged: a line is no JSON") from None
+    if rows:
+        found.logs.append((name, rows))
+
+
+def _add_grids(folder: Path, name: str, found: Records) -> None:
+    """The last sample grid of a run; before the first of all, the data, where they are at hand."""
+    if not found.grids and (grid := _data_grid(folder)) is not None:
+        found.grids.append(grid)
+    grids = sorted((folder / "samples").glob("*.png"))
+    if grids:
+        steps = grids[-1].stem.removeprefix("step-").lstrip("0")
+        found.grids.append((name, grids[-1].read_bytes(), f"samples after {steps} steps"))
+
+
+def _data_grid(folder: Path) -> tuple[str, Any, str] | None:
+    try:
+        data = trained_on(folder)
+        if data is None:
+            return None
+        images = load(data, limit=DATA_IMAGES).images
+        return "data", image_grid(images), f"{data.data}, {data.split}"
+    except (InvalidInput, OSError):  # moved or gone since: the report goes without
+        return None
+
+
+def _quality(file: Path) -> list[tuple[str, str, float | None, float | None]]:
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        if record["kind"] != KIND or record["schema_version"] > SCHEMA_VERSION:
+            raise ValueError
+        return quality_rows(record)
+    except (ValueError, KeyError, TypeError):
+        raise InvalidInput(f"{file} is no evaluation that this undrift reads") from None
