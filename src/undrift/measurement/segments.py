@@ -27,7 +27,6 @@ from torch import Tensor
 
 from undrift.diffusion.mixture import EmpiricalDistribution, ForwardProcess
 from undrift.diffusion.sampler import Sampler
-from undrift.diffusion.schedule import Schedule
 from undrift.measurement.cumulative import check_states
 from undrift.measurement.modular import (
     Estimate,
@@ -71,10 +70,9 @@ def data_process(sampler: Sampler, data: Tensor) -> ForwardProcess | None:
         sampler: The chain.
         data: Data, with shape :math:`(n, *)`.
     """
-    schedule = getattr(sampler, "schedule", None)
-    if not isinstance(schedule, Schedule):
+    if sampler.schedule is None:
         return None
-    return ForwardProcess(EmpiricalDistribution(data), schedule)
+    return ForwardProcess(EmpiricalDistribution(data), sampler.schedule)
 
 
 def segment_errors(
