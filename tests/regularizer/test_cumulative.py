@@ -5,6 +5,7 @@ import math
 import statistics
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from error_state import state
 from tiny import TinyNetwork, exact_sampler, noise_source, tiny_sampler
+from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DDIMSampler
+from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import RBFMixture
@@ -302,7 +305,7 @@ def test_the_balance_keeps_the_share(variant, mode):
 def test_a_term_that_does_nothing_is_a_warning(mode):
     network = TinyNetwork()
     regularizer = make(network, "truncated", strength=1e-6, log_every=10)
-    with pytest.warns(UserWarning, match="it does nothing; raise its strength") as caught:
+    with pytest.warns(UserWarning, match="it has no effect; raise its strength") as caught:
         list(descend(regularizer, network, 250, mode))
     assert len(caught) == 1
     strong = make(TinyNetwork(), "truncated", strength=3.0, log_every=10)
@@ -637,3 +640,34 @@ def test_a_pyramid_sees_noise_alike_at_all_levels_and_brightness_most_at_the_top
     torch.testing.assert_close(brighter.mean(0), torch.tensor(sizes))
     odd = torch.arange(6.0).view(1, 1, 2, 3)  # the last column belongs to no block of 2x2
     torch.testing.assert_close(Pyramid()(odd)[0, -1], torch.tensor((0 + 1 + 3 + 4) / 2))
+
+
+def test_a_pipeline_is_regularized_as_its_chain_is():
+    from diffusers import DDIMScheduler
+
+    values = []
+    scheduler = DDIMScheduler(num_train_timesteps=100, prediction_type="sample", clip_sample=False)
+    for as_pipeline in (True, False):
+        network = TinyNetwork()
+        denoiser = Denoiser(network, Schedule.from_diffusers(scheduler), "sample")
+        pipeline = SimpleNamespace(unet=network, scheduler=scheduler)
+        model = pipeline if as_pipeline else DDIMSampler(denoiser, clip=None, spacing="leading")
+        regularizer = CumulativeErrorRegularizer(
+            model, variant="full", strength=1.0, num_inference_steps=10, every=1, num_states=4
+        )
+        assert len(regularizer.sampler.grid) == 11
+        for _ in range(3):
+            value = regularizer(network, DATA)
+        value.backward()
+        values.append((value.detach(), *gradients(network)))
+        assert values[-1][1].abs().max() > 0
+    assert_same(*values, rtol=1e-5, atol=1e-8)
+
+
+def test_what_has_no_network_is_refused_in_one_line():
+    sampler = exact_sampler()
+    sampler.network = None
+    for model, message in ((sampler, "shows no network that could be trained"), (3, "is no chain")):
+        with pytest.raises(InvalidInput, match=message) as caught:
+            CumulativeErrorRegularizer(model)
+        assert "\n" not in str(caught.value)

@@ -150,7 +150,7 @@ def test_a_rollout_is_the_samplers_trajectory_from_a_forward_draw():
 
 
 @pytest.mark.parametrize(
-    ("last_module", "window", "ends"),
+    ("last_step", "window", "ends"),
     [
         (True, 1.0, range(1, 11)),
         (False, 1.0, range(1, 10)),
@@ -160,8 +160,8 @@ def test_a_rollout_is_the_samplers_trajectory_from_a_forward_draw():
         (False, 0.01, [10]),  # a window that holds nothing else
     ],
 )
-def test_every_module_is_the_last_as_often(last_module, window, ends):
-    rollout = BootstrapRollout(1, "last", last_module=last_module, window=window)
+def test_every_module_is_the_last_as_often(last_step, window, ends):
+    rollout = BootstrapRollout(1, "last", last_step=last_step, window=window)
     sampler, streams = exact_sampler(), Streams.seeded(3)
     counts = Counter(roll(rollout, sampler, streams, size=2)[1] for _ in range(2000))
     assert set(counts) == set(ends)
@@ -173,7 +173,7 @@ def test_every_module_is_the_last_as_often(last_module, window, ends):
 def test_released_lengths_are_uniform():
     network = TinyNetwork()
     sampler, streams, counts = tiny_sampler(network), Streams.seeded(4), Counter()
-    rollout = BootstrapRollout(5, "all", random_length=True, last_module=False)
+    rollout = BootstrapRollout(5, "all", random_length=True, last_step=False)
     for _ in range(3000):
         network.timesteps = []
         _, end = roll(rollout, sampler, streams, size=2)

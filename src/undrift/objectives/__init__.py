@@ -4,7 +4,7 @@ r"""Training methods: one interface, the plain loss and the published remedies f
 :class:`Plain`          the mean squared error of what the network predicts
 :class:`InputPerturbation`  input noisier than its target says
 :class:`Dream`          input and target moved by the network's own error
-:class:`ScheduledSampling`  input made by the chain's own modules
+:class:`ScheduledSampling`  input made by the chain's own denoising steps
 :class:`ConsistentDiffusion`  plus: estimates of the data agree along the reverse process
 :class:`ScoreFokkerPlanck`  plus: the score obeys the Fokker–Planck equation
 ======================  ===========================================================================

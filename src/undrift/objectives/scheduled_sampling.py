@@ -1,6 +1,6 @@
-r"""Scheduled sampling: the network is trained at states that its own modules have made.
+r"""Scheduled sampling: the network is trained at states that its own denoising steps have made.
 
-A row at step t is noised to t + k, k drawn uniformly from 0 to L, brought back to t by k modules of
+A row at step t is noised to t + k, k drawn uniformly from 0 to L, brought back to t by k steps of
 the chain without gradient, and denoised from there. The target is derived anew from the data: with
 :math:`\tilde\epsilon = (\tilde x_t - \alpha_t x_0)/\sigma_t` the pair :math:`(x_0,
 \tilde\epsilon)` has the state :math:`\tilde x_t`, and the plain target of that pair is
@@ -8,7 +8,7 @@ the chain without gradient, and denoised from there. The target is derived anew 
 
 The method is not consistent: a rolled state knows less of the datum that it came from than a
 forward draw does, so the best answer to it is not the ideal denoiser. For data N(0, s²) and ideal
-modules with the true reverse variance,
+steps with the true reverse variance,
 
 .. math:: E[x_0 | \tilde x_t] = \rho^2\, E[x_0 | x_t{=}\tilde x_t], \qquad
           \rho = \mathrm{corr}(x_t, x_{t+k}):
@@ -29,16 +29,16 @@ from undrift.objectives.published import LENGTH
 
 
 class ScheduledSampling(Objective):
-    r"""Scheduled sampling: up to L modules of the chain, then the plain loss from there.
+    r"""Scheduled sampling: up to L denoising steps of the chain, then the plain loss from there.
 
-    Modules are one step of the sampler's grid long (one step of the schedule where all are used),
+    They are one step of the sampler's grid long (one step of the schedule where all are used),
     with its clipping and reverse variance. Each row has a length of its own, cut where the schedule
     begins; a pass takes only the rows that still move, so that the cost is L/2 passes without
     gradient.
 
     Arguments:
         sampler: The chain.
-        length: L, the largest number of modules; 0 is plain.
+        length: L, the largest number of denoising steps; 0 is plain.
         seed: Seed of both random streams.
 
     Raises:
@@ -75,15 +75,15 @@ class ScheduledSampling(Objective):
             for left in range(int(k.max()), 0, -1):
                 moving, s = k >= left, t + (left - 1) * self.stride
                 rows, s = moving.nonzero().flatten().to(x.device), s[moving]
-                x = x.index_copy(0, rows, self._module(denoiser, x[rows], s + self.stride, s))
+                x = x.index_copy(0, rows, self._denoised(denoiser, x[rows], s + self.stride, s))
         alpha_t, sigma_t = self.schedule.alpha_sigma(t, x_0)
         rolled = per_row(k, x_0) > 0
         self.log_change(x, self.noisy(x_0, t, epsilon))
         explained = torch.where(rolled, (x - alpha_t * x_0) / sigma_t, epsilon)
         return x, denoiser.target(x_0, explained, t)
 
-    def _module(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        r"""One module for rows at steps of their own.
+    def _denoised(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r"""One denoising step for rows at times of their own.
 
         It is that of DDIM with :math:`\eta = 1` for the ancestral sampler, whose mean is the same
         if :math:`\hat\epsilon` follows the clipped :math:`\hat x_0`.

@@ -10,11 +10,11 @@ differ in where the states come from and in how far the gradient goes back:
 ==============  ============================  ====================  ================================
 variant         states                        gradient              estimator
 ==============  ============================  ====================  ================================
-``official``    1 to L modules from q         through all of them   V, un-averaged kernels, pooled
-                                                                    bandwidth; never the last module
-``full``        L modules from q              through all of them   U
-``truncated``   L modules from q              last module only      U
-``persistent``  chains from the prior on      last module only      U
+``official``    1 to L denoising steps from   through all of them   V, un-averaged kernels, pooled
+                q, never to t = 0                                   bandwidth
+``full``        L denoising steps from q      through all of them   U
+``truncated``   L denoising steps from q      last step only        U
+``persistent``  chains from the prior on      last step only        U
 ==============  ============================  ====================  ================================
 
 Forward draws cost no network call and their own kernel block has no gradient: take many of them;

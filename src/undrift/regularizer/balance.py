@@ -92,6 +92,6 @@ class NoOpWatch:
             self.weak_since = term + 10 * NO_OP_CALLS  # once in a while is enough
             warnings.warn(
                 f"the gradient of {self.name} stayed below {NO_OP_SHARE:.0%} of the main term's "
-                f"for {NO_OP_CALLS} calls: it does nothing; {self.remedy} (now {strength:.3g})",
+                f"for {NO_OP_CALLS} calls: it has no effect; {self.remedy} (now {strength:.3g})",
                 stacklevel=4,
             )

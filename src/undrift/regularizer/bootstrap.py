@@ -50,20 +50,20 @@ class Rollout(Protocol):
 
 @dataclass
 class BootstrapRollout:
-    """L modules from true forward draws to a step that is drawn uniformly.
+    """L denoising steps from true forward draws to a time of the grid that is drawn uniformly.
 
     Arguments:
         length: L, cut where the grid begins.
-        gradient: Whether it goes through ``"all"`` modules or the ``"last"`` only.
+        gradient: Whether it goes through ``"all"`` steps or the ``"last"`` only.
         random_length: Draws the length from 1 to L, as the released code does.
-        last_module: Whether the module that ends at data is ever the last one.
-        window: Share of the grid, its end at data, in which the last module lies.
+        last_step: Whether the step that ends at data is ever the last one.
+        window: Share of the grid, its end at data, in which the last step lies.
     """
 
     length: int
     gradient: Gradient = "all"
     random_length: bool = False
-    last_module: bool = True
+    last_step: bool = True
     window: float = 1.0
 
     def __call__(
@@ -73,7 +73,7 @@ class BootstrapRollout:
         del num_states
         grid = sampler.grid
         first = window_start(grid, self.window) + 1
-        final = len(grid) - 1 if self.last_module else max(first, len(grid) - 2)
+        final = len(grid) - 1 if self.last_step else max(first, len(grid) - 2)
         end = streams.integer(first, final)
         length = streams.integer(1, self.length) if self.random_length else self.length
         begin = max(0, end - length)

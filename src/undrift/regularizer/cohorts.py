@@ -16,7 +16,7 @@ from undrift.regularizer.streams import Streams
 
 @dataclass
 class PersistentCohorts:
-    """Cohorts of chains from the prior; each call moves one of them by one module, in turn.
+    """Cohorts of chains from the prior; each call moves one of them by one step, in turn.
 
     At first they are spread evenly over the window by the model as it is then, each by a pass of
     its own: chains with common ancestors would all deviate from their law to the same side, call
@@ -25,22 +25,21 @@ class PersistentCohorts:
     without gradient: a shorter window means more independent chains for the same number of
     gradients, spent where the error is.
 
-    The way to the window is walked in strides of k modules. That costs less, and larger steps drift
-    more: what arrives has the chain's own kind of error, larger, and the gradient tells it from
-    noise.
+    On the way to the window one step spans k steps of the grid. That costs less, and larger steps
+    have larger errors, of the chain's own kind, which are easier to distinguish from noise.
 
-    With n modules on the grid, C cohorts and a window of W, bringing them to their places at first
+    With n steps on the grid, C cohorts and a window of W, bringing them to their places at first
     takes about :math:`C n ((1 - W)/k + W/2)` passes of a cohort through the network, without
     gradient, and a term :math:`(1 - W)/(k W)` of them in the mean, besides the one that has a
     gradient. A cohort is :math:`C n W` terms old when it ends, made by networks of as many
     different states of training. So n is better small: with T = 1000, C = 4, W = 0.15 and k = 3
-    the start takes 1,360 passes and a cohort lives for 600 terms; on a grid of 50 modules it takes
+    the start takes 1,360 passes and a cohort lives for 600 terms; on a grid of 50 steps it takes
     68 and 32.
 
     Arguments:
         num_cohorts: How many there are.
-        window: Share of the grid, its end at data, in which modules get a gradient.
-        stride: k, the modules that one step on the way to the window spans.
+        window: Share of the grid, its end at data, in which steps get a gradient.
+        stride: k, the steps of the grid that one step on the way to the window spans.
     """
 
     num_cohorts: int = 1
@@ -73,8 +72,8 @@ class PersistentCohorts:
     def places(self, grid: tuple[float, ...]) -> list[int]:
         """Positions on a grid where the cohorts begin, spread evenly over the window."""
         first = window_start(grid, self.window)
-        modules = len(grid) - 1 - first
-        return [first + modules * c // self.num_cohorts for c in range(self.num_cohorts)]
+        steps = len(grid) - 1 - first
+        return [first + steps * c // self.num_cohorts for c in range(self.num_cohorts)]
 
     def way(self, grid: tuple[float, ...], position: int) -> tuple[float, ...]:
         """Times at which a new cohort stops on its way to a position: coarsely to the window."""

@@ -263,7 +263,7 @@ class CumulativeErrorRegularizer:
         Arguments:
             batch: Number of data in this process' share of a batch.
             share: Share of the states and forward draws of that batch that it takes.
-            draw: Makes as many states of noise as it is told.
+            draw: Makes as many states of noise as asked for.
         """
         num_states, num_forward = (max(2, round(share * size)) for size in self.sizes(batch))
         self.every = 1
@@ -376,6 +376,6 @@ def _rollout(variant: str, length: int, num_cohorts: int, window: float, stride:
     if variant == "persistent":
         return PersistentCohorts(num_cohorts, window, stride)
     if variant == "official":
-        return BootstrapRollout(length, "all", True, last_module=False, window=window)
+        return BootstrapRollout(length, "all", True, last_step=False, window=window)
     gradient: Gradient = "all" if variant == "full" else "last"
     return BootstrapRollout(length, gradient, window=window)

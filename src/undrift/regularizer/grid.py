@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 def window_start(grid: tuple[float, ...], window: float) -> int:
-    """Position on a grid where a window begins that holds this share of the modules, one at least.
+    """Position on a grid where a window begins that holds this share of the steps, one at least.
 
     Example:
         >>> window_start((4, 3, 2, 1, 0), 0.5), window_start((4, 3, 2, 1, 0), 1.0)
         (2, 0)
     """
-    modules = len(grid) - 1
-    return modules - max(1, round(window * modules))
+    steps = len(grid) - 1
+    return steps - max(1, round(window * steps))

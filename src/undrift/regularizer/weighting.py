@@ -1,8 +1,8 @@
 r"""Weights :math:`w_t` of the steps of a chain.
 
-The discrepancy after the module that ends at t counts :math:`w_t`, of mean 1, so that weights shift
-the emphasis and leave the strength λ what it is. The downstream gain :math:`G_t`, measured, says by
-how much an error made there counts in the samples.
+The discrepancy after the denoising step that ends at t counts :math:`w_t`, of mean 1, so that
+weights shift the emphasis and leave the strength λ what it is. The downstream gain :math:`G_t`,
+measured, says by how much an error made there counts in the samples.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Weighting = Literal["uniform", "exponential"] | Mapping[float, float]
 def step_weights(
     grid: tuple[float, ...], weighting: Weighting, rho: float, first: int = 0
 ) -> list[float]:
-    r"""One weight for each position of a grid, of mean 1 over the ends of the modules that count.
+    r"""One weight for each position of a grid, of mean 1 over the ends of the steps that count.
 
     Arguments:
         grid: Descending times.
         weighting: ``"uniform"``; ``"exponential"``, proportional to :math:`e^{\rho (T - t)/T}`; or
             times and weights, interpolated linearly and constant beyond the first and the last.
         rho: ρ of the exponential weights.
-        first: Position where the first module begins that counts; weights up to there are 0.
+        first: Position where the first step begins that counts; weights up to there are 0.
 
     Raises:
         InvalidInput: If the weighting is unknown, or a weight negative or not finite.

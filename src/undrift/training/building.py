@@ -114,7 +114,7 @@ def build_sampler(
     Arguments:
         network: The network.
         scheduler: Its scheduler of diffusers.
-        num_inference_steps: Number of modules; all training steps when None.
+        num_inference_steps: Number of denoising steps; all training steps when None.
 
     Raises:
         InvalidInput: If the scheduler is none that can be trained with.

@@ -1,4 +1,4 @@
-"""What a configuration must keep to, told in the words of the command line."""
+"""Ranges of the options of a run, and options that do not go together."""
 
 from __future__ import annotations
 

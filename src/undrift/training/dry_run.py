@@ -8,7 +8,7 @@ With P parameters of 4 bytes, a process with B images a step holds
 g = 2 with a regularizer, whose gradient waits while the main term's is made, else 1; a, what
 autograd keeps of one image for the backward pass; r, the regularizer's data and chains. All but a
 is counted. a is measured in the step, by hooks on what autograd saves, and grows in proportion to
-the batch; so a step of a few images tells the memory of the full batch, where states and forward
+the batch; so a step of a few images gives the memory of the full batch, where states and forward
 draws are shrunk in the same proportion. A backward pass needs workspace beside it, convolutions
 most of all, and an allocator rounds up: expect a quarter more.
 """

@@ -37,7 +37,7 @@ from undrift.training.trainer import Row, Trainer
 
 PACKAGES = ("undrift", "torch", "diffusers", "accelerate", "numpy")
 GRID_IMAGES = 64
-GRID_MODULES = 100  # at most, for a glance while training
+GRID_STEPS = 100  # at most, for a glance while training
 
 
 def train(
@@ -244,8 +244,8 @@ def _tensorboard(folder: Path) -> Any:  # noqa: ANN401
 
 def _write_grid(trainer: Trainer, path: Path) -> None:
     """A grid of samples from the averaged weights, with the same noise each time."""
-    modules = min(GRID_MODULES, trainer.sampler.schedule.num_steps)
-    sampler = trainer.averaged_sampler(modules)
+    steps = min(GRID_STEPS, trainer.sampler.schedule.num_steps)
+    sampler = trainer.averaged_sampler(steps)
     generator = torch.Generator().manual_seed(0)
     shape = (GRID_IMAGES, *trainer.data.image_shape)
     images = sampler.sample(shape, generator=generator, device=trainer.accelerator.device)
