@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -18,6 +19,7 @@ from undrift.reporting.study import chip, render_study, write_study_report
 from undrift.reporting.study_content import change_text, results_table, verdicts
 from undrift.reporting.study_figures import change_plot
 
+DATA = Path(__file__).parents[2] / "docs" / "data"
 SECTIONS = ("verdict", "branched", "scratch", "costs", "prediction", "remedies", "samples", "run")
 
 
@@ -114,6 +116,17 @@ def test_the_page_is_made_again_without_computing(folder, page, tmp_path, capsys
     assert main(["report", str(folder), "--output", str(output)]) == 0  # a page may be replaced
     assert main(["report", str(folder), str(folder), "--output", str(output)]) == 2
     assert "give its study.json alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted(DATA.glob("*.json")), ids=lambda file: file.stem)
+def test_every_study_of_the_documentation_has_its_page(file, tmp_path, capsys):
+    output = tmp_path / "page.html"
+    assert main(["report", str(file), "--output", str(output)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    page = output.read_text()
+    assert all(f">{row['method']}<" in page for row in rows)
+    data = page.split('id="undrift-data">')[1].split("</script>")[0]
+    assert len(json.loads(data)["rows"]) == len(rows)
 
 
 def test_methods_beyond_the_palette_have_another_mark():

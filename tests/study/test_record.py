@@ -49,11 +49,11 @@ def damaged(**changes):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (damaged(mmd_sq="gone"), r"study.rows\[0\] has no mmd_sq"),
+        (damaged(mmd_sq="gone"), r"study.rows\[0\].mmd_sq is missing"),
         (damaged(mmd_sq="much"), r"study.rows\[0\].mmd_sq is 'much'"),
         (damaged(mmd_sq=True), r"study.rows\[0\].mmd_sq is True"),
         (damaged(mmd_sq=None), r"study.rows\[0\].mmd_sq is None"),
-        (damaged(mmd=1.0), r"study.rows\[0\] has an unknown mmd"),
+        (damaged(mmd=1.0), r"the name study.rows\[0\].mmd is unknown"),
         (study(full=False) | {"costs": [3]}, r"study.costs\[0\] is 3"),
         (study(full=False) | {"paired": {}}, "study.paired is {}"),
         (study(full=False) | {"correlation": {"mmd_sq": []}}, "study.correlation.mmd_sq is"),

@@ -16,14 +16,13 @@ from undrift.exceptions import InvalidInput
 from undrift.measurement.profile import ErrorProfile
 from undrift.reporting.content import TITLE, ReportInput
 from undrift.reporting.html import write_report
+from undrift.reporting.page import MARK
 from undrift.reporting.study import write_study_report
 from undrift.reporting.study_markdown import write_study_markdown
 from undrift.study.record import FILE as STUDY
 from undrift.study.record import StudyRecord
 from undrift.training.runs import load
 
-MARK = "undrift.report"
-"""What a page of ours says of itself: only such a file is replaced."""
 MARKDOWN = ".md"
 DATA_IMAGES = 64
 
@@ -41,7 +40,8 @@ def report(
 
     Arguments:
         sources: Profiles, as objects or files; folders of runs, which give their profiles, log,
-            last sample grid and evaluations; or one study, which has a page of its own.
+            last sample grid and evaluations; or one study (a file whose name ends with
+            ``study.json``), which has a page of its own.
         output: The file to write; an older report in its place is replaced, nothing else is. A
             study becomes Markdown where this ends in ``.md``.
         title: Heading of the page.
@@ -134,7 +134,7 @@ def _study_file(source: Path) -> Path | None:
     """The record of a study, where the source is one or its folder."""
     if source.is_dir():
         return source / STUDY if (source / STUDY).is_file() else None
-    return source if source.name == STUDY else None
+    return source if source.name.endswith(STUDY) else None
 
 
 def _add_run(folder: Path, found: Records) -> None:

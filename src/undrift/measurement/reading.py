@@ -1,4 +1,4 @@
-"""Plain data into dataclasses, part by part: names and numbers are checked on the way."""
+"""Plain data into dataclasses, down to the leaves: names and numbers are checked on the way."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ T = TypeVar("T")
 
 
 def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401
-    """An instance of a dataclass whose fields are numbers, tuples of numbers, or such dataclasses.
+    """An instance of a dataclass, its fields as their types ask for.
 
     Arguments:
-        kind: The dataclass.
+        kind: The dataclass; its fields may be numbers, texts, dataclasses, and lists, tuples and
+            dictionaries of them.
         data: What JSON holds.
         name: What the data are called in messages.
 
     Raises:
-        ValueError: If a name is unknown or missing, or a value is no finite number.
+        ValueError: If a name is unknown or missing, or a value is none of its type or not finite.
 
     Example:
         >>> from undrift.measurement.state import Criterion
@@ -29,32 +30,33 @@ def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{name or kind.__name__} is {data!r}")
-    prefix = f"{name}." if name else ""
-    known: dict[str, Any] = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := data.keys() - known.keys():
+    prefix, hints = f"{name}." if name else "", get_type_hints(kind)
+    if unknown := data.keys() - hints.keys():
         raise ValueError(f"the name {prefix}{min(unknown)} is unknown")
-    for key, default in known.items():
-        if default is MISSING and key not in data:
-            raise ValueError(f"{prefix}{key} is missing")
-    hints = get_type_hints(kind)
+    for own in fields(kind):  # type: ignore[arg-type]
+        if own.name not in data and own.default is own.default_factory is MISSING:
+            raise ValueError(f"{prefix}{own.name} is missing")
     return kind(**{key: _value(hints[key], data[key], f"{prefix}{key}") for key in data})
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
-    kinds = [hint] if get_origin(hint) is tuple else get_args(hint) or [hint]
+    kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
     if value is None and NoneType in kinds:
         return None
-    if is_dataclass(kinds[0]):
-        return read_record(kinds[0], value, name)  # type: ignore[arg-type]
-    if get_origin(kinds[0]) is tuple:
-        is_right = isinstance(value, (list, tuple)) and len(value) == len(get_args(kinds[0]))
-        value, parts = tuple(value) if is_right else value, value if is_right else [None]
-    else:
-        parts = [value]
-    if not all(map(_is_number, parts)):
+    origin, parts = get_origin(kinds[0]) or kinds[0], get_args(kinds[0])
+    if is_dataclass(origin):
+        return read_record(origin, value, name)  # type: ignore[arg-type]
+    is_row = isinstance(value, list | tuple)
+    if origin is list and is_row:
+        return [_value(parts[0], item, f"{name}[{k}]") for k, item in enumerate(value)]
+    if origin is tuple and is_row and len(value) == len(parts):
+        pairs = zip(parts, value, strict=True)
+        return tuple(_value(part, item, f"{name}[{k}]") for k, (part, item) in enumerate(pairs))
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _value(parts[1], item, f"{name}.{key}") for key, item in value.items()}
+    wanted: Any = {float: (int, float), Any: object}.get(origin, origin)
+    is_boolean = isinstance(value, bool) and origin in (int, float)
+    is_infinite = origin is float and isinstance(value, float) and not math.isfinite(value)
+    if origin is tuple or not isinstance(value, wanted) or is_boolean or is_infinite:
         raise ValueError(f"{name} is {value!r}")
     return value
-
-
-def _is_number(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

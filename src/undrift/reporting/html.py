@@ -20,7 +20,15 @@ from undrift.reporting.findings import findings
 from undrift.reporting.images import inline_images
 from undrift.reporting.nats import is_memorizing
 from undrift.reporting.numbers import MISSING, power_of_ten
-from undrift.reporting.page import embedded, inline, script_and_style, template, tied, write_page
+from undrift.reporting.page import (
+    MARK,
+    embedded,
+    inline,
+    script_and_style,
+    template,
+    tied,
+    write_page,
+)
 from undrift.reporting.tables import (
     flatten,
     headline_table,
@@ -181,7 +189,7 @@ def embedded_json(report: ReportInput) -> Markup:
     True
     """
     data = {
-        "kind": "undrift.report",
+        "kind": MARK,
         "schema_version": 1,
         "title": report.title,
         "profiles": report.profiles,

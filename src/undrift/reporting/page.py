@@ -17,6 +17,8 @@ from markupsafe import Markup
 
 from undrift.reporting.canvas import Plot
 
+MARK = "undrift.report"
+"""What a page says of itself: only such a file is replaced."""
 _ALONE = "svg { background: var(--panel); font-family: sans-serif; stroke-linejoin: round; }"
 
 

@@ -11,7 +11,15 @@ from undrift.reporting.canvas import NUM_COLORS
 from undrift.reporting.content import by_topic, number
 from undrift.reporting.images import inline_images
 from undrift.reporting.numbers import MISSING
-from undrift.reporting.page import embedded, inline, script_and_style, template, tied, write_page
+from undrift.reporting.page import (
+    MARK,
+    embedded,
+    inline,
+    script_and_style,
+    template,
+    tied,
+    write_page,
+)
 from undrift.reporting.study_content import (
     PROTOCOLS,
     Study,
@@ -64,6 +72,7 @@ def render_study(study: Study, folder: Path) -> str:
         chip=chip,
         where=where,
         missing=MISSING,
+        mark=MARK,
         **_parts(study, folder),
     )
 

@@ -10,7 +10,7 @@ from undrift.exceptions import InvalidInput
 from undrift.reporting.content import SampleGrid
 from undrift.reporting.findings import Finding
 from undrift.reporting.images import enlarged
-from undrift.reporting.page import standalone, write_page
+from undrift.reporting.page import MARK, standalone, write_page
 from undrift.reporting.study_content import (
     PROTOCOLS,
     Section,
@@ -31,9 +31,6 @@ LEGEND = "Small dots: seeds; bars: means and intervals. Filled: equal steps; hol
 PICTURES = ("changes-", "values-", "samples-")
 IN_A_ROW = 4
 """Sample grids side by side."""
-
-MARK = "<!-- undrift.report -->"
-"""The first line, by which an older file may be replaced."""
 
 
 def write_study_markdown(study: Study, folder: Path, path: Path) -> Path:
@@ -89,7 +86,7 @@ def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, b
         files[name] = content
         return f"![{alt}]({quote(beside)}/{name})"
 
-    parts = [MARK, *_parts(study, folder, picture)]
+    parts = [f"<!-- {MARK} -->", *_parts(study, folder, picture)]
     return files, "\n\n".join(parts) + "\n"
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from undrift.exceptions import InvalidInput
+from undrift.measurement.reading import read_record
 
 KIND = "undrift.study"
 SCHEMA_VERSION = 2
@@ -255,7 +255,7 @@ class StudyRecord:
             )
         values = {key: data[key] for key in data if key not in ("kind", "schema_version")}
         try:
-            return _typed(cls, values, "study")  # type: ignore[no-any-return]
+            return read_record(cls, values, "study")
         except ValueError as error:
             raise InvalidInput(f"{source} is a damaged study: {error}") from None
 
@@ -282,39 +282,3 @@ class StudyRecord:
         except OSError as error:
             raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
         return cls.from_dict(data, str(path))
-
-
-def _typed(hint: Any, value: Any, at: str) -> Any:  # noqa: ANN401
-    """A value of plain data as its type asks for, down to the leaves.
-
-    Raises:
-        ValueError: If it cannot be one; the message says where.
-    """
-    kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
-    if value is None and NoneType in kinds:
-        return None
-    kind, *_ = kinds
-    origin, parts = get_origin(kind) or kind, get_args(kind)
-    if is_dataclass(kind):
-        return _object(kind, value, at)  # type: ignore[arg-type]
-    if origin in (list, tuple) and isinstance(value, list | tuple):
-        return origin(_typed(parts[0], item, f"{at}[{k}]") for k, item in enumerate(value))
-    if origin is dict and isinstance(value, Mapping):
-        return {key: _typed(parts[1], item, f"{at}.{key}") for key, item in value.items()}
-    wanted = (int, float) if kind is float else object if kind is Any else origin
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind in (int, float)):
-        raise ValueError(f"{at} is {value!r}")
-    return value
-
-
-def _object(kind: type[Any], value: Any, at: str) -> Any:  # noqa: ANN401
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{at} is {value!r}")
-    hints = get_type_hints(kind)
-    for own in fields(kind):
-        if own.name not in value and own.default is own.default_factory is MISSING:
-            raise ValueError(f"{at} has no {own.name}")
-    for name in value:
-        if name not in hints:
-            raise ValueError(f"{at} has an unknown {name}")
-    return kind(**{name: _typed(hints[name], value[name], f"{at}.{name}") for name in value})
