@@ -201,5 +201,6 @@ def test_the_tables_become_markdown(folder, tmp_path, capsys):
     assert main(["report", str(folder), "--output", str(tmp_path / "notes.md")]) == 2
     assert (tmp_path / "notes.md").read_text() == "mine"
     capsys.readouterr()
-    assert main(["report", str(tmp_path), "--output", str(tmp_path / "new.md")]) == 2
+    profile = DATA.parents[1] / "studies" / "digits-gains.json"
+    assert main(["report", str(profile), "--output", str(tmp_path / "new.md")]) == 2
     assert "choose a .html file" in capsys.readouterr().err
