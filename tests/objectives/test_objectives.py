@@ -204,7 +204,7 @@ def test_terms_log_both_gradients_and_warn_when_they_do_nothing(objective):
     assert log["grad_norm_main"] == pytest.approx(float(norms[0]), rel=1e-5)
     assert log["grad_norm_term"] == pytest.approx(float(norms[1]), rel=1e-3)
     weak = objective_of(objective, model, strength=1e-9, log_every=100)
-    with pytest.warns(UserWarning, match=f"term of {objective.__name__} .* does nothing; raise"):
+    with pytest.warns(UserWarning, match=f"term of {objective.__name__} .* has no effect; raise"):
         for _ in range(101):
             weak(network, x_0)
 
