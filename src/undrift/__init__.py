@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from undrift.api.report import report as report
     from undrift.api.sample import sample as sample
     from undrift.api.train import train as train
+    from undrift.api.tune import tune as tune
     from undrift.data.images import ImageData as ImageData
     from undrift.data.load import load_data as load_data
     from undrift.diffusion.denoiser import Denoiser as Denoiser
@@ -49,6 +50,7 @@ _MODULE_OF = {
     "measure": "measurement.measure",
     "train": "api.train",
     "sample": "api.sample",
+    "tune": "api.tune",
     "compare": "api.compare",
     "report": "api.report",
     "load_data": "data.load",

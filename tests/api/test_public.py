@@ -140,3 +140,15 @@ def test_compare_takes_a_mapping_and_keeps_what_the_command_keeps(run, tmp_path,
         undrift.compare(plan)
     with pytest.raises(InvalidInput, match="the study: unknown option stesp; did you mean steps"):
         undrift.compare({"stesp": 3}, "theirs")
+
+
+def test_tune_finds_what_the_command_finds(run, capsys):
+    options = {"values": [0.99, 1.01], "refine": 0, "num_samples": 40, "features": "pixels"}
+    found = undrift.tune(run, "epsilon_scaling", progress=False, **options)
+    assert capsys.readouterr().out == ""
+    flags = ["--values", "0.99,1.01", "--refine", "0", "--num-samples", "40"]
+    command = ["tune", run, "--remedy", "epsilon_scaling", *flags, "--features", "pixels"]
+    printed = result(capsys, *command, "--quiet")
+    assert printed["curve"] == found.to_dict()["curve"]
+    with pytest.raises(InvalidInput, match="exclude each other"):
+        undrift.tune(run, "epsilon_scaling", values=[1.0], range=[0.9, 1.1])

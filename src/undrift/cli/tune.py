@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.api import files, inputs
+from undrift.api import files
 from undrift.api.inputs import ChainChoice, DataChoice
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
-from undrift.remedies.config import RemedyConfig, parse
 
 if TYPE_CHECKING:
     from undrift.remedies.search import Tuning
 
-LEAST = 40
 AXES = {
     "epsilon_scaling": "b, by which the noise estimate is divided",
     "time_shift": "window, in steps",
@@ -63,28 +60,13 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Search, judge, save the curve, show it."""
-    remedy, values = _check(config)
-
-    from undrift.quality.feature_choice import choose_features
-    from undrift.remedies.search import tune
+    from undrift.api.tune import open_remedy, tune
     from undrift.training.runs import versions, write_json
 
-    sampler = inputs.bare_chain(config)
-    data = inputs.data(config, config.run, sampler.network)
-    named = config.features or ("pixels" if data.labels is None else None)
-    tuning = tune(
-        sampler,
-        data,
-        remedy,
-        values,
-        metric=config.metric,
-        refine=config.refine,
-        num_samples=config.num_samples,
-        features=choose_features(named, data),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        progress=not session().quiet,
-    )
+    remedy = open_remedy(config.remedy)
+    _check_output(config.output)
+    options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}
+    tuning = tune(config.run, progress=not session().quiet, **options)
     path = Path(config.output) if config.output else _free(config, remedy.remedy)
     path.parent.mkdir(parents=True, exist_ok=True)
     result = tuning.to_dict()
@@ -100,49 +82,14 @@ def run(config: Config) -> dict[str, Any]:
     return result | {"saved": str(path), "plot": str(plot)}
 
 
-def _check(config: Config) -> tuple[RemedyConfig, list[float] | None]:
-    """The remedy and the strengths to try, before anything is loaded.
-
-    Raises:
-        InvalidInput: If they cannot be used.
-    """
-    if config.remedy is None:
-        raise InvalidInput(f"--remedy is missing: choose {', '.join(AXES)}")
-    remedy = parse(config.remedy)
-    if remedy.remedy == "none" or remedy.strength is not None:
-        raise InvalidInput(
-            f"--remedy {config.remedy}: name a remedy without a strength, which is what is "
-            "searched; --values says which to try"
-        )
-    if config.num_samples < LEAST:
-        raise InvalidInput(f"--num-samples is {config.num_samples}: error bars need {LEAST}")
-    if config.refine < 0:
-        raise InvalidInput(f"--refine is {config.refine}: 0 or more")
-    if config.output is not None:
-        if Path(config.output).suffix == ".png":
-            raise InvalidInput(f"--output {config.output} is for the record: choose a .json file")
-        files.check_free(Path(config.output))
-        files.check_free(Path(config.output).with_suffix(".png"))
-    values = _values(config)
-    for value in values or []:
-        with_changes(remedy, strength=value)
-    return remedy, values
-
-
-def _values(config: Config) -> list[float] | None:
-    if config.range is None:
-        return config.values
-    if config.values is not None:
-        raise InvalidInput("--values and --range exclude each other: give one of them")
-    if len(config.range) != 2 or not config.range[0] < config.range[1]:
-        raise InvalidInput("--range takes the lowest and the highest strength, as 0.98,1.02")
-    if config.num_values < 2:
-        raise InvalidInput(f"--num-values is {config.num_values}: at least 2")
-    low, high = config.range
-    step = (high - low) / (config.num_values - 1)
-    values = [float(f"{low + step * i:.6g}") for i in range(config.num_values)]
-    whole = (config.remedy or "").startswith("time_shift")
-    return sorted({float(round(value)) for value in values}) if whole else values
+def _check_output(output: str | None) -> None:
+    """Stop before any work if the record or its plot would overwrite a file."""
+    if output is None:
+        return
+    if Path(output).suffix == ".png":
+        raise InvalidInput(f"--output {output} is for the record: choose a .json file")
+    files.check_free(Path(output))
+    files.check_free(Path(output).with_suffix(".png"))
 
 
 def _free(config: Config, name: str) -> Path:
