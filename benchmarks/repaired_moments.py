@@ -26,7 +26,7 @@ from torch import Tensor
 from undrift import load_data
 from undrift.diffusion.pipelines import as_sampler, load_pipeline
 from undrift.quality.feature_choice import choose_features
-from undrift.quality.scorer import Judge
+from undrift.quality.scorer import Scorer
 
 OTHER_NOISE = 777
 
@@ -85,21 +85,25 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     data = load_data(options.data, image_size=options.image_size)
-    judge = Judge(data, options.num_samples, features=choose_features(options.features, data))
-    wanted = Moments.of(judge.reference)
+    scorer = Scorer(data, options.num_samples, features=choose_features(options.features, data))
+    wanted = Moments.of(scorer.reference)
     columns = ["D₀² to the data set (1e-4)", "Fréchet", "kernel distance", "precision", "recall"]
     print("| " + " | ".join(["run", "repaired components", *columns, "pixel variance"]) + " |")
     print("|---" * (len(columns) + 3) + "|")
     for run in options.runs:
         sampler = as_sampler(load_pipeline(f"{run}/pipeline"))
-        x, generator = judge.draw(sampler, options.seed)
-        other, _ = judge.draw(sampler, options.seed + OTHER_NOISE)
+        x = scorer.draw(sampler, options.seed)
+        other = scorer.draw(sampler, options.seed + OTHER_NOISE)
         for count in (0, *options.components):
-            found = judge.scores(repair(other, wanted, count)(x).clamp(-1, 1), generator)
-            error = 1e4 * (found["mmd_sq"] + judge.data_set_offset)
-            numbers = [f"{error:.1f}", f"{found['frechet']:.2f}", f"{found['kernel_distance']:.3f}"]
-            numbers += [
-                f"{found[key]:.3f}" for key in ("precision", "recall", "pixel_variance_ratio")
+            moved = repair(other, wanted, count)(x).clamp(-1, 1)
+            found = scorer.scores(moved, options.seed)
+            numbers = [
+                f"{1e4 * found.empirical_mmd_sq:.1f}",
+                f"{found.frechet:.2f}",
+                f"{found.kernel_distance:.3f}",
+                f"{found.precision:.3f}",
+                f"{found.recall:.3f}",
+                f"{found.pixel_variance_ratio:.3f}",
             ]
             print("| " + " | ".join([run, str(count), *numbers]) + " |", flush=True)
 

@@ -140,25 +140,32 @@ def test_samples_are_those_that_are_measured(place, capsys):
 def test_evaluate_judges_the_samples(place, capsys):
     argv = ["evaluate", "run", "--num-samples", 60, "--num-resamples", 5, "--quiet"]
     pixels = result(capsys, *argv, "--features", "pixels")
-    assert (
-        pixels["frechet"]["name"] == "Fréchet distance (pixels)" and pixels["frechet"]["value"] > 0
-    )
+    assert pixels["score_name"] == "Fréchet distance (pixels)" and pixels["frechet"] > 0
     classified = result(capsys, *argv)
-    assert classified["frechet"]["name"] == "Fréchet distance (digits classifier)"
+    assert classified["score_name"] == "Fréchet distance (digits classifier)"
     assert classified["how"]["features"]["accuracy"] > 0.9
     for record in (pixels, classified):
-        for part in ("frechet", "kernel"):
-            assert record[part]["standard_error"] > 0
+        for part in ("mmd_sq", "empirical_mmd_sq", "frechet", "kernel_distance"):
+            assert record[f"{part}_se"] > 0
         assert 0 <= record["precision"] <= 1 and 0 <= record["recall"] <= 1
-    assert pixels["final_error"] == classified["final_error"]
-    # the final error is that of the same samples in a profile
-    profile = result(
+    assert pixels["mmd_sq"] == classified["mmd_sq"]
+    # the final error is that of the same samples in a profile, and so are its test and interval
+    measured = result(
         capsys, "measure", "run", "--num-samples", 60, "--no-budget", "--states", 2, "--quiet"
     )
-    final = profile["states"][-1]["error"]
-    gap = abs(final["mmd_sq"] - pixels["final_error"]["mmd_sq"])
-    assert gap < 2 * final["mmd_sq_se"] and pixels["final_error"]["p_value"] < 0.01
+    final = measured["states"][-1]["error"]
+    for name in ("mmd_sq", "mmd_sq_se", "p_value", "interval"):
+        assert final[name] == pytest.approx(pixels[name], rel=1e-6)
     assert (place / "run" / "evaluations" / "run-0-2.json").is_file()
+
+
+def test_evaluate_says_what_few_samples_cannot_give_before_it_draws(place, capsys, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("undrift.quality.scorer.Scorer.draw", stopped)
+    cli.main(["evaluate", "run", "--num-samples", "60", "--features", "pixels"])
+    assert "60 samples are too few for 64 features" in capsys.readouterr().err
 
 
 # -- report ------------------------------------------------------------------------------------

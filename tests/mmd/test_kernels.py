@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from undrift.exceptions import InvalidInput
-from undrift.mmd.kernels import (
-    EnergyKernel,
-    Kernel,
-    RandomFourierFeatures,
-    RBFMixture,
+from undrift.mmd.distances import (
     mean_squared_distance,
     median_squared_distance,
     squared_distances,
 )
+from undrift.mmd.estimate import mmd_sq
+from undrift.mmd.kernels import EnergyKernel, Kernel, PolynomialKernel, RBFMixture
 
 KERNELS = [
     RBFMixture(bandwidth=1.3),
@@ -133,12 +131,21 @@ def test_kernel_values_do_not_depend_on_how_samples_are_shaped():
     assert torch.equal(kernel(x.reshape(4, 1, 2, 3), y.reshape(3, 1, 2, 3)), kernel(x, y))
 
 
-def test_random_fourier_features_approximate_the_kernel():
-    features = RandomFourierFeatures.draw(3, 20000, 2.5, generator=torch.Generator().manual_seed(0))
-    x, y = normal(8, 3), normal(9, 3, seed=1)
-    target = RBFMixture(2.5, multipliers=(1.0,))(x, y)
-    error = (features(x) @ features(y).T - target).square().mean().sqrt()
-    assert error < 2 / math.sqrt(20000)
+def test_a_polynomial_has_one_default_scale_and_no_distance():
+    x, y = normal(4, 3), normal(5, 3, seed=1)
+    kernel = PolynomialKernel().fit(y)
+    assert kernel.gamma == pytest.approx(1 / 3) and PolynomialKernel(gamma=2.0).fit(y).gamma == 2
+    norms = x.square().sum(1), y.square().sum(1)
+    assert torch.allclose(kernel.values(x, y, *norms), (x @ y.T / 3 + 1) ** 3)
+    with pytest.raises(InvalidInput, match="kernels of the distance, not polynomial"):
+        mmd_sq(x, y, kernel=kernel)
+
+
+def test_dense_kernel_values_keep_their_digits_far_from_the_origin():
+    x, y = normal(6, 4), normal(5, 4, seed=1)
+    kernel = RBFMixture(2.0)
+    far = kernel((x + 1000).float(), (y + 1000).float()).double()
+    assert torch.allclose(far, kernel(x, y), atol=1e-3)
 
 
 def test_a_feature_map_acts_before_the_bandwidth_and_the_distance():
@@ -149,7 +156,7 @@ def test_a_feature_map_acts_before_the_bandwidth_and_the_distance():
     assert torch.allclose(doubled(y, y), plain(y, y))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS, PolynomialKernel(2, 0.5)])
 def test_a_kernel_survives_plain_data(kernel):
     assert Kernel.from_dict(kernel.to_dict()) == kernel
 

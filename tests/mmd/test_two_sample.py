@@ -10,6 +10,7 @@ from undrift.exceptions import InvalidInput
 from undrift.mmd import two_sample
 from undrift.mmd.estimate import gaussian_mmd_sq, mmd_sq
 from undrift.mmd.kernels import EnergyKernel, RBFMixture
+from undrift.mmd.tiles import prepared
 from undrift.mmd.two_sample import mmd_estimate
 
 KERNEL = RBFMixture(4.0)
@@ -254,6 +255,38 @@ def test_single_precision_is_far_below_the_noise():
     assert single.p_value == pytest.approx(double.p_value, abs=0.006)
     upgraded = mmd_estimate(x, y, kernel=kernel, dtype=torch.float32)
     assert upgraded.mmd_sq == pytest.approx(double.mmd_sq, abs=1e-3 * double.null_sd)
+
+
+@pytest.mark.parametrize("estimator", ["u", "paired"])
+def test_single_precision_holds_however_far_the_samples_lie_apart(estimator):
+    """Squared distances of 6e8 cancel in single precision, where the bandwidth is 130."""
+    y = normal(300, 64, seed=1)
+    groups = y + 3000 * (torch.arange(300) % 2)[:, None]
+    kernel = RBFMixture(128.0)
+    for x, other in ((normal(300, 64) + 3000, y), (groups.flip(0), groups)):
+        single, double = (
+            mmd_estimate(x.to(d), other.to(d), kernel=kernel, estimator=estimator)
+            for d in (torch.float32, torch.float64)
+        )
+        assert single.mmd_sq == pytest.approx(double.mmd_sq, abs=0.1 * double.standard_error)
+        assert single.standard_error == pytest.approx(double.standard_error, rel=0.01)
+        value = float(mmd_sq(x.float(), other.float(), kernel=kernel, estimator=estimator))
+        assert value == pytest.approx(double.mmd_sq, abs=0.1 * double.standard_error)
+
+
+def test_single_precision_is_kept_where_it_does():
+    x, y = normal(50, 64, dtype=torch.float32) + 500, normal(50, 64, seed=1).float() + 500
+    a, b, _ = prepared(x, y, RBFMixture())
+    assert a.points.dtype == b.points.dtype == torch.float32
+
+
+def test_the_gradient_keeps_its_dtype_where_it_is_computed_in_double():
+    x = (normal(20, 8) + 3000).float().requires_grad_()
+    mmd_sq(x, normal(20, 8, seed=1).float(), kernel=RBFMixture(16.0)).backward()
+    exact = (normal(20, 8) + 3000).float().double().requires_grad_()
+    mmd_sq(exact, normal(20, 8, seed=1).float().double(), kernel=RBFMixture(16.0)).backward()
+    assert x.grad.dtype == torch.float32
+    assert torch.allclose(x.grad.double(), exact.grad, rtol=1e-5, atol=1e-9)
 
 
 def test_a_feature_map_is_applied_in_pieces_without_a_graph():

@@ -19,8 +19,7 @@ from undrift.mmd.kernels import RBFMixture
 from undrift.quality.frechet import frechet_distance
 from undrift.remedies.config import RemedyConfig, parse
 from undrift.remedies.difference import frechet_change, mmd_change
-from undrift.remedies.search import _Bench, _halves, _sections, tune
-from undrift.seeds import stream_seed
+from undrift.remedies.search import StrengthSearch, _sections, halves, tune
 
 SPREAD = 0.04
 SHAPE = (1, 2, 4)
@@ -76,7 +75,8 @@ def test_the_search_finds_what_the_noise_is_off_by(metric):
 def test_nothing_is_claimed_where_nothing_is_to_be_gained(seed):
     found = tuned(chain(), "epsilon_scaling", [0.99, 1.01], refine=1, seed=seed)
     assert not found.helps
-    assert "leave the remedy out" in found.verdict or "not distinguishable" in found.verdict
+    verdicts = ("leave the remedy out", "not distinguishable", "worse than none")
+    assert any(words in found.verdict for words in verdicts)
 
 
 def test_a_remedy_that_only_harms_is_left_out():
@@ -108,29 +108,29 @@ def test_no_remedy_is_tried_even_where_no_strength_of_it_does_nothing():
     found = tuned(chain(), "snr_t,high=0.05,weighting=constant", values, refine=0)
     none, *others = found.curve
     assert none.strength is None and [trial.strength for trial in others] == values
-    assert others[0].mmd_sq != none.mmd_sq
+    assert others[0].scores.mmd_sq != none.scores.mmd_sq
     alone = tuned(chain(), "snr_t", values, refine=0).curve[0]
-    assert alone.strength == 0 and alone.mmd_sq == none.mmd_sq
+    assert alone.strength == 0 and alone.scores == none.scores
 
 
 def test_a_strength_that_blows_the_chain_up_is_recorded_and_never_the_best():
     found = tuned(chain(0.95), "snr_t,high=1e30,weighting=constant", [1e30], refine=0)
     blown = found.curve[-1]
-    assert blown.strength == 1e30 and blown.mmd_sq is None and blown.frechet is None
+    assert blown.strength == 1e30 and blown.scores is None and blown.to_dict()["frechet"] is None
     assert found.best is found.curve[0] and found.best.strength is None
     json.dumps(found.to_dict())
     huge = tuned(chain(0.95), "snr_t,high=1e17,weighting=constant", [1e17], refine=0)
-    assert all(trial is huge.best or trial.mmd_sq is None for trial in huge.curve)
+    assert all(trial is huge.best or trial.scores is None for trial in huge.curve)
 
 
 def test_a_chain_that_blows_up_on_the_held_out_half_only_is_said_to(monkeypatch):
-    draw = _Bench._draw
+    draw = StrengthSearch.draw
 
-    def blowing(self, remedy, seed):
-        x = draw(self, remedy, seed)
-        return x if seed == stream_seed(self.seed, "search") else 1e30 * x
+    def blowing(self, remedy, scorer, seed):
+        x = draw(self, remedy, scorer, seed)
+        return x if scorer is self.scorer else 1e30 * x
 
-    monkeypatch.setattr(_Bench, "_draw", blowing)
+    monkeypatch.setattr(StrengthSearch, "draw", blowing)
     found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0)
     assert found.remedy.remedy == "epsilon_scaling" and not found.helps
     assert "blows up" in found.verdict
@@ -138,19 +138,19 @@ def test_a_chain_that_blows_up_on_the_held_out_half_only_is_said_to(monkeypatch)
 
 
 def test_the_verdict_has_data_and_noise_that_the_search_never_saw(monkeypatch):
-    seen, compare, seeds = [], _Bench.compare, []
-    draw = _Bench._draw
+    seen, changes, seeds = [], StrengthSearch.changes, []
+    draw = StrengthSearch.draw
 
     def noted(self, best, held_out):
-        seen.append((self.images, held_out, len(seeds)))
-        return compare(self, best, held_out)
+        seen.append((self.scorer.reference, held_out.reference, len(seeds)))
+        return changes(self, best, held_out)
 
-    def drawn(self, remedy, seed):
+    def drawn(self, remedy, scorer, seed):
         seeds.append(seed)
-        return draw(self, remedy, seed)
+        return draw(self, remedy, scorer, seed)
 
-    monkeypatch.setattr(_Bench, "compare", noted)
-    monkeypatch.setattr(_Bench, "_draw", drawn)
+    monkeypatch.setattr(StrengthSearch, "changes", noted)
+    monkeypatch.setattr(StrengthSearch, "draw", drawn)
     tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0)
     ((search, held_out, before),) = seen
     rows = {tuple(x.flatten().tolist()) for x in search}
@@ -158,13 +158,13 @@ def test_the_verdict_has_data_and_noise_that_the_search_never_saw(monkeypatch):
     assert len(set(seeds[before:])) == 1 and not set(seeds[:before]) & set(seeds[before:])
 
 
-def test_many_pixels_have_a_frechet_distance_only_where_it_is_searched_by(monkeypatch):
-    monkeypatch.setattr("undrift.remedies.search.MOST_DIM", 7)  # the images have 8
+def test_many_features_have_a_frechet_change_only_where_it_is_searched_by(monkeypatch):
+    for module in ("quality.scorer", "remedies.search"):
+        monkeypatch.setattr(f"undrift.{module}.MOST_RANK", 7)  # the images have 8 pixels
     found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0)
-    assert [trial.frechet for trial in found.curve] == [None, None]
+    assert all(t.scores.frechet > 0 and t.scores.frechet_se is None for t in found.curve)
     assert list(found.changes) == ["mmd_sq"] and found.helps
     found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0, metric="frechet")
-    assert all(t.frechet is not None and t.frechet_se is None for t in found.curve)
     assert set(found.changes) == {"mmd_sq", "frechet"} and found.helps
 
 
@@ -212,11 +212,11 @@ def test_windows_are_whole_and_never_negative():
 
 def test_the_halves_share_no_image_and_follow_the_seed():
     data = images(41)
-    search, held_out = _halves(data, 0)
+    search, held_out = (half.images for half in halves(data, 0))
     rows = {tuple(x.flatten().tolist()) for x in search}
     assert len(search) == 20 and len(held_out) == 21
     assert not rows & {tuple(x.flatten().tolist()) for x in held_out}
-    assert not torch.equal(_halves(data, 1)[0], search)
+    assert not torch.equal(halves(data, 1)[0].images, search)
 
 
 # --- the difference -----------------------------------------------------------------------------

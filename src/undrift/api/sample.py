@@ -7,11 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from undrift.api.inputs import ChainChoice, chain
-from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import image_shape
 from undrift.exceptions import InvalidInput
 from undrift.measurement.cumulative import check_states
-from undrift.measurement.population import Population
+from undrift.measurement.population import draw_samples
 from undrift.progress import progress_bar
 
 
@@ -50,15 +49,11 @@ def sample(
         raise InvalidInput(f"--num-images is {num_images}: at least 1")
     choice = ChainChoice(model, sampler, num_inference_steps, eta, remedy, batch_size, device)
     chosen = chain(choice)
-    network = chosen.network
-    shape, device_used = image_shape(network), device_of(network)
+    shape = image_shape(chosen.network)
     if shape is None:
         raise InvalidInput("the model does not say what size of images it makes")
     passes = num_images * (len(chosen.grid) - 1)
-    with evaluating(network), progress_bar("sampling", passes, show=progress) as tick:
-        chains = Population.from_prior(
-            chosen, (num_images, *shape), batch_size, seed, device=device_used, tick=tick
-        )
-        x = chains.advance(0)
+    with progress_bar("sampling", passes, show=progress) as tick:
+        x = draw_samples(chosen, (num_images, *shape), seed, batch_size=batch_size, tick=tick)
     check_states(x, 0, "the sampler's images")
-    return x.cpu()
+    return x

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from undrift.api import files, inputs
 from undrift.api.evaluation import KIND, SCHEMA_VERSION, quality_rows
@@ -12,8 +13,7 @@ from undrift.api.inputs import ChainChoice, DataChoice
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
 
-if TYPE_CHECKING:
-    from undrift.data.images import ImageData
+logger = logging.getLogger("undrift")
 
 LEAST = 4
 
@@ -22,15 +22,15 @@ LEAST = 4
 class Config(DataChoice, ChainChoice):
     """Judge samples against data: Fréchet and kernel distance, precision, recall, final error.
 
-    The features of the classifier are trained on the labels of the data, by nothing generative.
+    The numbers are those that undrift measure, compare and tune give for the same question: the
+    same samples for the same seed, against all images or an even part, four times the samples.
 
     Arguments:
         num_samples: Images to draw.
         features: classifier (of the data's labels), efficientnet-lite0, pixels, or a TorchScript
             file (if null, the classifier where the data have labels, else efficientnet-lite0).
-        num_resamples: Bootstrap resamples for the error of the Fréchet distance.
-        reference: What the data stand for in the final error: the population they were drawn from,
-            or themselves (empirical).
+        num_resamples: Bootstrap resamples for the error of the Fréchet distance (if null 100, or
+            none where they would take minutes).
         seed: Seed of all noise; the same as in undrift measure judges the same images.
         label: What the model is called (the name of the run, and the remedy, if null).
         output: File to write (a new one in the folder evaluations of the run if null).
@@ -38,8 +38,7 @@ class Config(DataChoice, ChainChoice):
 
     num_samples: int = 2000
     features: str | None = None
-    num_resamples: int = 100
-    reference: Literal["population", "empirical"] = "population"
+    num_resamples: int | None = None
     seed: int = 0
     label: str | None = None
     output: str | None = None
@@ -49,54 +48,47 @@ POSITIONALS = ("run",)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Draw samples, judge them, save and show the numbers."""
-    import torch
-
-    from undrift.api.sample import sample
+    """Draw samples, score them, save and show the numbers."""
+    from undrift.progress import progress_bar
     from undrift.quality.feature_choice import choose_features
-    from undrift.quality.scores import quality_scores
+    from undrift.quality.scorer import Scorer
     from undrift.training.runs import versions, write_json
 
     _check(config)
     sampler = inputs.chain(config)
     data = inputs.data(config, config.run, sampler.network)
-    features = choose_features(config.features, data)
-    samples = sample(
-        sampler,
+    scorer = Scorer(
+        data,
         config.num_samples,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        progress=not session().quiet,
-    )
-    generator = torch.Generator().manual_seed(config.seed)
-    scores = quality_scores(
-        samples,
-        data.images,
-        features,
+        features=choose_features(config.features, data),
         num_resamples=config.num_resamples,
-        generator=generator,
+        batch_size=config.batch_size,
     )
+    for note in scorer.notes:
+        logger.info("note: %s", note)
+    sizes = config.num_samples, len(scorer.reference)
+    if sizes[0] != sizes[1]:
+        logger.info(
+            "note: precision and recall depend on both sizes, %s samples and %s images: compare "
+            "them at equal ones",
+            *sizes,
+        )
     name = inputs.name_of(config.run)
-    head = {
+    total, show = config.num_samples * (len(sampler.grid) - 1), not session().quiet
+    with progress_bar(f"sampling {name}", total, show=show) as tick:
+        samples = scorer.draw(sampler, config.seed, tick)
+    how = scorer.how()
+    result = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         "label": config.label or ", ".join(filter(None, [name, config.remedy])),
-        "num_samples": len(samples),
-        "num_reference": len(data),
-    }
-    result = head | {
-        "final_error": _final_error(samples, data, config),
-        "frechet": asdict(scores.frechet) | {"name": scores.name},
-        "kernel": asdict(scores.kernel),
-        "precision": scores.precision_recall.precision,
-        "recall": scores.precision_recall.recall,
-        "precision_se": scores.precision_recall.precision_se,
-        "recall_se": scores.precision_recall.recall_se,
-        "how": {
+        **{key: how.pop(key) for key in ("num_samples", "num_reference", "score_name", "warning")},
+        **scorer.scores(samples, config.seed).to_dict(),
+        "how": how
+        | {
             "model": config.run,
             "sampler": sampler.describe(),
             "data": dict(data.how),
-            "features": scores.how,
             "seed": config.seed,
             "command": session().command,
             "versions": versions(),
@@ -114,30 +106,10 @@ def _check(config: Config) -> None:
         raise InvalidInput(
             f"--num-samples is {config.num_samples}: error bars need at least {LEAST}"
         )
-    if config.num_resamples < 2:
+    if config.num_resamples is not None and config.num_resamples < 2:
         raise InvalidInput(f"--num-resamples is {config.num_resamples}: at least 2")
     if config.output is not None:
         files.check_free(Path(config.output))
-
-
-def _final_error(samples: Any, data: ImageData, config: Config) -> dict[str, Any]:  # noqa: ANN401
-    r""":math:`D_0^2` of the samples, as the last state of a profile has it."""
-    import torch
-
-    from undrift.measurement.cumulative import cumulative_error, default_count
-    from undrift.mmd.kernels import RBFMixture
-    from undrift.seeds import stream_seed
-
-    draws = torch.Generator().manual_seed(stream_seed(config.seed, "forward"))
-    count, n = default_count(data.images, len(samples), config.reference), len(data)
-    if config.reference == "population":
-        rows, overlap = torch.randperm(n, generator=draws)[:count], count / n
-    else:
-        rows, overlap = torch.randint(n, (count,), generator=draws), 0.0
-    found, _, _ = cumulative_error(
-        samples, data.images[rows], RBFMixture(), overlap=overlap, generator=draws
-    )
-    return asdict(found) | {"num_forward": count, "reference": config.reference}
 
 
 def _free(config: Config, label: str) -> Path:
@@ -162,9 +134,4 @@ def _show(result: dict[str, Any], path: Path) -> None:
         table.add_row(metric, scientific(value, 3), scientific(error))
     console = Console()
     console.print(table)
-    if result["frechet"]["warning"]:
-        print(f"note        {result['frechet']['warning']}")
-    sizes = result["num_samples"], result["num_reference"]
-    if sizes[0] != sizes[1]:
-        print("note        precision and recall depend on both sizes: compare them at equal ones")
     print(f"evaluation  {path}")

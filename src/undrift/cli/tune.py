@@ -116,20 +116,16 @@ def _show(tuning: Tuning, name: str, run: str, path: Path) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for trial in tuning.curve:
         cells = ["none" if trial.strength is None else f"{trial.strength:g}"]
-        for value, error in (
-            (trial.mmd_sq, trial.mmd_sq_se),
-            (trial.frechet, trial.frechet_se),
-        ):
+        scores = trial.scores
+        for name in ("mmd_sq", "frechet"):
+            value, error = (getattr(scores, key, None) for key in (name, f"{name}_se"))
             known = value is not None and error is not None
             cells.append(plus_minus(value, error) if known else scientific(value))  # type: ignore[arg-type]
-        ratio = trial.pixel_variance_ratio
-        cells.append(MISSING if ratio is None else f"{ratio:.3f}")
+        cells.append(MISSING if scores is None else f"{scores.pixel_variance_ratio:.3f}")
         table.add_row(*cells, style="bold" if trial is tuning.best else None)
     console = Console()
     console.print(table)
     print(f"verdict  {tuning.verdict}")
-    if warning := tuning.how["warning"]:
-        print(f"note     Fréchet distance: {warning}")
     print(f"curve    {path}, {path.with_suffix('.png').name}")
     if tuning.helps:
         print(f"next     undrift evaluate {run} --remedy {tuning.remedy.text}")
@@ -139,22 +135,21 @@ def _plot(tuning: Tuning, name: str, path: Path) -> None:
     """The curve of both metrics as a picture, the best strength marked."""
     from matplotlib.figure import Figure
 
-    trials = [trial for trial in tuning.curve if trial.mmd_sq is not None]
-    shown = [trial for trial in trials if trial.strength is not None]
+    trials = [(trial.strength, trial.scores) for trial in tuning.curve if trial.scores]
+    shown = [(strength, scores) for strength, scores in trials if strength is not None]
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
-    names = {"mmd_sq": "$D_0^2$", "frechet": "Fréchet distance"}
-    panels = [key for key in names if all(getattr(t, key) is not None for t in trials)]
-    for axes, metric in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        strengths = [trial.strength for trial in shown]
-        values = [getattr(trial, metric) for trial in shown]
-        errors = [getattr(trial, f"{metric}_se") or 0.0 for trial in shown]
+    panels = {"mmd_sq": "$D_0^2$", "frechet": "Fréchet distance"}
+    for axes, metric in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        strengths = [strength for strength, _ in shown]
+        values = [getattr(scores, metric) for _, scores in shown]
+        errors = [getattr(scores, f"{metric}_se") or 0.0 for _, scores in shown]
         axes.errorbar(strengths, values, yerr=errors, fmt="o-", capsize=3, color="#2563eb")
-        for trial in trials:
-            if trial.strength is None:
-                axes.axhline(getattr(trial, metric), ls="--", color="#6b7280", label="none")
+        for strength, scores in trials:
+            if strength is None:
+                axes.axhline(getattr(scores, metric), ls="--", color="#6b7280", label="none")
         if tuning.best.strength is not None:
             axes.axvline(tuning.best.strength, color="#d97706", lw=1, label="best")
-        axes.set(xlabel=AXES[name], ylabel=names[metric])
+        axes.set(xlabel=AXES[name], ylabel=panels[metric])
         axes.legend(frameon=False)
         axes.grid(axis="y", alpha=0.3)
     figure.suptitle(f"{name}, search half, error bars of one standard error", fontsize=11)

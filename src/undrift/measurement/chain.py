@@ -16,6 +16,7 @@ from undrift.measurement.cumulative import (
     check_states,
     cumulative_error,
     data_set_limits,
+    permutations,
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
 from undrift.measurement.placement import RESOLVED, candidates
@@ -118,20 +119,19 @@ class ChainMeasurement:
             device=device,
             tick=tick,
         )
-        permutations = torch.Generator().manual_seed(stream_seed(self.seed, "permutations"))
         target = self._data_set()
         states: list[ErrorState] = []
         for t in times:
             x = chains.advance(t)
             check_states(x, t, "the sampler's states")
-            y = self.forward.draw(self.forward.select(), t)
+            y = self.forward.at(t)
             error, kl, kernel = cumulative_error(
                 x,
                 y,
                 self.kernel,
                 num_permutations=self.num_permutations,
-                overlap=self.forward.overlap,
-                generator=permutations,
+                overlap=self.forward.overlap(t),
+                generator=permutations(self.seed, t),
             )
             if empirical:
                 kl = data_set_limits(
@@ -163,7 +163,7 @@ class ChainMeasurement:
         starts, forward = self.forward.draw_pair(x_0, chains.before[0], t)
         rolled = chains.replay(starts)
         check_states(rolled, t, "states that were rolled out from forward draws")
-        overlap = min(1.0, len(x_0) / len(self.forward.data)) if self.forward.overlap else 0.0
+        overlap = min(1.0, len(x_0) / len(self.forward.data)) if self.forward.overlap(t) else 0.0
         return error_budget(x[: len(x_0)], rolled, forward, kernel, overlap)
 
     def _epsilon_norms(self, x: Tensor, y: Tensor, t: float, states: int) -> Exposure:

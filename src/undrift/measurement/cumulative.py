@@ -19,6 +19,7 @@ from undrift.measurement.state import CumulativeError, KLLimits
 from undrift.mmd.estimate import MMDEstimate, mmd_estimate
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.mmd.kl_bounds import LEVEL, kl_lower_bound, mmd_sq_lower_limit
+from undrift.seeds import stream_seed
 
 Reference = Literal["population", "empirical"]
 
@@ -55,6 +56,12 @@ class ForwardDraws:
             rows = torch.randint(n, (count,), generator=self.generator)
         return self.data[rows]
 
+    def at(self, t: float) -> Tensor:
+        """Forward draws to compare a state with; at t = 0 the images that samples are scored by."""
+        if t == 0 and self.reference == "population":
+            return self.draw(self.data[evenly_spread(len(self.data), self.count)], t)
+        return self.draw(self.select(), t)
+
     def draw(self, x_0: Tensor, t: float) -> Tensor:
         """The forward process at time t from these data."""
         return self.sampler.forward(x_0, t, generator=self.generator)
@@ -66,10 +73,11 @@ class ForwardDraws:
         self.generator.set_state(before)
         return self.draw(x_0, t), x_s
 
-    @property
-    def overlap(self) -> float:
-        """Share of the data that the draws of one state use: what two measurements share."""
-        return min(1.0, self.count / len(self.data)) if self.reference == "population" else 0.0
+    def overlap(self, t: float) -> float:
+        """Share of the draws of one state that another measurement of the same data uses too."""
+        if self.reference == "empirical":
+            return 0.0
+        return 1.0 if t == 0 else min(1.0, self.count / len(self.data))
 
 
 def cumulative_error(
@@ -83,10 +91,6 @@ def cumulative_error(
 ) -> tuple[CumulativeError, KLLimits | None, Kernel]:
     r"""The cumulative error of a state, what it certifies in nats, and the kernel that measured it.
 
-    The part of the standard error that is due to the data: of the first order the share
-    :math:`N / (N + M)`, of the second order (all there is where nothing differs) its square,
-    exactly so as the sampler's distribution approaches the forward one.
-
     Arguments:
         x: The sampler's states, with shape :math:`(N, *)`.
         y: Forward draws, with shape :math:`(M, *)`.
@@ -99,13 +103,10 @@ def cumulative_error(
     found = mmd_estimate(
         x, y, kernel=kernel, num_permutations=num_permutations, generator=generator
     )
-    share = overlap * len(x) / (len(x) + len(y))
-    first_order = max(found.standard_error**2 - found.null_sd**2, 0.0)
-    data_variance = share * first_order + share**2 * found.null_sd**2
     error = CumulativeError(
         mmd_sq=found.mmd_sq,
         mmd_sq_se=found.standard_error,
-        mmd_sq_data_se=math.sqrt(data_variance),
+        mmd_sq_data_se=math.sqrt(data_variance(found, overlap)),
         null_sd=found.null_sd,
         interval=found.confidence_interval(0.95),
         p_value=found.p_value if num_permutations else None,
@@ -113,6 +114,18 @@ def cumulative_error(
     )
     lower = kl_limit(found, kernel)
     return error, None if lower is None else KLLimits(lower), kernel
+
+
+def data_variance(found: MMDEstimate, overlap: float) -> float:
+    """The part of the squared standard error of an MMD² that is due to the data.
+
+    Of the first order the share :math:`N / (N + M)`, of the second order (all there is where
+    nothing differs) its square, exactly so as the sampler's distribution approaches the forward
+    one; both times the share of the data that the draws use.
+    """
+    share = overlap * found.num_x / (found.num_x + found.num_y)
+    first_order = max(found.standard_error**2 - found.null_sd**2, 0.0)
+    return share * first_order + share**2 * found.null_sd**2
 
 
 def data_set_limits(
@@ -157,6 +170,22 @@ def kl_limit(found: MMDEstimate, kernel: Kernel) -> float | None:
     if not found.null_draws:
         return kl_lower_bound(mmd_sq_lower_limit(found.mmd_sq, found.standard_error))
     return kl_lower_bound(found.lower_confidence_limit(LEVEL))
+
+
+def evenly_spread(num_data: int, count: int) -> Tensor:
+    """Rows of ``count`` data, evenly spread over all of them; all, in order, where no more are.
+
+    Example:
+        >>> evenly_spread(5, 2).tolist(), evenly_spread(3, 9).tolist()
+        ([0, 2], [0, 1, 2])
+    """
+    count = min(count, num_data)
+    return torch.arange(count) * num_data // count
+
+
+def permutations(seed: int, t: float) -> torch.Generator:
+    """The source of the permutations behind the p-value of one state."""
+    return torch.Generator().manual_seed(stream_seed(seed, "permutations", f"{t:g}"))
 
 
 def default_count(data: Tensor, num_samples: int, reference: Reference) -> int:

@@ -7,8 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.sampler import Sampler, State
 from undrift.seeds import stream_seed
+
+BATCH_SIZE = 250
+"""Chains that go through the network at once, where nobody says; each batch has a stream."""
 
 
 class Population:
@@ -110,3 +114,31 @@ class Population:
             state = self.sampler.advance(state, s, generator=generator)
         self.tick(len(times) * len(state.x))
         return state
+
+
+def draw_samples(
+    sampler: Sampler,
+    shape: tuple[int, ...],
+    seed: int,
+    *,
+    batch_size: int = BATCH_SIZE,
+    tick: Callable[[int], None] = lambda amount: None,
+) -> Tensor:
+    r"""Samples of a chain: the same that :func:`~undrift.measure` compares, for the same seed.
+
+    Arguments:
+        sampler: The chain; its network is put into evaluation mode while it draws.
+        shape: Shape of the samples, :math:`(N, *)`.
+        seed: Seed of the noise.
+        batch_size: Number of chains that go through the network at once; it is a part of the seed.
+        tick: Called with the number of denoising steps times chains that were run.
+
+    Returns:
+        The samples, on the CPU, with shape :math:`(N, *)`.
+    """
+    network = sampler.network
+    with evaluating(network):
+        chains = Population.from_prior(
+            sampler, shape, batch_size, seed, device=device_of(network), tick=tick
+        )
+        return chains.advance(0).cpu()

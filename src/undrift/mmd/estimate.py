@@ -41,13 +41,13 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 from undrift.mmd.gaussian import rbf_mmd_sq
 from undrift.mmd.interval import MMDEstimate
-from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.kernels import Kernel, RadialKernel, RBFMixture
 from undrift.mmd.tiles import (
     Sample,
     blocks,
-    centered,
     check_pair,
     compute_dtype,
+    prepared,
     sq_dist_tile,
     tile_size,
     total_dtype,
@@ -106,6 +106,10 @@ def mmd_sq(
     x, y = kernel.features(x), kernel.features(y)
     check_pair(x, y)
     _check_choices(x, y, estimator, reference_block)
+    if not isinstance(kernel, RadialKernel):
+        raise InvalidInput(
+            f"mmd_sq takes kernels of the distance, not {kernel.name}: use mmd_estimate for it"
+        )
     dtype = compute_dtype(x, y)
     size = tile_size(block_size, x.device)
     plan = _Plan.of(kernel, x.shape[0], y.shape[0], estimator, reference_block == "include", size)
@@ -215,15 +219,15 @@ class _BlockedMMD(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, plan: _Plan) -> Tensor:
-        a, b = centered(x, y)
-        kernel = plan.kernel.fit_features(y, x)
+        a, b, kernel = prepared(x, y, plan.kernel)
+        assert isinstance(kernel, RadialKernel)
         gradient_x = _Gradient(a) if ctx.needs_input_grad[0] else None
         gradient_y = _Gradient(b) if ctx.needs_input_grad[1] else None
         total = plan.weight_x * _within(a, kernel, plan, gradient_x, plan.weight_x)
         total -= plan.weight_xy * _between(a, b, kernel, plan, gradient_x, gradient_y)
         if plan.weight_y:
             total += plan.weight_y * _within(b, kernel, plan, gradient_y, plan.weight_y)
-        gradients = (g.total() if g else None for g in (gradient_x, gradient_y))
+        gradients = (g.total().to(x.dtype) if g else None for g in (gradient_x, gradient_y))
         ctx.save_for_backward(x, y, *gradients)
         return total.to(x.dtype)
 
@@ -254,7 +258,7 @@ class _NoSecondDerivative(torch.autograd.Function):
 
 
 def _within(
-    sample: Sample, kernel: Kernel, plan: _Plan, gradient: _Gradient | None, weight: float
+    sample: Sample, kernel: RadialKernel, plan: _Plan, gradient: _Gradient | None, weight: float
 ) -> Tensor:
     """Sum of the kernel over pairs of one sample, each tile off the diagonal counted twice."""
     total = torch.zeros((), dtype=total_dtype(sample.points.device), device=sample.points.device)
@@ -278,7 +282,7 @@ def _within(
 def _between(
     a: Sample,
     b: Sample,
-    kernel: Kernel,
+    kernel: RadialKernel,
     plan: _Plan,
     gradient_a: _Gradient | None,
     gradient_b: _Gradient | None,

@@ -1,4 +1,4 @@
-r"""Kernels between samples, as functions of the squared distance.
+r"""Kernels between samples: functions of the squared distance, and one of the inner product.
 
 A kernel :math:`k(x, y) = g(\|\varphi(x) - \varphi(y)\|^2)` turns two distributions into points of a
 Hilbert space, and :math:`\mathrm{MMD}` (:mod:`undrift.mmd.estimate`) is the distance of these
@@ -37,116 +37,53 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
+from undrift.mmd.distances import (
+    mean_squared_distance,
+    median_squared_distance,
+    squared_distances,
+)
 
 BandwidthRule = Literal["mean", "median", "pooled"]
 Reduction = Literal["mean", "sum"]
 FeatureMap = Callable[[Tensor], Tensor]
 
-MEDIAN_SUBSAMPLE = 1024
-
-
-def squared_distances(
-    x: Tensor, y: Tensor, x_sq: Tensor | None = None, y_sq: Tensor | None = None
-) -> Tensor:
-    r"""Squared distances between all rows, from one matrix product.
-
-    .. math:: \|x_i - y_j\|^2 = \|x_i\|^2 + \|y_j\|^2 - 2 \langle x_i, y_j \rangle
-
-    The cancellation costs digits where the norms exceed the distances by much: center the samples.
-
-    Arguments:
-        x: Samples, with shape :math:`(N, D)`.
-        y: Samples, with shape :math:`(M, D)`.
-        x_sq: Squared norms of the rows of ``x``, with shape :math:`(N)`, if known.
-        y_sq: Squared norms of the rows of ``y``, with shape :math:`(M)`, if known.
-
-    Returns:
-        The squared distances, not below zero, with shape :math:`(N, M)`.
-    """
-    x_sq = x.square().sum(1) if x_sq is None else x_sq
-    y_sq = y.square().sum(1) if y_sq is None else y_sq
-    return torch.addmm(y_sq, x, y.T, alpha=-2).add_(x_sq[:, None]).clamp_(min=0)
-
-
-def mean_squared_distance(y: Tensor) -> float:
-    r"""Mean squared distance between different samples, exactly, in :math:`O(ND)`.
-
-    .. math::
-        \frac{1}{N(N-1)} \sum_{i \ne j} \|y_i - y_j\|^2
-        = \frac{2}{N-1} \sum_i \|y_i - \bar y\|^2
-
-    Arguments:
-        y: Samples, with shape :math:`(N, D)`.
-
-    Returns:
-        The mean, in squared units of ``y``.
-    """
-    center = y.mean(0)
-    about_zero = float(torch.linalg.vector_norm(y, dim=1).square_().sum())
-    total = about_zero - len(y) * float(center.square().sum())
-    if total < 0.1 * about_zero:  # too many digits were lost
-        total = sum(float((rows - center).square_().sum()) for rows in y.split(1024))
-    return 2 * total / (len(y) - 1)
-
-
-def median_squared_distance(y: Tensor, *, max_samples: int = MEDIAN_SUBSAMPLE) -> float:
-    r"""Median squared distance between different samples, on a bounded subsample.
-
-    Beyond ``max_samples`` rows the median is that of a random subset, always the same one for the
-    same number of rows, so that a bandwidth is reproducible.
-
-    Arguments:
-        y: Samples, with shape :math:`(N, D)`.
-        max_samples: The largest number of rows that enter the median.
-
-    Returns:
-        The median, in squared units of ``y``.
-    """
-    if len(y) > max_samples:
-        chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:max_samples]
-        y = y[chosen.to(y.device)]
-    y = y - y.mean(0)
-    rows, columns = torch.triu_indices(len(y), len(y), offset=1, device=y.device)
-    return float(squared_distances(y, y)[rows, columns].median())
-
 
 @dataclass(frozen=True)
 class Kernel(ABC):
-    r"""A kernel that is a function of the squared distance of features.
+    r"""A kernel between the features of samples.
 
     Arguments:
         feature_map: :math:`\varphi`, a function of a batch, for instance a network in evaluation
-            mode or :class:`RandomFourierFeatures`. None stands for the identity.
+            mode. None stands for the identity.
     """
 
     name: ClassVar[str]
     feature_map: FeatureMap | None = field(default=None, kw_only=True)
 
     @property
-    @abstractmethod
     def is_fitted(self) -> bool:
         """Whether the kernel is a fixed function that needs no samples to set a bandwidth."""
+        return True
 
     @property
-    @abstractmethod
-    def self_value(self) -> float:
-        r""":math:`k(x, x)`, the same for every :math:`x`."""
+    def resolution(self) -> float:
+        """The squared distance at which the kernel changes; infinite where it has no bandwidth."""
+        return math.inf
 
-    @abstractmethod
     def fit_features(self, y: Tensor, x: Tensor | None = None) -> Self:
-        r"""Fix the bandwidth from features that are already computed, with shape :math:`(N, D)`."""
+        r"""Fix the bandwidth, if there is one, from features with shape :math:`(N, D)`."""
+        return self
 
     @abstractmethod
-    def radial(self, sq_dist: Tensor) -> Tensor:
-        """Kernel values of squared distances, differentiable."""
+    def values(self, x: Tensor, y: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
+        r"""The kernel of all rows, in a fresh buffer.
 
-    @abstractmethod
-    def radial_(self, sq_dist: Tensor) -> Tensor:
-        """Kernel values in place of the squared distances."""
-
-    @abstractmethod
-    def sum_and_slope_(self, sq_dist: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The sum of :math:`k`, and :math:`\partial k/\partial \|x-y\|^2`; destroys its input."""
+        Arguments:
+            x: Features, with shape :math:`(N, D)`.
+            y: Features, with shape :math:`(M, D)`.
+            x_sq: Squared norms of the rows of ``x``, with shape :math:`(N)`.
+            y_sq: Squared norms of the rows of ``y``, with shape :math:`(M)`.
+        """
 
     def features(self, samples: Tensor) -> Tensor:
         r"""Features of samples, one row each, with shape :math:`(N, D)`."""
@@ -167,20 +104,6 @@ class Kernel(ABC):
         with torch.no_grad():
             return self.fit_features(self.features(y), None if x is None else self.features(x))
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        r"""The dense kernel matrix, differentiable, for samples few enough.
-
-        Arguments:
-            x: Samples, with shape :math:`(N, *)`.
-            y: Samples, with shape :math:`(M, *)`.
-
-        Returns:
-            :math:`k(x_i, y_j)`, with shape :math:`(N, M)`.
-        """
-        if not self.is_fitted:
-            raise InvalidInput("the kernel has no bandwidth yet: call kernel.fit(y) first")
-        return self.radial(squared_distances(self.features(x), self.features(y)))
-
     def to_dict(self) -> dict[str, Any]:
         """The kernel as plain data; a feature map is recorded by its name only."""
         mapped = self.feature_map
@@ -196,7 +119,7 @@ class Kernel(ABC):
             feature_map: The feature map, which plain data cannot hold.
         """
         arguments = {key: value for key, value in data.items() if key not in _NOT_ARGUMENTS}
-        kinds = {kind.name: kind for kind in (RBFMixture, EnergyKernel)}
+        kinds = {kind.name: kind for kind in (RBFMixture, EnergyKernel, PolynomialKernel)}
         if data.get("kernel") not in kinds:
             raise InvalidInput(f"kernel {data.get('kernel')!r} is unknown: use one of {[*kinds]}")
         if data.get("feature_map") is not None and feature_map is None:
@@ -210,7 +133,49 @@ _NOT_ARGUMENTS = ("kernel", "feature_map")
 
 
 @dataclass(frozen=True)
-class RBFMixture(Kernel):
+class RadialKernel(Kernel):
+    """A kernel that is a function of the squared distance of features."""
+
+    @property
+    @abstractmethod
+    def self_value(self) -> float:
+        r""":math:`k(x, x)`, the same for every :math:`x`."""
+
+    @abstractmethod
+    def radial(self, sq_dist: Tensor) -> Tensor:
+        """Kernel values of squared distances, differentiable."""
+
+    @abstractmethod
+    def radial_(self, sq_dist: Tensor) -> Tensor:
+        """Kernel values in place of the squared distances."""
+
+    @abstractmethod
+    def sum_and_slope_(self, sq_dist: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The sum of :math:`k`, and :math:`\partial k/\partial \|x-y\|^2`; destroys its input."""
+
+    def values(self, x: Tensor, y: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
+        """The kernel of all rows, in a fresh buffer."""
+        return self.radial_(squared_distances(x, y, x_sq, y_sq))
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        r"""The dense kernel matrix, differentiable, for samples few enough.
+
+        Arguments:
+            x: Samples, with shape :math:`(N, *)`.
+            y: Samples, with shape :math:`(M, *)`.
+
+        Returns:
+            :math:`k(x_i, y_j)`, with shape :math:`(N, M)`.
+        """
+        if not self.is_fitted:
+            raise InvalidInput("the kernel has no bandwidth yet: call kernel.fit(y) first")
+        x, y = self.features(x), self.features(y)
+        center = y.detach().mean(0)
+        return self.radial(squared_distances(x - center, y - center))
+
+
+@dataclass(frozen=True)
+class RBFMixture(RadialKernel):
     r"""Mixture of Gaussian kernels, one bandwidth times a few multipliers.
 
     .. math:: k(x, y) = \frac{1}{M} \sum_i \exp\!\Big({-\frac{\|x-y\|^2}{m_i\, b}}\Big)
@@ -270,6 +235,11 @@ class RBFMixture(Kernel):
         if isinstance(self.bandwidth, str):
             raise InvalidInput("the kernel has no bandwidth yet: call kernel.fit(y) first")
         return tuple(m * self.bandwidth for m in sorted(self.multipliers, reverse=True))
+
+    @property
+    def resolution(self) -> float:
+        """The squared distance at which the kernel changes: the smallest scale."""
+        return self.scales[-1]
 
     @property
     def weight(self) -> float:
@@ -340,7 +310,7 @@ class RBFMixture(Kernel):
 
 
 @dataclass(frozen=True)
-class EnergyKernel(Kernel):
+class EnergyKernel(RadialKernel):
     r"""The kernel of the energy distance, without a bandwidth.
 
     .. math:: k(x, y) = -\|x - y\|
@@ -356,18 +326,9 @@ class EnergyKernel(Kernel):
     name: ClassVar[str] = "energy"
 
     @property
-    def is_fitted(self) -> bool:
-        """True: there is no bandwidth."""
-        return True
-
-    @property
     def self_value(self) -> float:
         r""":math:`k(x, x) = 0`."""
         return 0.0
-
-    def fit_features(self, y: Tensor, x: Tensor | None = None) -> Self:
-        """The kernel itself: there is nothing to fit."""
-        return self
 
     def radial(self, sq_dist: Tensor) -> Tensor:
         """Kernel values of squared distances, differentiable."""
@@ -385,46 +346,44 @@ class EnergyKernel(Kernel):
         return total, distance.reciprocal_().nan_to_num_(posinf=0.0).mul_(-0.5)
 
 
-@dataclass(frozen=True, eq=False)
-class RandomFourierFeatures:
-    r"""Random features whose inner product approximates a Gaussian kernel.
+@dataclass(frozen=True)
+class PolynomialKernel(Kernel):
+    r"""A polynomial of the inner product, by default the cubic one of the kernel distance (KID).
 
-    .. math::
-        \varphi(x) = \sqrt{2/F}\, \cos(\Omega^\top x + \beta), \qquad
-        E \langle \varphi(x), \varphi(y) \rangle = \exp(-\|x-y\|^2 / b)
+    .. math:: k(x, y) = (\gamma \langle x, y \rangle + c)^p
 
-    with :math:`\Omega_{ij} \sim N(0, 2/b)` and :math:`\beta_j \sim U(0, 2\pi)`.
+    It is unbounded and no function of the distance: of the estimates only ``mmd_estimate`` takes
+    it, and no bound on the Kullback-Leibler divergence follows from it.
 
     Arguments:
-        frequencies: :math:`\Omega`, with shape :math:`(D, F)`.
-        phases: :math:`\beta`, with shape :math:`(F)`.
+        degree: :math:`p`.
+        gamma: :math:`\gamma`; None takes :math:`1/D`.
+        coefficient: :math:`c`.
 
     References:
-        | Random Features for Large-Scale Kernel Machines (Rahimi and Recht, 2007)
+        | Demystifying MMD GANs (Bińkowski et al., 2018)
     """
 
-    frequencies: Tensor
-    phases: Tensor
+    name: ClassVar[str] = "polynomial"
+    degree: int = 3
+    gamma: float | None = None
+    coefficient: float = 1.0
 
-    @classmethod
-    def draw(
-        cls, num_dims: int, num_features: int, bandwidth: float, *, generator: torch.Generator
-    ) -> Self:
-        r"""Draw the frequencies.
+    @property
+    def is_fitted(self) -> bool:
+        r"""Whether :math:`\gamma` is a number."""
+        return self.gamma is not None
 
-        Arguments:
-            num_dims: :math:`D`, the number of entries of one sample.
-            num_features: :math:`F`.
-            bandwidth: :math:`b`, in squared units of the samples.
-            generator: Makes the features reproducible.
-        """
-        shape = (num_dims, num_features)
-        options: dict[str, Any] = {"generator": generator, "device": generator.device}
-        frequencies = torch.randn(shape, **options) * math.sqrt(2 / bandwidth)
-        return cls(frequencies, 2 * math.pi * torch.rand(num_features, **options))
+    def fit_features(self, y: Tensor, x: Tensor | None = None) -> Self:
+        r"""Fix :math:`\gamma`."""
+        return self if self.gamma is not None else replace(self, gamma=1 / y.shape[1])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        r"""Features, with shape :math:`(N, F)`, of samples with shape :math:`(N, *)`."""
-        frequencies, phases = self.frequencies.to(x), self.phases.to(x)
-        scale = math.sqrt(2 / len(phases))
-        return torch.addmm(phases, x.flatten(1), frequencies).cos().mul(scale)
+    def values(self, x: Tensor, y: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
+        """The kernel of all rows, in a fresh buffer."""
+        gamma = 1 / x.shape[1] if self.gamma is None else self.gamma
+        return (x @ y.T).mul_(gamma).add_(self.coefficient).pow_(self.degree)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The kernel as plain data."""
+        own = {"degree": self.degree, "gamma": self.gamma, "coefficient": self.coefficient}
+        return {**super().to_dict(), **own}

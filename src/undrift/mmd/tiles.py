@@ -5,9 +5,11 @@ columns, each of them one matrix product
 
 .. math:: \|x_i - y_j\|^2 = \|x_i\|^2 + \|y_j\|^2 - 2 \langle x_i, y_j \rangle .
 
-The three terms cancel where the samples lie far from the origin. MMD does not change when both
-samples are shifted, so then both are, by about the mean of :math:`y`: what cancels afterwards is
-of the size of the distances themselves.
+The three terms cancel where the samples lie far from the origin. MMD of a function of the distance
+does not change when both samples are shifted, so then both are, by about the mean of :math:`y`:
+what cancels afterwards is of the size of the distances themselves. Where these are so large that
+their rounding is not small against the bandwidth, because the samples lie far apart or in far
+groups, single precision does not do, and all is computed in double.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
-from undrift.mmd.kernels import squared_distances
+from undrift.mmd.distances import squared_distances
+from undrift.mmd.kernels import Kernel, RadialKernel
 
 FAR_OFF = 4.0
 """Samples are shifted when the squared mean exceeds the mean squared deviation by this factor."""
+COARSEST = 1e-4
+"""Most that single precision may round a squared distance by, in units of the resolution."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,29 @@ def centered(x: Tensor, y: Tensor) -> tuple[Sample, Sample]:
     return samples
 
 
+def prepared(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Sample, Sample, Kernel]:
+    """Both samples, shifted and in the precision that the kernel needs, and the kernel, fitted.
+
+    Arguments:
+        x: Samples, with shape :math:`(N, D)`.
+        y: Samples, with shape :math:`(M, D)`.
+        kernel: The kernel; one without a bandwidth is fitted to ``y``.
+
+    Raises:
+        InvalidInput: If an entry is NaN or infinite, naming the first such row.
+    """
+    a, b = centered(x, y)
+    kernel = kernel.fit_features(y, x)
+    if not isinstance(kernel, RadialKernel):
+        return Sample.of(x), Sample.of(y), kernel
+    largest = float(torch.maximum(a.sq_norms.max(), b.sq_norms.max()))
+    rounding = largest * torch.finfo(x.dtype).eps
+    double = total_dtype(x.device)
+    if rounding > COARSEST * kernel.resolution and x.dtype != double:
+        a, b = centered(x.to(double), y.to(double))
+    return a, b, kernel
+
+
 def blocks(length: int, size: int) -> list[slice]:
     """Consecutive slices of ``size`` indices that cover ``length``."""
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
@@ -121,6 +149,11 @@ def sq_dist_tile(a: Sample, rows: slice, b: Sample, columns: slice) -> Tensor:
     return squared_distances(
         a.points[rows], b.points[columns], a.sq_norms[rows], b.sq_norms[columns]
     )
+
+
+def kernel_tile(kernel: Kernel, a: Sample, rows: slice, b: Sample, columns: slice) -> Tensor:
+    """Kernel of some rows of one sample and some of another, in a fresh buffer."""
+    return kernel.values(a.points[rows], b.points[columns], a.sq_norms[rows], b.sq_norms[columns])
 
 
 def shifted(indices: slice, by: int) -> slice:

@@ -66,12 +66,12 @@ from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.mmd.tiles import (
     Sample,
     blocks,
-    centered,
     check_pair,
     compute_dtype,
+    kernel_tile,
     label_products,
+    prepared,
     shifted,
-    sq_dist_tile,
     tile_size,
 )
 
@@ -107,7 +107,8 @@ def mmd_estimate(
         num_permutations: B, the number of relabelings; 0 for none, and no p-value.
         generator: Draws the relabelings; by default a new one with seed 0.
         block_size: Rows of a tile; by default what suits the device.
-        dtype: Precision of the kernel matrix, at least single; totals are always double.
+        dtype: Precision of the kernel matrix, at least single, and double where distances are so
+            large that single precision would lose the bandwidth; totals are always double.
 
     Returns:
         The estimate, in units of the kernel.
@@ -126,8 +127,7 @@ def mmd_estimate(
     check_pair(x, y)
     _check_counts(len(x), len(y), estimator, num_permutations)
     common = compute_dtype(x, y)
-    a, b = centered(x.to(common), y.to(common))
-    kernel = kernel.fit_features(y, x)
+    a, b, kernel = prepared(x.to(common), y.to(common), kernel)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     size = tile_size(block_size, x.device)
@@ -175,11 +175,11 @@ def _pooled_moments(
     """The two-sample U-statistic, and relabelings of the pooled sample."""
     n, m = len(a), len(b)
     pooled = n + m
-    shift = kernel.radial_(sq_dist_tile(a, slice(0, 64), b, slice(0, 64))).mean()
+    shift = kernel_tile(kernel, a, slice(0, 64), b, slice(0, 64)).mean()
 
     def tile(rows: slice, columns: slice) -> Tensor:
         ends = [(a, s) if s.stop <= n else (b, shifted(s, -n)) for s in (rows, columns)]
-        return kernel.radial_(sq_dist_tile(*ends[0], *ends[1])).sub_(shift)
+        return kernel_tile(kernel, *ends[0], *ends[1]).sub_(shift)
 
     order = torch.rand(count, pooled, generator=generator, device=generator.device).argsort(1)
     labels = torch.zeros(pooled, count + 2)
@@ -236,7 +236,7 @@ def _paired_moments(
 
     def tile(rows: slice, columns: slice) -> Tensor:
         def values(rows_of: Sample, columns_of: Sample) -> Tensor:
-            return kernel.radial_(sq_dist_tile(rows_of, rows, columns_of, columns))
+            return kernel_tile(kernel, rows_of, rows, columns_of, columns)
 
         return values(a, a).add_(values(b, b)).sub_(values(a, b)).sub_(values(b, a))
 

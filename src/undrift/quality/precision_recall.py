@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
-from undrift.mmd.kernels import squared_distances
-from undrift.quality.frechet import in_float64
+from undrift.mmd.distances import squared_distances
+from undrift.quality.frechet import check_finite, in_float64
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def precision_recall(
         Precision and recall, between 0 and 1.
 
     Raises:
-        InvalidInput: If there are not more samples than neighbors, or the shapes do not fit.
+        InvalidInput: If there are not more samples than neighbors, the shapes do not fit, or a
+            feature is not finite.
 
     Example:
         >>> y = torch.arange(10.0)[:, None]
@@ -75,6 +76,8 @@ def precision_recall(
             f"features must have shapes (N, D) and (M, D) with N and M above {num_neighbors} "
             f"neighbors, not {tuple(x_features.shape)} and {tuple(y_features.shape)}"
         )
+    check_finite("x_features", x_features)
+    check_finite("y_features", y_features)
     center = in_float64(y_features).mean(0)
     x, y = in_float64(x_features) - center, in_float64(y_features) - center
     inside_data = _inside(x, y, _radii_sq(y, num_neighbors, block_size), block_size)

@@ -1,4 +1,4 @@
-r"""What a model's samples are judged by: the same samples' noise, reference and features for all.
+r"""All scores of a model's samples, with error bars, the same way for every command.
 
 :math:`D_0^2` is the unbiased MMD² of samples against the data in pixels, and there are two of it.
 Against the *population* (``mmd_sq``, as :func:`~undrift.measure` has it) the data are N independent
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,48 +27,118 @@ import torch
 from torch import Tensor
 
 from undrift.data.images import ImageData
-from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.sampler import Sampler
-from undrift.mmd.kernels import RBFMixture, squared_distances
+from undrift.measurement.cumulative import (
+    check_states,
+    data_variance,
+    default_count,
+    evenly_spread,
+    permutations,
+)
+from undrift.measurement.population import BATCH_SIZE, draw_samples
+from undrift.mmd.distances import squared_distances
+from undrift.mmd.kernels import PolynomialKernel, RBFMixture
 from undrift.mmd.two_sample import mmd_estimate
-from undrift.quality.feature_choice import choose_features
 from undrift.quality.features import FeatureMap, extract_features, score_name
-from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_size_warning
-from undrift.quality.kernel_distance import kernel_distance
+from undrift.quality.frechet import (
+    MOST_RANK,
+    frechet_distance,
+    frechet_estimate,
+    sample_size_warning,
+)
 from undrift.quality.precision_recall import precision_recall
+from undrift.seeds import stream_seed
 
 Row = dict[str, Any]
-SAMPLING_SEED = 10_000
-BLOCK = 250
-NEIGHBORS = 3
-MOST_DIM = 256
-"""Features beyond which the Fréchet distance has no bootstrap: it would take minutes a model."""
+NUM_NEIGHBORS = 3
+NUM_RESAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Scores:
+    r"""Final cumulative error and quality of a set of samples. None: not to be had from so few.
+
+    Arguments:
+        mmd_sq: :math:`D_0^2` to the population that the data were drawn from.
+        mmd_sq_se: Its standard error.
+        mmd_sq_low: Its lower confidence limit, one-sided, 95 %.
+        interval: Its 95 % confidence interval.
+        p_value: Permutation p-value of samples and data having one distribution.
+        empirical_mmd_sq: :math:`D_0^2` to the data set itself.
+        empirical_mmd_sq_se: Its standard error.
+        frechet: Fréchet distance of features, biased upward.
+        frechet_se: Its standard error.
+        frechet_interval: 95 % interval of the distance of the distributions, freed of bias.
+        kernel_distance: Unbiased MMD² of features under the cubic kernel.
+        kernel_distance_se: Its standard error.
+        precision: Share of samples inside of the data's manifold.
+        precision_se: Its standard error.
+        recall: Share of data inside of the samples' manifold.
+        recall_se: Its standard error.
+        pixel_variance_ratio: Total variance of the samples over that of the data.
+    """
+
+    mmd_sq: float
+    mmd_sq_se: float
+    mmd_sq_low: float
+    interval: tuple[float, float]
+    p_value: float
+    empirical_mmd_sq: float
+    empirical_mmd_sq_se: float
+    frechet: float
+    frechet_se: float | None
+    frechet_interval: tuple[float, float] | None
+    kernel_distance: float
+    kernel_distance_se: float
+    precision: float | None
+    precision_se: float | None
+    recall: float | None
+    recall_se: float | None
+    pixel_variance_ratio: float
+
+    def to_dict(self) -> Row:
+        """All scores, ready for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
-    """Draws samples of a chain and judges them, the same way for every method.
+class Scorer:
+    """Draws samples of a chain and scores them, the same way for every command.
+
+    The images that samples are compared with are the last state's of :func:`~undrift.measure`, and
+    so are the noise of the samples, the kernel and the permutations: :math:`D_0^2` is the same.
 
     Arguments:
         data: The images that the samples should be like.
-        num_samples: Number of samples.
+        num_samples: Number of samples, four or more.
         num_reference: Number of images, evenly spread; all, up to four times the samples, if None.
         features: The feature map; None for pixels.
+        num_resamples: Bootstrap resamples behind the error bars of the Fréchet distance; when None
+            100, or none where there are too many samples of too many features (:attr:`notes`).
+        batch_size: Chains that go through the network at once.
+
+    Example:
+        >>> from undrift.data.load import load_data
+        >>> digits = load_data("digits")
+        >>> scorer = Scorer(digits, num_samples=500)
+        >>> scores = scorer.scores(digits.images[::4])
+        >>> scores.p_value > 0.05, scores.mmd_sq < 4 * scores.mmd_sq_se
+        (True, True)
     """
 
     data: ImageData
     num_samples: int
     num_reference: int | None = None
     features: FeatureMap | None = None
+    num_resamples: int | None = None
+    batch_size: int = BATCH_SIZE
 
     @cached_property
     def reference(self) -> Tensor:
         """The images that samples are compared with."""
-        most = self.num_reference or 4 * self.num_samples
-        count = min(most, len(self.data))
-        if count == len(self.data):
-            return self.data.images
-        return self.data.images[torch.arange(count) * len(self.data) // count]
+        images = self.data.images
+        count = self.num_reference or default_count(images, self.num_samples, "population")
+        return images if count >= len(images) else images[evenly_spread(len(images), count)]
 
     @cached_property
     def reference_features(self) -> Tensor:
@@ -85,78 +156,108 @@ class Judge:
         y, kernel = self.reference.flatten(1), self.kernel
         total = sum(
             float(kernel.radial_(squared_distances(rows, y)).sum(dtype=torch.float64))
-            for rows in y.split(BLOCK)
+            for rows in y.split(1024)
         )
         between = (total - len(y) * kernel.self_value) / (len(y) * (len(y) - 1))
         return (kernel.self_value - between) / len(self.data)
 
-    def draw(self, sampler: Sampler, seed: int) -> tuple[Tensor, torch.Generator]:
-        """Samples of a chain, the same noise for every chain, and the generator that goes on."""
-        generator = torch.Generator().manual_seed(SAMPLING_SEED + seed)
-        sizes = [min(BLOCK, self.num_samples - k) for k in range(0, self.num_samples, BLOCK)]
-        shape, network = self.data.image_shape, sampler.network
-        device = device_of(network)
-        with evaluating(network):
-            blocks = [
-                sampler.sample((n, *shape), generator=generator, device=device).cpu() for n in sizes
-            ]
-        return torch.cat(blocks), generator
+    def draw(
+        self, sampler: Sampler, seed: int, tick: Callable[[int], None] = lambda amount: None
+    ) -> Tensor:
+        """Samples of a chain, the same noise for every chain, with shape (N, C, H, W)."""
+        shape = (self.num_samples, *self.data.image_shape)
+        return draw_samples(sampler, shape, seed, batch_size=self.batch_size, tick=tick)
 
-    def scores(self, samples: Tensor, generator: torch.Generator) -> Row:
-        """Final cumulative error and quality of samples, with standard errors."""
-        estimate = mmd_estimate(samples, self.reference, kernel=self.kernel)
+    def scores(self, samples: Tensor, seed: int = 0) -> Scores:
+        """All scores of samples.
+
+        Arguments:
+            samples: Images, with shape (N, C, H, W).
+            seed: Seed of permutations and bootstrap.
+
+        Raises:
+            InvalidInput: If the samples are not finite or too few.
+        """
+        check_states(samples, 0, "the sampler's images")
+        found = mmd_estimate(
+            samples, self.reference, kernel=self.kernel, generator=permutations(seed, 0)
+        )
+        by_data = data_variance(found, len(self.reference) / len(self.data))
         x, y = extract_features(samples, self.features), self.reference_features
-        kernel = kernel_distance(x, y)
-        row = {
-            "mmd_sq": estimate.mmd_sq,
-            "mmd_sq_se": estimate.standard_error,
-            "mmd_sq_low": estimate.lower_confidence_limit(),
-            "p_value": estimate.p_value,
-            **_frechet(x, y, generator),
-            "kernel_distance": kernel.value,
-            "kernel_distance_se": kernel.standard_error,
-            "precision": None,
-            "precision_se": None,
-            "recall": None,
-            "recall_se": None,
-            "pixel_variance_ratio": float(samples.var(0).sum() / self.data.images.var(0).sum()),
+        kernel_distance = mmd_estimate(
+            x, y, kernel=PolynomialKernel(), num_permutations=0, dtype=torch.float64
+        )
+        ratio = samples.var(0).sum() / self.data.images.var(0).sum()
+        return Scores(
+            mmd_sq=found.mmd_sq,
+            mmd_sq_se=found.standard_error,
+            mmd_sq_low=found.lower_confidence_limit(),
+            interval=found.confidence_interval(),
+            p_value=found.p_value,
+            empirical_mmd_sq=found.mmd_sq + self.data_set_offset,
+            empirical_mmd_sq_se=math.sqrt(max(found.standard_error**2 - by_data, 0.0)),
+            kernel_distance=kernel_distance.mmd_sq,
+            kernel_distance_se=kernel_distance.standard_error,
+            pixel_variance_ratio=float(ratio),
+            **self._frechet(x, y, seed),
+            **_shares(x, y),
+        )
+
+    def _frechet(self, x: Tensor, y: Tensor, seed: int) -> Row:
+        """The Fréchet distance, with an error bar and an interval where they can be had."""
+        if not self.bootstraps:
+            return dict(frechet=frechet_distance(x, y), frechet_se=None, frechet_interval=None)
+        found = frechet_estimate(
+            x,
+            y,
+            num_resamples=self.bootstraps,
+            generator=torch.Generator().manual_seed(stream_seed(seed, "bootstrap")),
+        )
+        return {
+            "frechet": found.value,
+            "frechet_se": found.standard_error,
+            "frechet_interval": None if found.warning else found.interval,
         }
-        if min(len(x), len(y)) > NEIGHBORS:
-            shares = precision_recall(x, y, num_neighbors=NEIGHBORS)
-            row |= {key: value for key, value in asdict(shares).items() if key in row}
-        return row
 
     @cached_property
-    def account(self) -> dict[str, Any]:
-        """How models are judged, and what the Fréchet distance cannot say for want of samples."""
-        _, dim = extract_features(self.reference[:2], self.features).shape
-        warning = sample_size_warning(self.num_samples, len(self.reference), dim)
-        return self.how() | {"warning": warning}
+    def dim(self) -> int:
+        """Number of features."""
+        return int(extract_features(self.reference[:2], self.features).shape[1])
+
+    @property
+    def bootstraps(self) -> int:
+        """Bootstrap resamples that are made; 0 where they would take minutes."""
+        if self.num_resamples is not None:
+            return self.num_resamples
+        rank = min(self.num_samples, len(self.reference), self.dim)
+        return NUM_RESAMPLES if rank <= MOST_RANK else 0
+
+    @property
+    def warning(self) -> str | None:
+        """What the Fréchet distance cannot say for want of samples, known before any is drawn."""
+        return sample_size_warning(self.num_samples, len(self.reference), self.dim)
+
+    @property
+    def notes(self) -> list[str]:
+        """What these numbers of samples and images cannot give, one line each."""
+        found = [f"Fréchet distance: {self.warning}"] if self.warning else []
+        if not self.bootstraps:
+            found.append(
+                f"Fréchet distance: no error bar, which takes minutes for {self.dim} features"
+            )
+        return found
 
     def how(self) -> dict[str, Any]:
-        """All that decides a judgment besides the chain and the seed."""
-        features = dict(getattr(self.features, "how", {"features": "pixels"}))
+        """All that decides the scores besides the chain and the seed."""
         return {
             "num_samples": self.num_samples,
             "num_reference": len(self.reference),
+            "num_resamples": self.bootstraps,
             "data": self.data.fingerprint,
-            "features": features,
+            "features": dict(getattr(self.features, "how", {"features": "pixels"})),
             "score_name": score_name(self.features),
+            "warning": self.warning,
         }
-
-
-def judge(sampler: Sampler, data: ImageData, num_samples: int, seed: int) -> Row:
-    """Final cumulative error and quality of a chain's samples, with standard errors.
-
-    Arguments:
-        sampler: The chain.
-        data: The images that it should be like.
-        num_samples: Number of samples.
-        seed: Seed of the samples: the same noise for every method.
-    """
-    features = choose_features("pixels" if data.labels is None else "classifier", data)
-    bench = Judge(data, num_samples, features=features)
-    return bench.scores(*bench.draw(sampler, seed))
 
 
 def judgment_file(folder: Path, what: str, how: Mapping[str, Any]) -> Path:
@@ -170,8 +271,10 @@ def judgment_file(folder: Path, what: str, how: Mapping[str, Any]) -> Path:
     return folder / f"judged-{what}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
 
 
-def _frechet(x: Tensor, y: Tensor, generator: torch.Generator) -> Row:
-    if x.shape[1] > MOST_DIM:
-        return {"frechet": frechet_distance(x, y), "frechet_se": None}
-    quality = frechet_estimate(x, y, num_resamples=30, generator=generator)
-    return {"frechet": quality.value, "frechet_se": quality.standard_error}
+def _shares(x: Tensor, y: Tensor) -> Row:
+    """Precision and recall with their standard errors; None with too few for any neighbors."""
+    names = ("precision", "precision_se", "recall", "recall_se")
+    if min(len(x), len(y)) <= NUM_NEIGHBORS:
+        return dict.fromkeys(names)
+    found = precision_recall(x, y, num_neighbors=NUM_NEIGHBORS)
+    return {name: getattr(found, name) for name in names}

@@ -27,11 +27,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
-from undrift.mmd.kernels import Kernel
+from undrift.mmd.kernels import RadialKernel
 from undrift.quality.frechet import FrechetStatistics
 
 NUM_GROUPS = 20
@@ -79,7 +80,8 @@ def _change(best: Distance, none: Distance, *, is_biased: bool = False) -> Chang
         left_out.append(terms)
     variance = float((left_out[0] - left_out[1]).var(1, correction=0).sum())
     difference, error = wholes[0] - wholes[1], math.sqrt((NUM_GROUPS - 1) * variance)
-    interval = (difference - 1.96 * error, difference + 1.96 * error)
+    half = NormalDist().inv_cdf(0.975) * error
+    interval = (difference - half, difference + half)
     return Change(wholes[1], wholes[0], difference, error, interval)
 
 
@@ -88,7 +90,7 @@ def _groups(count: int) -> list[slice]:
     return [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
 
 
-def mmd_change(best: Tensor, none: Tensor, y: Tensor, kernel: Kernel) -> Change:
+def mmd_change(best: Tensor, none: Tensor, y: Tensor, kernel: RadialKernel) -> Change:
     r"""Change of the unbiased :math:`\mathrm{MMD}^2` to the data.
 
     Arguments:
@@ -113,7 +115,7 @@ def mmd_change(best: Tensor, none: Tensor, y: Tensor, kernel: Kernel) -> Change:
     return _change(near, far)
 
 
-def _kernel_sums(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
+def _kernel_sums(x: Tensor, y: Tensor, kernel: RadialKernel) -> Tensor:
     """Sums of the kernel over pairs of groups, without pairs of a point with itself."""
     rows, columns = _groups(len(x)), _groups(len(y))
     sums = torch.stack(

@@ -1,6 +1,6 @@
 r"""How strong should a remedy be? A search on one half of the data, a verdict on the other.
 
-The data are split in two by the seed. On the *search* half, every strength is judged with the same
+The data are split in two by the seed. On the *search* half, every strength is scored with the same
 sampling noise: first those of a grid, then by golden sections between the neighbors of the best.
 The *held-out* half, with fresh sampling noise, sees two chains only: the best strength and none.
 Their difference in :math:`D_0^2` or in the Fréchet distance,
@@ -16,28 +16,28 @@ References:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from undrift.data.images import ImageData
-from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.measurement.population import Population
-from undrift.mmd.kernels import Kernel, RBFMixture
-from undrift.mmd.two_sample import mmd_estimate
 from undrift.progress import progress_bar
 from undrift.quality.features import FeatureMap, extract_features
-from undrift.quality.frechet import frechet_distance, frechet_estimate, sample_size_warning
+from undrift.quality.frechet import MOST_RANK
+from undrift.quality.scorer import Scorer, Scores
 from undrift.remedies.analytic_variance import AnalyticVarianceSampler
 from undrift.remedies.config import NEUTRAL, RemedyConfig, apply_remedy
 from undrift.remedies.difference import SAMPLES_PER_FEATURE, Change, frechet_change, mmd_change
 from undrift.seeds import stream_seed
+
+logger = logging.getLogger("undrift")
 
 Metric = Literal["mmd_sq", "frechet"]
 
@@ -50,36 +50,32 @@ GRIDS = {
 """The strengths that are tried where none are given."""
 
 LEAST_DATA = 40
-MOST_DIM = 256
 GOLDEN = (3 - math.sqrt(5)) / 2
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One strength, judged on the search half.
+    """One strength, scored on the search half.
 
     Arguments:
         strength: The strength; None for no remedy, where no strength stands for it.
         phase: Whether it was on the grid or came from the refinement.
-        mmd_sq: Final cumulative error; None where the chain blew up, as the other numbers.
-        mmd_sq_se: Its standard error.
-        frechet: Fréchet distance; None for very many pixels, unless it is what is searched by.
-        frechet_se: Its standard error; None with more features than a bootstrap can take.
-        pixel_variance_ratio: Total variance of the samples over that of the data.
+        scores: Scores of its samples; None where the chain blew up.
     """
 
     strength: float | None
     phase: Literal["grid", "refinement"]
-    mmd_sq: float | None = None
-    mmd_sq_se: float | None = None
-    frechet: float | None = None
-    frechet_se: float | None = None
-    pixel_variance_ratio: float | None = None
+    scores: Scores | None = None
 
     def value(self, metric: Metric) -> float:
         """What the search compares; infinite where the chain blew up."""
-        value = getattr(self, metric)
-        return math.inf if value is None else float(value)
+        return math.inf if self.scores is None else float(getattr(self.scores, metric))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The strength and its scores, ready for JSON."""
+        unknown = dict.fromkeys(f.name for f in fields(Scores))
+        scores = self.scores.to_dict() if self.scores else unknown
+        return {"strength": self.strength, "phase": self.phase} | scores
 
 
 @dataclass(frozen=True)
@@ -136,8 +132,8 @@ class Tuning:
             "kind": "undrift.tuning",
             "remedy": self.remedy.text,
             "metric": self.metric,
-            "curve": [asdict(trial) for trial in self.curve],
-            "best": asdict(self.best),
+            "curve": [trial.to_dict() for trial in self.curve],
+            "best": self.best.to_dict(),
             "held_out": changes,
             "helps": self.helps,
             "verdict": self.verdict,
@@ -188,70 +184,58 @@ def tune(
         raise InvalidInput(
             f"{num_samples} samples are too few for error bars: {LEAST_DATA} or more"
         )
-    search, held_out = _halves(data, seed)
-    network = sampler.network
+    scorer, held_out = (
+        Scorer(half, num_samples, features=features, batch_size=batch_size)
+        for half in halves(data, seed)
+    )
+    if metric == "frechet" and not _is_enough(held_out, scorer):
+        raise InvalidInput(
+            f"{scorer.dim} features are too many for the Fréchet distance of {num_samples} samples "
+            f"and {len(scorer.data)} images: take half as many features as the fewer of them, or "
+            "search by mmd_sq"
+        )
+    for note in scorer.notes:
+        logger.info("note: %s", note)
     runs = 3 + refine + len([v for v in values if not replace(remedy, strength=v).is_neutral])
     total = runs * num_samples * (len(sampler.grid) - 1)
-    label = f"tuning {remedy.remedy}"
-    with evaluating(network), progress_bar(label, total, show=progress) as tick:
-        bench = _Bench(
-            sampler, remedy, search, features, metric, num_samples, batch_size, seed, tick
-        )
-        if metric == "frechet" and not bench.enough(len(held_out)):
-            raise InvalidInput(
-                f"{bench.dim} features are too many for the Fréchet distance of "
-                f"{num_samples} samples and {len(search)} images: take half as many features as "
-                "the fewer of them, or search by mmd_sq"
-            )
-        curve = bench.search(values, refine)
+    with progress_bar(f"tuning {remedy.remedy}", total, show=progress) as tick:
+        search = StrengthSearch(sampler, remedy, scorer, metric, seed, tick)
+        curve = search.curve(values, refine)
         best = min(curve, key=lambda trial: trial.value(metric))
         chosen = (
             RemedyConfig() if _is_none(remedy, best) else replace(remedy, strength=best.strength)
         )
-        changes = {} if chosen.remedy == "none" else bench.compare(chosen, held_out)
+        changes = {} if chosen.remedy == "none" else search.changes(chosen, held_out)
     how = {
-        "num_samples": num_samples,
-        "num_search": len(search),
-        "num_held_out": len(held_out),
+        **scorer.how(),
+        "num_search": len(scorer.data),
+        "num_held_out": len(held_out.data),
         "seed": seed,
         "sampler": sampler.describe(),
         "data": dict(data.how),
-        "features": dict(getattr(features, "how", {"features": "pixels"})),
-        "warning": None
-        if best.frechet is None
-        else sample_size_warning(num_samples, min(len(search), len(held_out)), bench.dim),
     }
     return Tuning(chosen, metric, curve, best, changes, how)
 
 
+def _is_enough(*scorers: Scorer) -> bool:
+    """Whether there are samples enough for changes of the Fréchet distance without bias."""
+    fewest = min(min(each.num_samples, len(each.reference)) for each in scorers)
+    return fewest >= SAMPLES_PER_FEATURE * scorers[0].dim
+
+
 @dataclass
-class _Bench:
-    """Draws samples of the chain at any strength, always from the same noise, and judges them."""
+class StrengthSearch:
+    """Draws samples of the chain at any strength, always from the same noise, and scores them."""
 
     sampler: Sampler
     remedy: RemedyConfig
-    images: Tensor
-    features: FeatureMap | None
+    scorer: Scorer
     metric: Metric
-    num_samples: int
-    batch_size: int
     seed: int
     tick: Callable[[int], None]
+    fitted: AnalyticVarianceSampler | None = None
 
-    def __post_init__(self) -> None:
-        self.kernel: Kernel = RBFMixture().fit(self.images)
-        self.reference = extract_features(self.images, self.features)
-        self.dim = self.reference.shape[1]
-        self.variance = float(self.images.var(0).sum())
-        self.fitted: AnalyticVarianceSampler | None = None
-        self.device = device_of(self.sampler.network)
-
-    def enough(self, num_held_out: int) -> bool:
-        """Whether there are samples enough for changes of the Fréchet distance without bias."""
-        fewest = min(self.num_samples, len(self.images), num_held_out)
-        return fewest >= SAMPLES_PER_FEATURE * self.dim
-
-    def search(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
+    def curve(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
         none = self._trial(_neutral(self.remedy), "grid", RemedyConfig())
         trials = {none.strength: none}
@@ -269,59 +253,38 @@ class _Bench:
         )
         return tuple(order)
 
-    def compare(self, best: RemedyConfig, held_out: Tensor) -> dict[str, Change]:
+    def changes(self, best: RemedyConfig, held_out: Scorer) -> dict[str, Change]:
         """The metrics with and without the best remedy, on other data with other noise.
 
-        The Fréchet distance of very many features only where it is what was searched by, and where
-        there are samples enough; nothing where a chain blows up.
+        The Fréchet distance only where there are samples enough, and where it would take minutes
+        only if it is what was searched by; nothing where a chain blows up.
         """
         noise = stream_seed(self.seed, "held out")
-        with_it, without = (self._draw(each, noise) for each in (best, RemedyConfig()))
+        with_it, without = (self.draw(each, held_out, noise) for each in (best, RemedyConfig()))
         if _blew_up(with_it) or _blew_up(without):
             return {}
-        changes = {"mmd_sq": mmd_change(with_it, without, held_out, RBFMixture().fit(held_out))}
-        few = self.dim <= MOST_DIM and self.enough(len(held_out))
-        if self.metric == "frechet" or few:
-            mapped = (extract_features(x, self.features) for x in (with_it, without, held_out))
-            changes["frechet"] = frechet_change(*mapped)
+        changes = {"mmd_sq": mmd_change(with_it, without, held_out.reference, held_out.kernel)}
+        is_quick = self.metric == "frechet" or held_out.dim <= MOST_RANK
+        if is_quick and _is_enough(held_out, self.scorer):
+            x_best, x_none = (extract_features(x, held_out.features) for x in (with_it, without))
+            changes["frechet"] = frechet_change(x_best, x_none, held_out.reference_features)
         return changes
 
     def _trial(
         self, strength: float | None, phase: Literal["grid", "refinement"], remedy: RemedyConfig
     ) -> Trial:
-        x = self._draw(remedy, stream_seed(self.seed, "search"))
-        if _blew_up(x):
-            return Trial(strength, phase)
-        found = mmd_estimate(x, self.images, kernel=self.kernel, num_permutations=0)
-        frechet, spread = self._frechet(x)
-        ratio = float(x.var(0).sum()) / self.variance
-        return Trial(strength, phase, found.mmd_sq, found.standard_error, frechet, spread, ratio)
+        x = self.draw(remedy, self.scorer, self.seed)
+        return Trial(strength, phase, None if _blew_up(x) else self.scorer.scores(x, self.seed))
 
-    def _frechet(self, x: Tensor) -> tuple[float | None, float | None]:
-        """The Fréchet distance and its error, where many features do not make them too dear."""
-        few = self.dim <= MOST_DIM
-        if not few and self.features is None and self.metric != "frechet":
-            return None, None
-        mapped = extract_features(x, self.features)
-        if not few:
-            return frechet_distance(mapped, self.reference), None
-        resamples = torch.Generator().manual_seed(stream_seed(self.seed, "bootstrap"))
-        found = frechet_estimate(mapped, self.reference, num_resamples=20, generator=resamples)
-        return found.value, found.standard_error
-
-    def _draw(self, remedy: RemedyConfig, seed: int) -> Tensor:
-        sampler = self._remedied(remedy)
-        shape = (self.num_samples, *self.images.shape[1:])
-        chains = Population.from_prior(
-            sampler, shape, self.batch_size, seed, device=self.device, tick=self.tick
-        )
-        return chains.advance(0).cpu()
+    def draw(self, remedy: RemedyConfig, scorer: Scorer, seed: int) -> Tensor:
+        """Samples of the chain with a remedy."""
+        return scorer.draw(self._remedied(remedy), seed, self.tick)
 
     def _remedied(self, remedy: RemedyConfig) -> Sampler:
         """The chain with a remedy; what is estimated from data is estimated once."""
         if self.fitted is not None and remedy.remedy == "analytic_variance":
             return self.fitted.with_factor(remedy.value)
-        sampler = apply_remedy(self.sampler, remedy, self.images, seed=self.seed)
+        sampler = apply_remedy(self.sampler, remedy, self.scorer.data.images, seed=self.seed)
         if isinstance(sampler, AnalyticVarianceSampler):
             self.fitted = sampler
         return sampler
@@ -394,11 +357,13 @@ def _values(remedy: RemedyConfig, values: Sequence[float] | None, refine: int) -
     return sorted(set(map(float, chosen)))
 
 
-def _halves(data: ImageData, seed: int) -> tuple[Tensor, Tensor]:
+def halves(data: ImageData, seed: int) -> tuple[ImageData, ImageData]:
     """The search half and the held-out half of the images."""
     if len(data) < LEAST_DATA:
         raise InvalidInput(f"{len(data)} images are too few to be split: give {LEAST_DATA} or more")
     generator = torch.Generator().manual_seed(stream_seed(seed, "split"))
-    order = torch.randperm(len(data), generator=generator)
-    half = len(data) // 2
-    return data.images[order[:half]], data.images[order[half:]]
+    search, held_out = torch.randperm(len(data), generator=generator).tensor_split([len(data) // 2])
+    return (
+        ImageData(data.images[search], f"{data.name}, search half"),
+        ImageData(data.images[held_out], f"{data.name}, held-out half"),
+    )
