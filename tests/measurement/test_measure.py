@@ -453,14 +453,15 @@ def test_the_part_of_the_error_that_is_the_data_s_own():
     chain = gaussian_chain(4, slope_error=-0.3)
     sampler = AffineSampler(chain)
     all_used = measure(sampler, DATA[:500], num_samples=500, states=[0], progress=False).final
-    few_used = measure(
-        sampler, DATA, num_samples=500, num_forward=500, states=[0], progress=False
-    ).final
+    *_, few_used, same = measure(
+        sampler, DATA, num_samples=500, num_forward=500, states=[1, 0], progress=False
+    ).states
     empirical = measure(
         sampler, DATA[:500], num_samples=500, states=[0], reference="empirical", progress=False
     ).final
     assert 0.4 < all_used.error.mmd_sq_data_se / all_used.mmd_sq_se < 0.75
     assert few_used.error.mmd_sq_data_se < 0.1 * few_used.mmd_sq_se
+    assert 0.4 < same.error.mmd_sq_data_se / same.mmd_sq_se < 0.75  # every seed has these at t = 0
     assert empirical.error.mmd_sq_data_se == empirical.budget.fresh_sq_data_se == 0
 
 

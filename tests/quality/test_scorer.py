@@ -8,7 +8,7 @@ import torch
 from commands import result, write_run
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
-from undrift.diffusion.pipelines import as_sampler
+from undrift.diffusion.pipelines import as_sampler, load_pipeline
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import PolynomialKernel
@@ -22,7 +22,6 @@ from undrift.remedies.search import halves, tune
 from undrift.study.config import StudyConfig
 from undrift.study.run import run_study
 from undrift.training.config import ChainConfig, TrainConfig
-from undrift.training.runs import load_model
 
 
 @pytest.mark.parametrize("num_samples", [300, 600])
@@ -33,11 +32,13 @@ def test_measure_evaluate_and_a_study_agree_to_the_last_digit(
     monkeypatch.chdir(tmp_path)
     base = TrainConfig(steps=3, batch_size=8, sample_every=0, chain=ChainConfig(num_steps=4))
     plan = StudyConfig(base, steps=2, seeds=[3], num_samples=num_samples)
-    [row] = run_study(plan, tmp_path / "study", progress=False)["rows"]
+    [row] = run_study(plan, tmp_path / "study", progress=False).to_dict()["rows"]
     options = ["--num-samples", num_samples, "--seed", 3, "--quiet"]
     run = f"study/{row['run']}"
     evaluated = result(capsys, "evaluate", run, *options)
-    final = result(capsys, "measure", run, *options, "--no-budget", "--states", 3)["states"][-1]
+    final = result(capsys, "measure", run, *options, "--no-budget", "--states", 3)["states"][-1][
+        "error"
+    ]
     for name in ("mmd_sq", "mmd_sq_se", "p_value", "interval"):
         assert final[name] == evaluated[name] == row[name], name
     scores = ("frechet", "kernel_distance", "precision", "recall", "empirical_mmd_sq")
@@ -90,7 +91,7 @@ def test_what_the_sizes_cannot_give_is_known_before_any_sample():
 
 def test_tune_scores_the_samples_that_evaluate_scores(tmp_path):
     data = load_data("digits", limit=200)
-    sampler = as_sampler(load_model(write_run(tmp_path / "run")))
+    sampler = as_sampler(load_pipeline(write_run(tmp_path / "run") / "pipeline"))
     found = tune(
         sampler,
         data,

@@ -15,9 +15,8 @@ from undrift.cli import main
 from undrift.data.load import load_data
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.quality import scorer as judgment
 from undrift.quality.feature_choice import choose_features
-from undrift.quality.scorer import judge
+from undrift.quality.scorer import Scorer
 from undrift.remedies.config import RemedyConfig
 from undrift.study import statistics as study_statistics
 from undrift.study import worker
@@ -164,26 +163,28 @@ class Memory(Sampler):
 
 def test_a_chain_that_returns_the_data_is_judged_better_than_noise():
     data = load_data("digits", limit=400)
-    found = judge(Memory(data.images), data, 300, 0)
-    noise = judge(Memory(torch.rand_like(data.images) * 2 - 1), data, 300, 0)
+    scorer = Scorer(data, 300, features=choose_features("classifier", data))
+    memory, nothing = Memory(data.images), Memory(torch.rand_like(data.images) * 2 - 1)
+    found, noise = (scorer.scores(scorer.draw(chain, 0)) for chain in (memory, nothing))
     # a memory repeats data: its distance from the population is 1/n at the most, and its error
-    assert abs(found["mmd_sq"]) < 1 / 400 + 4 * found["mmd_sq_se"] < noise["mmd_sq"]
-    assert found["frechet"] < noise["frechet"] / 5
-    assert found["pixel_variance_ratio"] == pytest.approx(1, abs=0.1)
+    assert abs(found.mmd_sq) < 1 / 400 + 4 * found.mmd_sq_se < noise.mmd_sq
+    assert found.frechet < noise.frechet / 5
+    assert found.pixel_variance_ratio == pytest.approx(1, abs=0.1)
 
 
 def test_a_memory_has_no_error_against_the_data_set_and_less_than_none_against_its_population():
     data = load_data("digits", limit=60)
-    bench = judgment.Judge(data, 200)
-    found = []
+    scorer, found = Scorer(data, 200), []
     for seed in range(12):
-        row = bench.scores(*bench.draw(Memory(data.images), seed))
-        found.append([row["mmd_sq"], row["mmd_sq"] + bench.data_set_offset])
+        row = scorer.scores(scorer.draw(Memory(data.images), seed))
+        found.append([row.mmd_sq, row.empirical_mmd_sq, row.empirical_mmd_sq_se**2])
     values = torch.tensor(found, dtype=torch.float64)
-    error = values.std(0) / 12**0.5
-    population, data_set = values.mean(0)
+    spread = values.std(0)
+    error = spread / 12**0.5
+    population, data_set, claimed = values.mean(0)
     assert abs(data_set) < 4 * error[1] and population < -10 * error[0]
-    assert 0.3 / 60 < bench.data_set_offset < 1 / 60
+    assert 0.3 / 60 < scorer.data_set_offset < 1 / 60
+    assert 0.5 < claimed.sqrt() / spread[1] < 2
 
 
 def test_the_error_against_the_data_set_is_beside_that_against_the_population(tmp_path):
@@ -305,14 +306,14 @@ def test_a_remedy_is_tried_without_being_estimated(monkeypatch):
     assert sum(rows) == 6  # one for each time
 
 
-def test_a_judge_draws_without_dropout():
+def test_a_scorer_draws_without_dropout():
     data = load_data("digits", limit=40)
     config = replace(plan().base, model=ModelConfig(dropout=0.5))
     sampler = Trainer(config, data).averaged_sampler()
     found = []
     for mode in (True, False):
         sampler.denoiser.network.train(mode)
-        found.append(judgment.Judge(data, 8).draw(sampler, 0)[0])
+        found.append(Scorer(data, 8).draw(sampler, 0))
         assert sampler.denoiser.network.training is mode
     assert torch.equal(*found)
 
@@ -429,18 +430,18 @@ def test_more_checkpoints_of_the_same_runs_do_not_narrow_the_interval():
     assert often.interval == pytest.approx(once.interval)
 
 
-def test_a_judge_says_which_features_it_uses():
+def test_a_scorer_says_which_features_it_uses():
     data = load_data("digits", limit=200)
-    assert judgment.Judge(data, 10).how()["features"] == {"features": "pixels"}
+    assert Scorer(data, 10).how()["features"] == {"features": "pixels"}
     classifier = choose_features("classifier", data)
-    assert judgment.Judge(data, 10, features=classifier).how()["features"] == dict(classifier.how)
+    assert Scorer(data, 10, features=classifier).how()["features"] == dict(classifier.how)
 
 
-def test_large_data_are_judged_by_an_even_part():
+def test_large_data_are_scored_by_an_even_part():
     data = load_data("digits", limit=100)
-    few = judgment.Judge(data, 10)
+    few = Scorer(data, 10)
     assert len(few.reference) == 40 and torch.equal(few.reference[1], data.images[2])
-    assert judgment.Judge(data, 50).reference is data.images
+    assert Scorer(data, 50).reference is data.images
 
 
 def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):

@@ -15,7 +15,6 @@ from undrift.study.record import StudyRecord
 from undrift.training.config import ChainConfig, MethodConfig, TrainConfig
 
 REGULARIZED = "regularized"
-MEASURE_SEED = 20_000
 NUM_STATES = 12
 
 
@@ -60,7 +59,7 @@ def measure_models(
             data,
             num_samples=study.config["num_samples"],
             states=states,
-            seed=row.seed + MEASURE_SEED,
+            seed=row.seed,
             label=row.method,
             progress=progress,
         )

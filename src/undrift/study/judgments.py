@@ -15,7 +15,7 @@ from undrift.data.grids import image_grid
 from undrift.diffusion.pipelines import as_sampler, load_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.measure import measure
-from undrift.quality.scorer import Judge, Row, judgment_file
+from undrift.quality.scorer import Row, Scorer, judgment_file
 from undrift.remedies.config import RemedyConfig, apply_remedy
 from undrift.study.config import BASE, NO_REMEDY, StudyConfig
 from undrift.study.jobs import Job
@@ -59,7 +59,7 @@ class Judgments:
     """
 
     def __init__(
-        self, config: StudyConfig, scorer: Judge, study: Path, job: Job, steps: int
+        self, config: StudyConfig, scorer: Scorer, study: Path, job: Job, steps: int
     ) -> None:
         self.config, self.scorer, self.study, self.job = config, scorer, study, job
         self.steps, self.run = steps, job.folder(study, steps)
@@ -114,20 +114,21 @@ class Judgments:
         question = self._question() | (how or {})
         file = judgment_file(self.run, what, question)
         if not file.is_file():
-            samples, generator = self.scorer.draw(chain(), self.job.seed)
+            samples = self.scorer.draw(chain(), self.job.seed)
             if grid:
                 image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
-            write_json(file, self.scorer.scores(samples, generator) | {"how": question})
+            scores = self.scorer.scores(samples, self.job.seed)
+            write_json(file, scores.to_dict() | {"how": question})
         return self._kept(file)
 
     def _kept(self, file: Path) -> Row:
-        """A judgment that was kept, with the error against the data set itself."""
-        scores: Row = json.loads(file.read_text())
+        """A judgment that was kept."""
+        kept = json.loads(file.read_text())
+        scores = {key: tuple(v) if isinstance(v, list) else v for key, v in kept.items()}
         grid = file.with_suffix(".png")
         del scores["how"]
         return scores | {
-            "empirical_mmd_sq": scores["mmd_sq"] + self.scorer.data_set_offset,
-            "grid": grid.relative_to(self.study).as_posix() if grid.is_file() else None,
+            "grid": grid.relative_to(self.study).as_posix() if grid.is_file() else None
         }
 
     def _question(self) -> Row:

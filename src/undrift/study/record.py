@@ -35,6 +35,8 @@ class StudyRow:
         mmd_sq: Final cumulative error against the population of the data.
         mmd_sq_low: Its lower confidence limit.
         empirical_mmd_sq: The same error against the data set itself.
+        interval: 95 % interval of the error against the population.
+        frechet_interval: 95 % interval of the Fréchet distance of the distributions.
         grid: File of a grid of its samples, in the folder of the study.
         step: Step of training at which averaged weights on the way were judged.
         remedy: Name of the remedy that its chain has.
@@ -61,6 +63,9 @@ class StudyRow:
     recall: float | None = None
     recall_se: float | None = None
     pixel_variance_ratio: float | None = None
+    empirical_mmd_sq_se: float | None = None
+    interval: tuple[float, float] | None = None
+    frechet_interval: tuple[float, float] | None = None
     grid: str | None = None
     step: int | None = None
     remedy: str | None = None

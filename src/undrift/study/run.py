@@ -62,7 +62,7 @@ def run_study(
     try_building(config, worker.data)
     _check_folder(config, folder)
     outcomes, failures = dict[Job, Outcome](), list[Failure]()
-    judged_by = worker.scorer.account
+    judged_by = worker.scorer.how()
     folder.mkdir(parents=True, exist_ok=True)
     num_before = _num_rows(folder)
     with _alone(folder), StudyProgress(config, folder, show=progress) as bar:
@@ -112,7 +112,7 @@ def _record(
         profiles=[profile for outcome in found for profile in outcome.profiles],
         failures=list(failures),
         checkpoint_rule=CHECKPOINT_RULE,
-        judged_by=scorer.account,
+        judged_by=scorer.how(),
         config=asdict(config),
         versions=versions(),
         data=dict(scorer.data.how),

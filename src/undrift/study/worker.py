@@ -12,7 +12,7 @@ from typing import Any
 from undrift.data.grids import image_grid
 from undrift.data.images import ImageData
 from undrift.quality.feature_choice import choose_features
-from undrift.quality.scorer import Judge
+from undrift.quality.scorer import Scorer
 from undrift.study.config import DATA_GRID, StudyConfig
 from undrift.study.jobs import Job
 from undrift.study.judgments import GRID_IMAGES, Judgments, Outcome
@@ -40,11 +40,11 @@ class Worker:
         return load(self.config.base)
 
     @cached_property
-    def scorer(self) -> Judge:
+    def scorer(self) -> Scorer:
         """What scores all models."""
         features = choose_features(self.config.features, self.data)
         config = self.config
-        return Judge(self.data, config.num_samples, config.num_reference, features)
+        return Scorer(self.data, config.num_samples, config.num_reference, features)
 
     def show_data(self) -> None:
         """Keep a grid of the data, to compare samples with by eye."""
