@@ -32,7 +32,8 @@ def test_measure_evaluate_and_a_study_agree_to_the_last_digit(
     monkeypatch.chdir(tmp_path)
     base = TrainConfig(steps=3, batch_size=8, sample_every=0, chain=ChainConfig(num_steps=4))
     plan = StudyConfig(base, steps=2, seeds=[3], num_samples=num_samples)
-    [row] = run_study(plan, tmp_path / "study", progress=False).to_dict()["rows"]
+    run_study(plan, tmp_path / "study", progress=False)
+    [row] = json.loads((tmp_path / "study" / "study.json").read_text())["rows"]
     options = ["--num-samples", num_samples, "--seed", 3, "--quiet"]
     run = f"study/{row['run']}"
     evaluated = result(capsys, "evaluate", run, *options)
