@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from undrift.exceptions import InvalidInput
 from undrift.mmd.kernels import PolynomialKernel
-from undrift.mmd.two_sample import mmd_estimate
 from undrift.quality.frechet import (
     SAMPLES_PER_FEATURE,
     FrechetStatistics,
@@ -17,6 +16,7 @@ from undrift.quality.frechet import (
     frechet_estimate,
     gaussian_distance,
 )
+from undrift.quality.kernel_distance import kernel_distance
 from undrift.quality.precision_recall import precision_recall
 
 
@@ -273,11 +273,6 @@ def test_unusable_bootstrap_options(options):
 # --- kernel distance ---------------------------------------------------------------------------
 
 
-def kernel_distance(x, y, block_size=None, **options):
-    kernel = PolynomialKernel(**options)
-    return mmd_estimate(x, y, kernel=kernel, num_permutations=0, block_size=block_size)
-
-
 @pytest.mark.parametrize("block_size", [1, 7, 1000])
 def test_kernel_distance_is_its_definition(block_size):
     x, y = normal(15, 3), normal(22, 3, seed=1) + 0.5
@@ -302,7 +297,7 @@ def test_a_linear_kernel_compares_means():
     x, y = normal(40, 5), normal(70, 5, seed=1) + 0.2
     noise = x.T.cov().trace() / 40 + y.T.cov().trace() / 70
     expected = 0.3 * float((x.mean(0) - y.mean(0)).square().sum() - noise)
-    found = kernel_distance(x, y, degree=1, gamma=0.3, coefficient=5)
+    found = kernel_distance(x, y, kernel=PolynomialKernel(1, 0.3, 5.0))
     assert found.mmd_sq == pytest.approx(expected, rel=1e-9)
 
 

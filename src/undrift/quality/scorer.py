@@ -37,7 +37,7 @@ from undrift.measurement.cumulative import (
 )
 from undrift.measurement.population import BATCH_SIZE, draw_samples
 from undrift.mmd.distances import squared_distances
-from undrift.mmd.kernels import PolynomialKernel, RBFMixture
+from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.quality.features import FeatureMap, extract_features, score_name
 from undrift.quality.frechet import (
@@ -46,6 +46,7 @@ from undrift.quality.frechet import (
     frechet_estimate,
     sample_size_warning,
 )
+from undrift.quality.kernel_distance import kernel_distance
 from undrift.quality.precision_recall import precision_recall
 from undrift.seeds import stream_seed
 
@@ -184,9 +185,7 @@ class Scorer:
         )
         by_data = data_variance(found, len(self.reference) / len(self.data))
         x, y = extract_features(samples, self.features), self.reference_features
-        kernel_distance = mmd_estimate(
-            x, y, kernel=PolynomialKernel(), num_permutations=0, dtype=torch.float64
-        )
+        features = kernel_distance(x, y)
         ratio = samples.var(0).sum() / self.data.images.var(0).sum()
         return Scores(
             mmd_sq=found.mmd_sq,
@@ -196,8 +195,8 @@ class Scorer:
             p_value=found.p_value,
             empirical_mmd_sq=found.mmd_sq + self.data_set_offset,
             empirical_mmd_sq_se=math.sqrt(max(found.standard_error**2 - by_data, 0.0)),
-            kernel_distance=kernel_distance.mmd_sq,
-            kernel_distance_se=kernel_distance.standard_error,
+            kernel_distance=features.mmd_sq,
+            kernel_distance_se=features.standard_error,
             pixel_variance_ratio=float(ratio),
             **self._frechet(x, y, seed),
             **_shares(x, y),
