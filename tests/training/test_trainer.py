@@ -502,7 +502,7 @@ def in_each_process(folder):
         trainer.run()
         for value in weights(trainer):
             assert torch.equal(*gather(value.flatten()).chunk(2))
-    cohorts = gather(whole.regularizer.rollout.states[0])
+    cohorts = gather(whole.regularizer.rollout.states[0].x)
     assert not torch.equal(*cohorts.chunk(2))
     with pytest.raises(InvalidInput, match="--batch-size 7 does not split over 2 processes"):
         Trainer(config(batch_size=7), IMAGES, accelerator)
