@@ -7,6 +7,7 @@ import re
 import pytest
 from rich.console import Console
 
+from undrift.reporting.console import rich_table
 from undrift.reporting.content import ReportInput
 from undrift.reporting.findings import verdict
 from undrift.reporting.html import render_html
@@ -143,7 +144,7 @@ def test_the_stack_is_as_high_as_the_error_per_step() -> None:
 
 def test_the_terminal_shows_the_split_and_the_limits() -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(nats_table(profile(state(10), state(1, nearest_weight=0.95))))
+    console.print(rich_table(nats_table(profile(state(10), state(1, nearest_weight=0.95)))))
     lines = console.export_text().splitlines()
     row = next(line for line in lines if line.strip().startswith("10 "))
     for text in ("0.620 ± 0.010", "0.496", "0.500", "0.100", "0.0200", "0.010 to 2.0"):

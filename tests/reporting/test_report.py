@@ -113,12 +113,12 @@ def training_log(is_regularized: bool, seed: int = 0) -> list[dict[str, Any]]:
     for step in range(1500, 2200, 2):
         nll = 0.11 + 0.05 * math.exp(-(step - 1500) / 300) + rng.gauss(0, 0.012)
         row: dict[str, Any] = {"step": step, "nll": nll, "loss": nll, "lr": 1e-3}
-        row["grad_norm_nll"] = 0.3 * math.exp(rng.gauss(0, 0.25))
+        row["grad_norm_main"] = 0.3 * math.exp(rng.gauss(0, 0.25))
         if is_regularized:
             value = 3e-3 + 5e-3 * math.exp(-(step - 1500) / 150) + rng.gauss(0, 6e-4)
             row["regularizer"] = value
-            row["regularizer_null_floor"] = 1.6e-3
-            row["grad_norm_regularizer"] = 0.3 * row["grad_norm_nll"] * rng.uniform(0.8, 1.3)
+            row["regularizer_null"] = 1.6e-3
+            row["grad_norm_regularizer"] = 0.3 * row["grad_norm_main"] * rng.uniform(0.8, 1.3)
             row["lambda"] = 40.0 + 50.0 * (1 - math.exp(-(step - 1500) / 120))
         rows.append(row)
     return rows

@@ -197,6 +197,7 @@ def _show(profile: ErrorProfile, path: Path) -> None:
 def _show_nats(profile: ErrorProfile) -> None:
     """Modular errors and the bracket, with what they advise; or in one line why there are none."""
     from undrift.cli.console import show
+    from undrift.reporting.console import rich_table
     from undrift.reporting.nats import nats_findings, nats_table
 
     modular = profile.how.get("modular")
@@ -206,6 +207,6 @@ def _show_nats(profile: ErrorProfile) -> None:
         print(f"no modular errors: {reason}\n")
         return
     plain = profile.to_dict()
-    show(nats_table(plain))
+    show(rich_table(nats_table(plain)))
     for finding in nats_findings(plain, profile.label):
         show(f"{finding.headline} {finding.detail}\n", highlight=False)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -29,44 +31,9 @@ NUM_COLORS = 6
 _STEPS = [1, 2, 2.5, 5, 10]
 _VARIABLES = {"e0": "--ink", "e1": "--muted", "e2": "--grid", "e3": "--panel"}
 
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "undrift",
-    "font.size": 12.5,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 13.0,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12.0,
-    "axes.labelsize": 12.5,
-    "axes.labelpad": 7.0,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "axes.facecolor": "none",
-    "grid.color": GRID,
-    "grid.linewidth": 1.0,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.major.size": 4.0,
-    "ytick.major.size": 0.0,
-    "ytick.minor.size": 0.0,
-    "xtick.major.pad": 5.0,
-    "ytick.major.pad": 7.0,
-    "xtick.labelsize": 12.5,
-    "ytick.labelsize": 12.5,
-    "lines.linewidth": 2.2,
-    "lines.markersize": 5.0,
-    "lines.solid_capstyle": "round",
-    "hatch.linewidth": 1.0,
-}
+_STYLE = mpl.rc_params_from_file(
+    Path(__file__).with_name("plots.mplstyle"), use_default_template=False
+)
 
 
 def color(index: int) -> str:
@@ -110,7 +77,7 @@ def draw(
     """Return a plot, painted once for each page width (sizes in CSS pixels)."""
     drawn = []
     for is_narrow, (width, height) in ((False, wide), (True, narrow)):
-        with mpl.rc_context(_STYLE | {"svg.hashsalt": f"{name}-{is_narrow}"}):
+        with mpl.rc_context({**_STYLE, "svg.hashsalt": f"{name}-{is_narrow}"}):
             figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
             figure.set_layout_engine(
                 "constrained", w_pad=0.06, h_pad=0.06, wspace=0.05, hspace=0.07
@@ -131,7 +98,7 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
     text = _compact(re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text))
     text = text.replace("xlink:href=", "href=")
     box = re.search(r'viewBox="([^"]*)"', text)
-    head = f'<svg viewBox="{box.group(1) if box else ""}" role="img" aria-label="{_escape(alt)}">'
+    head = f'<svg viewBox="{box.group(1) if box else ""}" role="img" aria-label="{escape(alt)}">'
     text = re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)
     text = _own_names(text, name)
     return re.sub(r"#0000(e\d|c\d)\b", _variable, text)
@@ -161,21 +128,15 @@ def _variable(match: re.Match[str]) -> str:
     return f"var({_VARIABLES[code]})" if code in _VARIABLES else f"var(--model-{code[1]})"
 
 
-def _escape(text: str) -> str:
-    return (
-        text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-    )
-
-
 class TimeAxis:
     r"""The horizontal axis of a chain: noise :math:`t = T` on the left, data on the right.
 
     Linear in t where the states are spread evenly enough to be told apart, else one place each.
     """
 
-    def __init__(self, profiles: Sequence[Profile]) -> None:
-        """Find the grid of all states of all models."""
-        self.grid = sorted({float(s["t"]) for p in profiles for s in states(p)}, reverse=True)
+    def __init__(self, times: Iterable[float]) -> None:
+        """Find the grid of all times."""
+        self.grid = sorted(set(times), reverse=True)
         gaps = [a - b for a, b in zip(self.grid[:-1], self.grid[1:], strict=True)]
         even = (self.grid[0] - self.grid[-1]) / max(len(gaps), 1)
         self.is_linear = not gaps or min(gaps) >= 0.2 * even
@@ -183,6 +144,11 @@ class TimeAxis:
     def place(self, t: float) -> float:
         """Return where a state stands, in axis units that grow to the right."""
         return -t if self.is_linear else float(self.grid.index(t))
+
+    @classmethod
+    def of(cls, profiles: Sequence[Profile]) -> TimeAxis:
+        """The axis of all states of all models."""
+        return cls(float(s["t"]) for p in profiles for s in states(p))
 
     @property
     def nudge(self) -> float:

@@ -40,9 +40,10 @@ LOGARITHMIC_FROM = 30.0
 """Ratio of the largest error to the noise from which a second, logarithmic panel is worth it."""
 
 
-def has(profiles: Sequence[Profile], key: str) -> bool:
-    """Return whether any state of any profile holds that number."""
-    return any(number(state, key) is not None for p in profiles for state in states(p))
+def has(profiles: Sequence[Profile], *keys: str) -> bool:
+    """Return whether any state of any profile holds one of these numbers."""
+    every = (state for profile in profiles for state in states(profile))
+    return any(number(state, key) is not None for state in every for key in keys)
 
 
 def _describe_all(profiles: Sequence[Profile], key: str) -> str:
@@ -76,7 +77,7 @@ def _line(
 
 def cumulative_plot(profiles: Sequence[Profile]) -> Plot:
     """Return the cumulative error against t, with bands, and the null's spread behind it."""
-    axis = TimeAxis(profiles)
+    axis = TimeAxis.of(profiles)
     bands = [_band(profile) for profile in profiles]
     ends = [v for band in bands for _, low, mid, high in band for v in (low, mid, high)]
     ends = [v for v in ends if not math.isnan(v)] or [0.0]
@@ -157,7 +158,7 @@ def budget_plot(profiles: Sequence[Profile]) -> Plot:
     shown = [
         (i, p, name)
         for i, (p, name) in enumerate(zip(profiles, labels(profiles), strict=True))
-        if has([p], "budget.fresh") or has([p], "budget.inherited")
+        if has([p], "budget.fresh", "budget.inherited")
     ]
     values = [
         sum(number(s, key) or 0.0 for key in ("budget.fresh", "budget.inherited"))
@@ -220,7 +221,7 @@ def _root_interval(state: State, key: str) -> tuple[float, float] | None:
 
 def amplification_plot(profiles: Sequence[Profile]) -> Plot:
     """Return the amplification of every segment and the gain of everything downstream."""
-    axis = TimeAxis(profiles)
+    axis = TimeAxis.of(profiles)
     keys = [k for k in ("budget.amplification", "downstream_gain") if has(profiles, k)]
     titles = {
         "budget.amplification": "λₜ, of one segment",
@@ -282,7 +283,7 @@ def _paint_undefined(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], ke
 
 def exposure_plot(profiles: Sequence[Profile]) -> Plot:
     """Return Ning et al.'s variance error and the gap of the predicted noise's norm."""
-    axis = TimeAxis(profiles)
+    axis = TimeAxis.of(profiles)
     keys = [k for k in ("exposure.delta", "exposure.eps_norm_gap") if has(profiles, k)]
     titles = {
         "exposure.delta": "δₜ, variance error",

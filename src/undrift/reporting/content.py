@@ -47,7 +47,7 @@ class ReportInput:
         profiles: Error profiles (objects or their plain data); the first is the baseline.
         sample_grids: ``(label, image or PNG bytes[, caption])``, the data itself included.
         training_logs: ``(label, rows)``; a row has ``step`` and any of ``loss``, ``nll``,
-            ``regularizer``, ``regularizer_null_floor``, ``grad_norm_nll``,
+            ``regularizer``, ``regularizer_null``, ``grad_norm_main``,
             ``grad_norm_regularizer``, ``lambda``, ``lr``.
         quality: ``(label, metric, value, standard error)``.
         command: The command line that makes this report again.

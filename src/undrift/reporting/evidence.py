@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from undrift.reporting.content import Profile, State, number, states
 from undrift.reporting.numbers import Z_95, estimate, interval
@@ -170,14 +170,7 @@ def segments(profile: Profile) -> list[Segment]:
     total = sum(s.weighted for s in found)
     if total <= 0:
         return found
-    return [
-        s
-        if s.gain is None
-        else Segment(
-            s.start, s.stop, s.fresh, s.fresh_se, s.is_detected, s.gain, s.weighted / total
-        )
-        for s in found
-    ]
+    return [s if s.gain is None else replace(s, share=s.weighted / total) for s in found]
 
 
 def _segment(previous: State, state: State) -> Segment:

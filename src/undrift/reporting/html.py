@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from undrift.reporting import canvas, chain_figures, nats_figures, training_figures
+from undrift.reporting.chain_figures import has
 from undrift.reporting.content import ReportInput, by_topic, labels, states
 from undrift.reporting.findings import findings
 from undrift.reporting.images import inline_images
@@ -37,6 +38,15 @@ from undrift.reporting.tables import (
     state_table,
 )
 
+PLOTS: Mapping[str, Any] = {
+    "cumulative": (chain_figures.cumulative_plot, "error.mmd_sq"),
+    "budget": (chain_figures.budget_plot, "budget.fresh", "budget.inherited"),
+    "amplification": (chain_figures.amplification_plot, "budget.amplification"),
+    "modular": (nats_figures.modular_plot, "modular.error"),
+    "bracket": (nats_figures.bracket_plot, "kl.upper"),
+    "exposure": (chain_figures.exposure_plot, "exposure.delta", "exposure.eps_norm_gap"),
+}
+"""Plots along the chain, and the numbers of which one at least has to be there."""
 MOST_LOG_ROWS = 2000
 """Rows of one training log that the page carries as data; longer logs are thinned."""
 
@@ -127,52 +137,27 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     colors = {name: i for i, name in enumerate(names)}
     for name, _ in report.training_logs:
         colors.setdefault(name, len(colors))
-    has = chain_figures.has
     is_chain = any(len(p["states"]) > 1 for p in profiles)
     logs = report.training_logs if training_figures.panels(report.training_logs) else []
 
-    def plot(condition: bool, make: Any, *arguments: Any) -> dict[str, Markup] | None:
-        return inline(make(*arguments)) if condition else None
-
-    return {
+    plots = {
+        name: inline(make(profiles)) if is_chain and has(profiles, *keys) else None
+        for name, (make, *keys) in PLOTS.items()
+    }
+    return plots | {
         "colors": colors,
-        "cumulative": plot(
-            is_chain and has(profiles, "error.mmd_sq"), chain_figures.cumulative_plot, profiles
-        ),
-        "budget": plot(
-            is_chain and (has(profiles, "budget.fresh") or has(profiles, "budget.inherited")),
-            chain_figures.budget_plot,
-            profiles,
-        ),
-        "amplification": plot(
-            is_chain and has(profiles, "budget.amplification"),
-            chain_figures.amplification_plot,
-            profiles,
-        ),
-        "modular": plot(
-            is_chain and has(profiles, "modular.error"), nats_figures.modular_plot, profiles
-        ),
-        "bracket": plot(
-            is_chain and has(profiles, "kl.upper"), nats_figures.bracket_plot, profiles
-        ),
         "memorizes": any(is_memorizing(state) for p in profiles for state in states(p)),
         "no_nats": [
             (name, reason)
             for name, p in zip(names, profiles, strict=True)
             if (reason := ((p.get("how") or {}).get("modular") or {}).get("reason"))
         ],
-        "exposure": plot(
-            is_chain
-            and (has(profiles, "exposure.delta") or has(profiles, "exposure.eps_norm_gap")),
-            chain_figures.exposure_plot,
-            profiles,
-        ),
         "kernel_moves": any(
             len(set(canvas.known(canvas.series(p, "error.bandwidth")))) > 1 for p in profiles
         ),
         "has_delta": has(profiles, "exposure.delta"),
         "has_eps_gap": has(profiles, "exposure.eps_norm_gap"),
-        "training": plot(bool(logs), training_figures.training_plot, logs, colors),
+        "training": inline(training_figures.training_plot(logs, colors)) if logs else None,
         "training_names": [name for name, _ in logs],
         "training_summary": [
             text for name, rows in logs if (text := training_figures.summary(name, rows))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from undrift.reporting.content import Finding, Profile, State, number, states
 from undrift.reporting.numbers import (
@@ -28,9 +27,7 @@ from undrift.reporting.numbers import (
     scaled,
     shared_exponent,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from undrift.reporting.tables import Table
 
 PARTS = ("mean", "variance", "shape")
 MEMORIZING = 0.9
@@ -201,27 +198,25 @@ def _between(state: State) -> str:
 
 def nats_table(profile: Profile) -> Table:
     """Return modular errors, their split and the bracket for the terminal, one row a state."""
-    from rich import box
-    from rich.table import Table
-
     chain = [state for state in states(profile) if number(state, "kl.upper") is not None]
-    title = "E_mod of each segment and limits of the cumulative error, in nats"
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for column in ("t", "E_mod ± se", "on q", "mean", "var.", "shape", "E_cumu"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows = []
     for state in chain:
-        keys = ("modular.error_forward", *(f"modular.{part}" for part in PARTS))
         value, se = number(state, "modular.error"), number(state, "modular.error_se")
         ends = (significant(number(state, key), 2) for key in ("kl.lower", "kl.upper"))
-        table.add_row(
-            f"{state['t']:g}{'*' if is_memorizing(state) else ''}",
-            MISSING if value is None else f"{significant(value)} ± {significant(se, 2)}",
-            *(significant(number(state, key)) for key in keys),
-            " to ".join(ends),
+        rows.append(
+            [
+                f"{state['t']:g}{'*' if is_memorizing(state) else ''}",
+                MISSING if value is None else f"{significant(value)} ± {significant(se, 2)}",
+                *(significant(number(state, f"modular.{k}")) for k in ("error_forward", *PARTS)),
+                " to ".join(ends),
+            ]
         )
-    if any(is_memorizing(state) for state in chain):
-        table.caption = "* the target leads back to single data"
-    return table
+    return Table(
+        "E_mod of each segment and limits of the cumulative error, in nats",
+        ("t", "E_mod ± se", "on q", "mean", "var.", "shape", "E_cumu"),
+        rows,
+        "* the target leads back to single data" if any(map(is_memorizing, chain)) else "",
+    )
 
 
 def significant(value: float | None, digits: int = 3) -> str:

@@ -54,7 +54,7 @@ def modular_plot(profiles: Sequence[Profile]) -> Plot:
         for (profile, name), (stacked, lines) in zip(
             shown, zip(panels[::2], panels[1::2], strict=True), strict=True
         ):
-            axis, head = TimeAxis([profile]), f"{name}: " if len(shown) > 1 else ""
+            axis, head = TimeAxis.of([profile]), f"{name}: " if len(shown) > 1 else ""
             _paint_stack(stacked, axis, profile, head)
             _paint_lines(lines, axis, profile, head)
             for axes, layer in ((stacked, 3), (lines, 0)):
@@ -170,7 +170,7 @@ def _paint_memorizing(axes: Axes, axis: TimeAxis, profile: Profile, layer: float
 def bracket_plot(profiles: Sequence[Profile]) -> Plot:
     """Return the limits of the cumulative error as a band for each model, on a log scale."""
     shown = [i for i, profile in enumerate(profiles) if known(series(profile, "kl.upper"))]
-    axis = TimeAxis([profiles[i] for i in shown])
+    axis = TimeAxis.of([profiles[i] for i in shown])
     uppers = [v for i in shown for v in known(series(profiles[i], "kl.upper")) if v > 0] or [1.0]
     lowers = [v for i in shown for v in known(series(profiles[i], "kl.lower")) if v > 0]
     floor = min([*lowers, *uppers, max(uppers) / 10**DECADES_BELOW]) / 2

@@ -189,7 +189,7 @@ def _scaled_axis(axes: Axes, exponent: int) -> None:
 def profile_plot(profiles: Sequence[Row], remedies: Sequence[str]) -> Plot:
     """The cumulative error along the chain of each method, without remedy and with each."""
     names = list(dict.fromkeys(row["method"] for row in profiles))
-    axis = TimeAxis(list(profiles))
+    axis = TimeAxis.of(list(profiles))
 
     def paint(surface: Surface) -> None:
         every = [state["mmd_sq"] for row in profiles for state in row["states"]]

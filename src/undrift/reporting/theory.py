@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from undrift.reporting.canvas import INK, MUTED, Plot, Surface, color, draw, scale_linear
+from undrift.reporting.canvas import INK, MUTED, Plot, Surface, TimeAxis, color, draw, scale_linear
 from undrift.reporting.numbers import MISSING, plus_minus, scientific
 from undrift.reporting.page import inline, page_style, template, write_page
 
@@ -125,7 +125,7 @@ def budget_plot(view: ChainView, index: int = 0) -> Plot:
             beside.set_title("as shares of inherited + fresh")
             beside.set_ylim(-1.15, 1.15)
         for axes in (nats, beside):
-            _time_axis(axes, steps, surface.is_narrow)
+            TimeAxis(steps).apply(axes, surface.is_narrow)
 
     alt = _words(view.title, rows)
     return draw(f"budget-{index}", alt, paint, (984, 350), (340, 520))
@@ -180,7 +180,7 @@ def factor_plot(view: ChainView, index: int = 0) -> Plot:
         axes.yaxis.minorticks_off()
         axes.set_ylim(min(-0.2, 1.6 * min(values)), 1.5)
         axes.set_title("μₜ (by the paper's claim never below the dashed line)")
-        _time_axis(axes, [t for t, _ in pairs], surface.is_narrow)
+        TimeAxis(t for t, _ in pairs).apply(axes, surface.is_narrow)
 
     alt = (
         f"Amplification factor of {view.title}: from {scientific(min(values))} "
@@ -232,16 +232,6 @@ def _complete(row: Row) -> bool:
 
 def _share(values: Sequence[float], scale: Sequence[float]) -> list[float]:
     return [v / s if s > 0 else 0.0 for v, s in zip(values, scale, strict=True)]
-
-
-def _time_axis(axes: Axes, steps: Sequence[float], is_narrow: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    margin = 0.02 * (steps[0] - steps[-1]) or 0.5
-    axes.set_xlim(-steps[0] - margin, -steps[-1] + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(5 if is_narrow else 6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{-x + 0.0:g}"))
-    axes.set_xlabel("noise  ←  step t  →  data")
 
 
 def _words(title: str, rows: Sequence[Row]) -> str:

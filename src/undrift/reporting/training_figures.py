@@ -20,23 +20,6 @@ MOST_POINTS = 300
 """Points to draw of one curve; longer logs are averaged in blocks."""
 
 
-_SYNONYMS = {
-    "grad_norm_nll": ("grad_norm_nll", "grad_norm_main"),
-    "regularizer_null_floor": ("regularizer_null_floor", "regularizer_null"),
-}
-"""Other names under which a log may hold a quantity."""
-
-
-def logged(row: Row, key: str) -> float | None:
-    """Return a quantity of one row, whatever of its names it is logged under.
-
-    >>> logged({"grad_norm_main": 0.3}, "grad_norm_nll")
-    0.3
-    """
-    values = (number(row, name) for name in _SYNONYMS.get(key, (key,)))
-    return next((value for value in values if value is not None), None)
-
-
 @dataclass(frozen=True)
 class Panel:
     """One small plot: the key drawn in full, the key drawn dashed, its title."""
@@ -48,8 +31,8 @@ class Panel:
 
 PANELS = (
     Panel("Main loss", "nll"),
-    Panel("Regularizer, null floor dashed", "regularizer", "regularizer_null_floor"),
-    Panel("Gradient norms, regularizer dashed", "grad_norm_nll", "grad_norm_regularizer"),
+    Panel("Regularizer, null floor dashed", "regularizer", "regularizer_null"),
+    Panel("Gradient norms, regularizer dashed", "grad_norm_main", "grad_norm_regularizer"),
     Panel("Weight λ of the regularizer", "lambda"),
     Panel("Learning rate", "lr"),
 )
@@ -64,7 +47,7 @@ def points(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
     found = [
         (float(i) if (step := number(row, "step")) is None else step, value)
         for i, row in enumerate(rows)
-        if (value := logged(row, key)) is not None
+        if (value := number(row, key)) is not None
     ]
     size = max(1, math.ceil(len(found) / MOST_POINTS))
     blocks = [found[i : i + size] for i in range(0, len(found), size)]
@@ -86,14 +69,14 @@ def panels(logs: Sequence[TrainingLog]) -> list[Panel]:
     rows = [row for _, log in logs for row in log]
 
     def present(key: str | None) -> bool:
-        return key is not None and any(logged(row, key) is not None for row in rows)
+        return key is not None and any(number(row, key) is not None for row in rows)
 
     rates = {number(row, "lr") for row in rows} - {None}
     found = [p for p in PANELS if present(p.solid) or present(p.dashed)]
     found = [p for p in found if p.solid != "lr" or len(rates) > 1]
     if not present("nll") and present("loss"):
         found.insert(0, Panel("Loss", "loss"))
-    if not present("grad_norm_nll") and not present("grad_norm_regularizer"):
+    if not present("grad_norm_main") and not present("grad_norm_regularizer"):
         found += [Panel("Gradient norm", "grad_norm")] if present("grad_norm") else []
     return found
 
@@ -146,7 +129,7 @@ def _scale(axes: Axes, panel: Panel, values: Sequence[float]) -> None:
 def summary(name: str, rows: Sequence[Row]) -> str:
     """Return how strong the regularizer was over the second half of a log, in words.
 
-    >>> rows = [{"step": i, "grad_norm_nll": 2.0, "grad_norm_regularizer": 0.6} for i in (1, 2)]
+    >>> rows = [{"step": i, "grad_norm_main": 2.0, "grad_norm_regularizer": 0.6} for i in (1, 2)]
     >>> summary("persistent", rows)
     '“persistent”: the gradient of the regularizer is 30 % of that of the main term (median).'
     """
@@ -154,11 +137,11 @@ def summary(name: str, rows: Sequence[Row]) -> str:
     ratios = [
         r / n
         for row in later
-        if (n := logged(row, "grad_norm_nll"))
+        if (n := number(row, "grad_norm_main"))
         and (r := number(row, "grad_norm_regularizer")) is not None
     ]
     values = [v for row in later if (v := number(row, "regularizer")) is not None]
-    floors = [v for row in later if (v := logged(row, "regularizer_null_floor")) is not None]
+    floors = [v for row in later if (v := number(row, "regularizer_null")) is not None]
     parts = []
     if ratios:
         parts.append(
