@@ -26,6 +26,7 @@ from undrift.reporting.content import Profile, labels, number, records, states
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.nats import nats_findings
 from undrift.reporting.numbers import (
+    Z_95,
     common_exponent,
     percent,
     percent_number,
@@ -217,7 +218,7 @@ def _fresh_weighted(
     headline = f"“{name}”: the most harmful fresh error is made from {_span(top)}."
     if second is not None:
         lead = top.weighted - second.weighted
-        if lead <= 1.96 * math.hypot(top.weighted_se, second.weighted_se):
+        if lead <= Z_95 * math.hypot(top.weighted_se, second.weighted_se):
             headline = f"“{name}”: no single segment stands out."
             text = (
                 f"The largest part of the fresh error, {percent(top.share or 0.0)}, is made from "
