@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from undrift.study.record import ProfileState, RemedyProfile, StudyRecord, StudyRow
 from undrift.study.statistics import (
-    absolute,
     correlations,
     costs,
     distinct,
@@ -70,7 +69,6 @@ def _study(methods, seeds, protocols, full):
     found = StudyRecord(
         rows=rows,
         paired=paired(rows),
-        absolute=absolute(rows),
         costs=costs(rows),
         is_complete=True,
         config={"num_samples": 2000, "methods": {name: {} for name in methods}},

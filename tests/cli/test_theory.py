@@ -180,7 +180,7 @@ def test_files_that_are_no_chain_are_refused(
     for name, message in (
         ("bad.json", "is not JSON"),
         ("list.json", "is a JSON object with mean"),
-        ("none.json", "No such file"),
+        ("none.json", "no such file"),
     ):
         assert cli.main(["theory", "--gaussian", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err

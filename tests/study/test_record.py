@@ -67,7 +67,7 @@ def test_a_damaged_study_says_where(data, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "damaged"),
+        ("{", "no study: it is not JSON"),
         ("[]", "no study"),
         ('{"kind": "undrift.profile"}', "no study"),
         ('{"kind": "undrift.study", "schema_version": 3, "rows": [], "paired": []}', "update"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undrift.exceptions import InvalidInput
-from undrift.measurement.reading import read_record
+from undrift.measurement.reading import check_kind, load_json, read_record
 from undrift.measurement.state import Criterion, ErrorState
 from undrift.reporting.numbers import plus_minus, probability
 
@@ -82,7 +82,7 @@ class ErrorProfile:
         Raises:
             InvalidInput: If it is no profile, one of another schema, or damaged.
         """
-        _check_schema(data, source)
+        check_kind(data, KIND, SCHEMA_VERSION, source, "error profile", "measure")
         try:
             states = tuple(read_record(ErrorState, state) for state in data["states"])
             times = [state.t for state in states]
@@ -119,15 +119,7 @@ class ErrorProfile:
         Raises:
             InvalidInput: If there is no such file, or it holds no profile that can be read.
         """
-        try:
-            data = json.loads(Path(path).read_text("utf-8"))
-        except FileNotFoundError:
-            raise InvalidInput(f"no such file: {path}") from None
-        except ValueError:
-            raise InvalidInput(f"{path} is no error profile: it is not JSON") from None
-        except OSError as error:
-            raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(load_json(path, "error profile"), str(path))
 
     def merge(self, *others: ErrorProfile) -> ErrorProfile:
         """One profile of measurements of the same chain at the same states with other seeds.
@@ -209,18 +201,6 @@ class ErrorProfile:
         from undrift.reporting.html import write_report
 
         return write_report(ReportInput(f"Error along the chain of {self.label}", [self]), path)
-
-
-def _check_schema(data: Any, source: str) -> None:  # noqa: ANN401
-    if not isinstance(data, Mapping) or data.get("kind") != KIND or "states" not in data:
-        raise InvalidInput(f"{source} is no error profile: make one with undrift measure")
-    version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-        is_older = isinstance(version, int) and version < SCHEMA_VERSION
-        raise InvalidInput(
-            f"{source} has schema version {version}, this undrift reads {SCHEMA_VERSION}: "
-            + ("measure again" if is_older else "update undrift")
-        )
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401

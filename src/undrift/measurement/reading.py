@@ -1,14 +1,71 @@
-"""Plain data into dataclasses, down to the leaves: names and numbers are checked on the way."""
+"""Reads records from JSON: plain data into dataclasses, with every name and number checked."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from undrift.exceptions import InvalidInput
+
 T = TypeVar("T")
+
+
+def load_json(path: str | os.PathLike[str], name: str) -> Any:  # noqa: ANN401
+    """The plain data of a JSON file.
+
+    Arguments:
+        path: The file.
+        name: What the file should be, for messages.
+
+    Raises:
+        InvalidInput: If there is no such file, or it cannot be read as JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(f"no such file: {path}") from None
+    except ValueError as error:
+        raise InvalidInput(f"{path} is no {name}: it is not JSON ({error})") from None
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_kind(
+    data: Any,  # noqa: ANN401
+    kind: str,
+    version: int,
+    source: str,
+    name: str,
+    command: str,
+) -> None:
+    """Check that plain data are a record of a kind, in the schema version that is read.
+
+    Arguments:
+        data: The plain data.
+        kind: Their ``"kind"``.
+        version: Their ``"schema_version"``.
+        source: Where they are from, for messages.
+        name: What the record is called.
+        command: The command of undrift that writes it.
+
+    Raises:
+        InvalidInput: If they are not.
+    """
+    if not isinstance(data, Mapping) or data.get("kind") != kind:
+        raise InvalidInput(f"{source} is no {name}: make one with undrift {command}")
+    found = data.get("schema_version")
+    if found != version:
+        is_older = isinstance(found, int) and found < version
+        raise InvalidInput(
+            f"{source} has schema version {found}, this undrift reads {version}: "
+            + (f"{command} again" if is_older else "update undrift")
+        )
 
 
 def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401

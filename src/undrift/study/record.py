@@ -1,4 +1,4 @@
-"""``study.json``: what came out of a study, for people, programs and its report.
+"""``study.json``: the results of a study.
 
 :class:`StudyRecord` is the file; its fields are the keys of the JSON, those of the other classes
 the keys of the objects in its lists. Nothing here needs torch.
@@ -6,14 +6,12 @@ the keys of the objects in its lists. Nothing here needs torch.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from undrift.exceptions import InvalidInput
-from undrift.measurement.reading import read_record
+from undrift.measurement.reading import check_kind, load_json, read_record
 
 KIND = "undrift.study"
 SCHEMA_VERSION = 2
@@ -101,32 +99,6 @@ class Change(MeanInterval):
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over seeds; no deviation of one seed."""
-
-    mean: float
-    sd: float | None
-
-
-@dataclass(frozen=True)
-class Absolute:
-    """Mean and spread over seeds of each metric of a method, by one protocol and budget."""
-
-    protocol: str
-    budget: str
-    method: str
-    num_seeds: int
-    steps: Spread
-    train_cpu_s: Spread
-    mmd_sq: Spread | None
-    empirical_mmd_sq: Spread | None
-    frechet: Spread | None
-    kernel_distance: Spread | None
-    precision: Spread | None
-    recall: Spread | None
-
-
-@dataclass(frozen=True)
 class Ratios(MeanInterval):
     """Processor time of a step relative to plain's of the same seed."""
 
@@ -201,7 +173,6 @@ class StudyRecord:
     Arguments:
         rows: One for each protocol, seed, budget and method.
         paired: Mean relative change of each metric against plain, within seeds.
-        absolute: Mean and spread over seeds of each metric.
         costs: Processor time of a step of each method.
         checkpoints: Judgments of weights on the way (``judge_every``).
         correlation: For ``mmd_sq`` and its lower limit, the rank correlation with the Fréchet
@@ -222,7 +193,6 @@ class StudyRecord:
 
     rows: list[StudyRow]
     paired: list[Change]
-    absolute: list[Absolute] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     checkpoints: list[StudyRow] = field(default_factory=list)
     correlation: dict[str, Correlations | None] = field(default_factory=dict)
@@ -250,14 +220,7 @@ class StudyRecord:
         Raises:
             InvalidInput: If they are no study, one of another schema, or damaged.
         """
-        if not isinstance(data, Mapping) or data.get("kind") != KIND:
-            raise InvalidInput(f"{source} is no study: make one with undrift compare")
-        version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise InvalidInput(
-                f"{source} has schema version {version}, this undrift reads {SCHEMA_VERSION}: use "
-                "the undrift that wrote it, or update this one"
-            )
+        check_kind(data, KIND, SCHEMA_VERSION, source, "study", "compare")
         values = {key: data[key] for key in data if key not in ("kind", "schema_version")}
         try:
             return read_record(cls, values, "study")
@@ -278,12 +241,4 @@ class StudyRecord:
         Raises:
             InvalidInput: If there is no such file, or it holds no study that can be read.
         """
-        try:
-            data = json.loads(Path(path).read_text("utf-8"))
-        except FileNotFoundError:
-            raise InvalidInput(f"no such study: {path}") from None
-        except ValueError:
-            raise InvalidInput(f"{path} is damaged: it is not JSON") from None
-        except OSError as error:
-            raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(load_json(path, "study"), str(path))

@@ -102,7 +102,6 @@ def _record(
     return StudyRecord(
         rows=rows,
         paired=statistics.paired(rows),
-        absolute=statistics.absolute(rows),
         costs=statistics.costs(rows),
         checkpoints=checkpoints,
         correlation={m: statistics.correlations(points, m) for m in ("mmd_sq", "mmd_sq_low")},

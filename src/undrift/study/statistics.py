@@ -33,14 +33,12 @@ from scipy.stats import t as student
 
 from undrift.study.config import PLAIN
 from undrift.study.record import (
-    Absolute,
     Change,
     Correlation,
     Correlations,
     Cost,
     MeanInterval,
     Ratios,
-    Spread,
     StudyRow,
 )
 
@@ -98,15 +96,6 @@ def changes(pairs: Sequence[tuple[StudyRow, StudyRow]], **which: Any) -> list[Ch
         own: dict[str, Any] = {"metric": metric, "changes": ratios, "seeds": seeds}
         found.append(Change(**vars(mean_interval(ratios)), **own, **which))
     return found
-
-
-def absolute(rows: Sequence[StudyRow]) -> list[Absolute]:
-    """Mean and spread over seeds of each metric, for each protocol, budget and method."""
-    keys = ("steps", "train_cpu_s", *METRICS)
-    return [
-        Absolute(protocol, budget, method, len(own), **{key: _spread(own, key) for key in keys})  # type: ignore[arg-type]
-        for (protocol, budget, method), own in _grouped(rows, _group).items()
-    ]
 
 
 def costs(rows: Sequence[StudyRow]) -> list[Cost]:
@@ -216,10 +205,3 @@ def _grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
-
-
-def _spread(rows: Sequence[StudyRow], key: str) -> Spread | None:
-    values = [value for row in rows if (value := getattr(row, key)) is not None]
-    if not values:
-        return None
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)

@@ -13,12 +13,12 @@ posterior at :math:`\hat x_0`, and its variance is `var` (one number a step; als
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from undrift.exceptions import InvalidInput
+from undrift.measurement.reading import load_json
 from undrift.theory.gaussian_chain import GaussianChain
 
 FIELDS = ("mean", "cov", "betas", "slope", "offset", "var")
@@ -30,11 +30,7 @@ def read_chain(path: str | Path) -> GaussianChain:
     Raises:
         InvalidInput: If the file holds no such chain.
     """
-    try:
-        spec = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not JSON: {error}") from error
-    return chain_from_spec(spec)
+    return chain_from_spec(load_json(path, "Gaussian chain"))
 
 
 def chain_from_spec(spec: Any) -> GaussianChain:
