@@ -27,7 +27,6 @@ from undrift.reporting.study_content import (
     cost_table,
     groups,
     methods,
-    protocol_of,
     remedy_table,
     results_table,
     rho_text,
@@ -83,14 +82,14 @@ def chip(index: int) -> str:
 
 
 def _parts(study: Study, folder: Path) -> dict[str, Any]:
-    protocols = list(dict.fromkeys(map(protocol_of, study["rows"])))
-    profiles = [p for p in study.get("profiles") or [] if p.get("states")]
+    protocols = list(dict.fromkeys(row["protocol"] for row in study["rows"]))
+    profiles = [p for p in study["profiles"] if p.get("states")]
     remedies = list(dict.fromkeys(p["remedy"] for p in profiles))
     points = _points(study)
     names = list(dict.fromkeys(p["method"] for p in points))
     order = methods(study)
     names.sort(key=lambda name: order.index(name) if name in order else len(order))
-    found = study.get("correlation") or {}
+    found = study["correlation"]
     return {
         "protocols": [(p, PROTOCOLS.get(p, p)) for p in protocols],
         "budgets": {
@@ -108,17 +107,17 @@ def _parts(study: Study, folder: Path) -> dict[str, Any]:
         "scatter_names": names,
         "correlations": _correlation_rows(found.get("mmd_sq") or {}),
         "images": {p: inline_images(found) for p, found in sample_grids(study, folder).items()},
-        "config": flatten(study.get("config") or {}),
-        "judged": flatten(study.get("judged_by") or {}),
-        "versions": flatten(study.get("versions") or {}),
-        "about_data": flatten(study.get("data") or {}),
+        "config": flatten(study["config"]),
+        "judged": flatten(study["judged_by"]),
+        "versions": flatten(study["versions"]),
+        "about_data": flatten(study["data"]),
     }
 
 
 def _points(study: Study) -> list[Mapping[str, Any]]:
     """Judgments with both numbers, a run that counts for two budgets once."""
-    every = [*(study.get("checkpoints") or []), *study["rows"]]
-    found = {(r.get("run", id(r)), r.get("step")): r for r in every}
+    every = [*study["checkpoints"], *study["rows"]]
+    found = {(r["run"], r.get("step")): r for r in every}
     return [
         row
         for row in found.values()
@@ -136,7 +135,7 @@ def _correlation_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _title(study: Study) -> str:
-    name = (study.get("data") or {}).get("name", "data")
+    name = study["data"].get("name", "data")
     return f"Training methods side by side on {Path(str(name)).name}"
 
 
@@ -146,9 +145,9 @@ def _subtitle(study: Study) -> str:
     parts = [
         f"{len(methods(study))} methods",
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
-        f"{len({row.get('run', id(row)) for row in rows})} runs",
+        f"{len({row['run'] for row in rows})} runs",
     ]
-    if samples := (study.get("config") or {}).get("num_samples"):
+    if samples := study["config"].get("num_samples"):
         parts.append(f"{samples:,} samples each")
     if created := study.get("created"):
         parts.append(str(created)[:16].replace("T", " "))

@@ -60,16 +60,11 @@ def check_results(study: Study) -> None:
         raise InvalidInput("the study has no results yet: run undrift compare")
 
 
-def protocol_of(row: Row) -> str:
-    """The protocol of a row; the first studies had one only and did not name it."""
-    return str(row.get("protocol", "branched"))
-
-
 def groups(study: Study) -> list[tuple[str, str]]:
     """Protocols and budgets that there are results of, in the order of the rows."""
     rows = study["rows"]
-    protocols = dict.fromkeys(map(protocol_of, rows))
-    found = {(protocol_of(row), row["budget"]) for row in rows}
+    protocols = dict.fromkeys(row["protocol"] for row in rows)
+    found = {(row["protocol"], row["budget"]) for row in rows}
     return [(p, b) for p in protocols for b in BUDGETS if (p, b) in found]
 
 
@@ -91,7 +86,7 @@ def changes(study: Study, protocol: str, budget: str, metric: str) -> list[Row]:
     found = [
         row
         for row in study["paired"]
-        if (protocol_of(row), row["budget"], row["metric"]) == (protocol, budget, metric)
+        if (row["protocol"], row["budget"], row["metric"]) == (protocol, budget, metric)
     ]
     return sorted(found, key=lambda row: order.index(row["method"]))
 
@@ -194,7 +189,7 @@ def _in_words(row: Row) -> str:
 
 
 def _correlation(study: Study) -> list[Finding]:
-    found = (study.get("correlation") or {}).get("mmd_sq") or {}
+    found = study["correlation"].get("mmd_sq") or {}
     overall = found.get("overall")
     if not overall:
         return []
@@ -226,7 +221,7 @@ def rho_text(found: Row) -> str:
 
 
 def _remedies(study: Study) -> list[Finding]:
-    rows = [row for row in study.get("paired_remedies") or [] if row["metric"] == "frechet"]
+    rows = [row for row in study["paired_remedies"] if row["metric"] == "frechet"]
     found = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
@@ -243,7 +238,7 @@ def _remedies(study: Study) -> list[Finding]:
 
 
 def _failed(row: Row) -> str:
-    place = where(protocol_of(row), row["budget"])
+    place = where(row["protocol"], row["budget"])
     return f"{row['method']}, seed {row['seed']}, {place}: {str(row['reason']).rstrip('.')}."
 
 
@@ -252,7 +247,7 @@ def _failed(row: Row) -> str:
 
 def results_table(study: Study, protocol: str, budget: str) -> Section:
     """Mean, spread and paired change of each method by one protocol and budget."""
-    rows = [r for r in study["rows"] if (protocol_of(r), r["budget"]) == (protocol, budget)]
+    rows = [r for r in study["rows"] if (r["protocol"], r["budget"]) == (protocol, budget)]
     exponent = {m: _exponent(rows, m) for m in NAMES}
     exponent["empirical_mmd_sq"] = exponent["mmd_sq"]
     shown = [m for m in NAMES if any(number(row, m) is not None for row in rows)]
@@ -267,23 +262,20 @@ def results_table(study: Study, protocol: str, budget: str) -> Section:
         for metric in shown:
             cells.append(spread_text([number(r, metric) for r in own], exponent[metric]))
             if metric in COMPARED:
-                change = [
-                    row
-                    for row in changes(study, protocol, budget, metric)
-                    if row["method"] == method
-                ]
-                cells.append(change_text(change[0]) if change else MISSING)
+                found = changes(study, protocol, budget, metric)
+                change = next((row for row in found if row["method"] == method), None)
+                cells.append(change_text(change) if change else MISSING)
         body.append((method, cells))
     return Section(where(protocol, budget), columns, body)
 
 
 def remedy_table(study: Study) -> Section | None:
     """Mean, spread and change against no remedy of each method with each remedy."""
-    remedied = study.get("remedies") or []
+    remedied = study["remedies"]
     if not remedied:
         return None
     runs = {row["run"] for row in remedied}
-    bare = [row | {"remedy": "none"} for row in study["rows"] if row.get("run") in runs]
+    bare = [row | {"remedy": "none"} for row in study["rows"] if row["run"] in runs]
     rows = [row for row in bare if row["budget"] == "steps"] + list(remedied)
     shown = ("mmd_sq", "frechet", "precision", "recall")
     exponent = {m: _exponent(rows, m) for m in shown}
@@ -322,16 +314,16 @@ def sample_grids(study: Study, folder: Path) -> dict[str, list[SampleGrid]]:
         first = row["seed"] == study["rows"][0]["seed"] and row["budget"] == "steps"
         if not first or not row.get("grid") or not file.is_file():
             continue
-        own = grids.setdefault(protocol_of(row), [])
+        own = grids.setdefault(row["protocol"], [])
         if not own and data.is_file():
-            own.append(("data", data.read_bytes(), str((study.get("data") or {}).get("name", ""))))
+            own.append(("data", data.read_bytes(), str(study["data"].get("name", ""))))
         own.append((row["method"], file.read_bytes(), f"{row['steps']:,} steps"))
     return grids
 
 
 def cost_table(study: Study) -> Section | None:
     """Processor time of a training step of each method, relative to plain's."""
-    found = study.get("costs") or []
+    found = study["costs"]
     if not found:
         return None
     body = []
@@ -340,7 +332,7 @@ def cost_table(study: Study) -> Section | None:
         text = f"{relative['mean']:.2f}"
         if relative["interval"]:
             text += " ({:.2f} to {:.2f})".format(*relative["interval"])
-        cells = [PROTOCOLS.get(protocol_of(row), ""), f"{1e3 * row['cpu_s_per_step']:.1f}", text]
+        cells = [PROTOCOLS.get(row["protocol"], ""), f"{1e3 * row['cpu_s_per_step']:.1f}", text]
         body.append((row["method"], cells))
     return Section("Cost of a training step", ["protocol", "CPU ms", "relative to plain"], body)
 

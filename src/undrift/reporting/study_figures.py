@@ -32,7 +32,6 @@ from undrift.reporting.study_content import (
     changes,
     groups,
     methods,
-    protocol_of,
 )
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def _percent(value: float) -> str:
 
 def value_plot(study: Study, protocol: str) -> Plot | None:
     """Absolute values of every seed, a bar at their mean."""
-    rows = [row for row in study["rows"] if protocol_of(row) == protocol]
+    rows = [row for row in study["rows"] if row["protocol"] == protocol]
     budgets = [b for p, b in groups(study) if p == protocol]
     names = [m for m in methods(study) if any(row["method"] == m for row in rows)]
     if not rows:
@@ -251,7 +250,7 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
         axes.set_xlabel("D₀²")
         axes.set_title("Fréchet distance")
 
-    found = ((study.get("correlation") or {}).get("mmd_sq") or {}).get("overall")
+    found = (study["correlation"].get("mmd_sq") or {}).get("overall")
     told = f" Rank correlation {scaled(found['rho'], 0)}." if found else ""
     alt = f"Fréchet distance against D₀² of {len(points)} judgments.{told}"
     return draw("scatter", alt, paint, (984, 420), (340, 320))
