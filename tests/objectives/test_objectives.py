@@ -15,6 +15,7 @@ from undrift.objectives.continuous import ContinuousSchedule
 from undrift.objectives.dream import Dream
 from undrift.objectives.fokker_planck import ScoreFokkerPlanck
 from undrift.objectives.input_perturbation import InputPerturbation
+from undrift.objectives.mixflow import MixFlow
 from undrift.objectives.objective import Plain
 from undrift.objectives.scheduled_sampling import ScheduledSampling
 
@@ -245,6 +246,48 @@ def test_no_perturbation_is_plain():
     model = denoiser(network, LinearSchedule(200))
     losses = [float(m(network, x_0)) for m in (InputPerturbation(model, strength=0), Plain(model))]
     assert losses[0] == losses[1]
+
+
+# --- MixFlow
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixflow_has_the_optimum_of_its_derivation(kind):
+    """The least-squares factor of targets on states, averaged over the times that are shown."""
+    schedule, gamma, variance, t = CosineSchedule(100), 0.5, 2.0, 40
+    objective = MixFlow(denoiser(Linear(), schedule, kind), strength=gamma)
+    shown = torch.linspace(t, t + gamma * (100 - t), 4001, dtype=torch.float64).round().long()
+    alpha, sigma = schedule.alpha_sigma(shown, draws(1))
+    of_target = {"epsilon": sigma, "sample": alpha * variance}
+    of_target["v_prediction"] = alpha * sigma - sigma * alpha * variance
+    best = of_target[kind].mean() / (alpha**2 * variance + sigma**2).mean()
+    found = best_factor(objective, t, draws(400_000, 1, scale=variance**0.5))
+    assert found == pytest.approx(float(best), abs=0.006)
+
+
+def test_mixflow_draws_late_times_by_their_law():
+    """Data times have the law Beta(2, 1): P(r <= x) = x^2."""
+    objective = MixFlow(denoiser(Linear(), CosineSchedule(1000)))
+    uniform = torch.randint(1, 1001, (40_000,), generator=noise_source(0))
+    r = 1 - (objective.emphasized(uniform).double() - 0.5) / 1000
+    levels = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    below = (r[:, None] <= levels).double().mean(0)
+    assert float((below - levels**2).abs().max()) < 1.63 / 200 + 0.002  # Kolmogorov, 1 in 100
+
+
+def test_mixflow_shows_no_state_of_a_later_time():
+    class Shown(MixFlow):
+        def noisy(self, x_0, t, epsilon):
+            times.append(t)
+            return super().noisy(x_0, t, epsilon)
+
+    times = []
+    objective = Shown(denoiser(Linear(), CosineSchedule(50)), strength=0.8)
+    told = torch.arange(1, 51).repeat(200)
+    objective.pair(objective.denoiser, draws(len(told), 1), told, draws(len(told), 1, seed=1))
+    shown = times[0]
+    assert bool((shown >= told).all()) and bool((shown <= told + 0.8 * (50 - told) + 0.5).all())
+    assert float((shown - told)[told == 10].float().mean()) == pytest.approx(0.4 * 40, rel=0.1)
 
 
 # --- DREAM

@@ -105,6 +105,7 @@ class Objective(ABC):
         generator = self.streams["main"] if generator is None else generator
         if t is None:
             t = torch.randint(1, self.schedule.num_steps + 1, (len(x_0),), generator=generator)
+            t = self.emphasized(t)
         elif not 1 <= int(t.min()) <= int(t.max()) <= self.schedule.num_steps:
             raise InvalidInput(
                 f"steps from {int(t.min())} to {int(t.max())}: t counts from 1 to "
@@ -124,6 +125,10 @@ class Objective(ABC):
         self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What the network is shown and what it should say, each with the shape of the data."""
+
+    def emphasized(self, t: Tensor) -> Tensor:
+        """Steps that were drawn uniformly, moved to where a method wants more of them."""
+        return t
 
     def completed(
         self, main: Tensor, denoiser: Denoiser, x_t: Tensor, t: Tensor, output: Tensor

@@ -1,0 +1,160 @@
+r"""A population of generated states to compare with forward draws, larger than a batch.
+
+The gradient of :math:`\mathrm{MMD}^2` of a batch alone is noisy, and its noise harms. A queue of
+the last N generated features stands for the model's distribution, of which only the B newest have a
+gradient:
+
+.. math:: L = \frac{2}{B} \sum_{i=1}^{B} \Bigl[
+          \frac{1}{N - 1} \sum_{j \ne i} k\bigl(v_i, \operatorname{sg}(q_j)\bigr)
+          - \frac{1}{M} \sum_{j=1}^{M} k(v_i, y_j) \Bigr],
+
+:math:`v` the features of the batch, :math:`q` those of the queue with the batch in it, :math:`y`
+those of forward draws. While the model stands still,
+
+- :math:`E L = 2 (E k(x, x') - E k(x, y))`, which is 0 where both distributions are equal, and
+- :math:`\partial L / \partial v_i` is :math:`N / B` times the derivative of the unbiased
+  :math:`\mathrm{MMD}^2` of the whole queue by its i-th member: a batch gets the gradient that it
+  has as a part of the population, not the one that it has alone.
+
+Features are compared in blocks (:mod:`undrift.regularizer.spaces`), in units of their forward draws
+(mean 0, mean variance 1 in each group), each block with a bandwidth of its own; L is the mean over
+blocks. Units and bandwidths are fixed once, by the first forward draws, so that the kernel does not
+move with the model. Those draws are replaced, a few at each call: draws that have set their own
+units look a little nearer than others, by the order of :math:`1/M`.
+
+References:
+    | Momentum Contrast for Unsupervised Visual Representation Learning (He et al., 2020)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undrift.exceptions import InvalidInput
+from undrift.mmd.estimate import mmd_sq
+from undrift.mmd.kernels import Kernel, RBFMixture, squared_distances
+
+MIN_SPREAD = 0.01
+"""Least unit of a group, over that of its block: what hardly varies is not blown up."""
+
+
+@dataclass
+class Block:
+    """One block of features: its units, its kernel, forward draws, and the queue.
+
+    Arguments:
+        mean: Of each feature over forward draws, with shape :math:`(G, D)`.
+        spread: Root mean square standard deviation of each group, with shape :math:`(G, 1)`.
+        kernel: With a fixed bandwidth.
+        forward: Forward draws in these units, the oldest first, with shape :math:`(M, G D)`.
+        queue: Generated features in these units, the oldest first, with shape :math:`(N, G D)`.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    kernel: Kernel
+    forward: Tensor
+    queue: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, kernel: Kernel) -> Block:
+        """A block whose units and bandwidth are those of forward draws, with an empty queue."""
+        variance = features.var(0).mean(-1, keepdim=True)
+        spread = variance.clamp(min=MIN_SPREAD**2 * float(variance.mean())).sqrt()
+        block = cls(features.mean(0), spread, kernel, features[:0], features[:0].flatten(1))
+        block.forward = block.in_units(features)
+        block.kernel = kernel.fit_features(block.forward)
+        return block
+
+    def in_units(self, features: Tensor) -> Tensor:
+        """Features with mean 0 and variance 1 over forward draws, as rows."""
+        return ((features - self.mean) / self.spread).flatten(1)
+
+    def compare(self, features: Tensor, size: int) -> Tensor:
+        """L of a batch, which then joins the queue of the last ``size`` features."""
+        v = self.in_units(features)
+        before = self.queue[max(0, len(self.queue) + len(v) - size) :]
+        kernel, own = self.kernel, v.detach()
+        among = kernel.radial(squared_distances(v, own))
+        near = (among - torch.diag(among.diagonal())).sum(1)
+        if len(before):
+            near = near + kernel.radial(squared_distances(v, before)).sum(1)
+        far = kernel.radial(squared_distances(v, self.forward)).mean(1)
+        self.queue = torch.cat([before, own])
+        return 2 * (near / (len(self.queue) - 1) - far).mean()
+
+
+@dataclass
+class Population:
+    """What is generated at one state of a chain, and what it is compared with.
+
+    Arguments:
+        size: N, the length of the queue.
+        kernel: The kernel; its bandwidth is fixed by the first forward draws.
+    """
+
+    size: int = 2048
+    kernel: Kernel = field(default_factory=RBFMixture)
+    blocks: list[Block] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check the length of the queue."""
+        if self.size < 2:
+            raise InvalidInput(f"a population of {self.size} states: choose at least 2")
+
+    @torch.no_grad()
+    def renew(self, forward: Sequence[Tensor]) -> None:
+        """Take in forward draws: the first fix units and bandwidths, later ones replace the oldest.
+
+        Arguments:
+            forward: Their features, in blocks with shapes :math:`(M, G_k, D_k)`.
+        """
+        if not self.blocks:
+            self.blocks = [Block.of(features, self.kernel) for features in forward]
+            return
+        for block, features in zip(self.blocks, forward, strict=True):
+            new = block.in_units(features)
+            block.forward = torch.cat([block.forward[len(new) :], new])
+
+    def compare(self, generated: Sequence[Tensor]) -> Tensor:
+        """L of a batch of generated states, with gradient; the batch joins the queue.
+
+        Arguments:
+            generated: Their features, in blocks with shapes :math:`(B, G_k, D_k)`.
+
+        Returns:
+            A scalar, the mean over blocks.
+        """
+        pairs = zip(self.blocks, generated, strict=True)
+        return torch.stack([block.compare(x, self.size) for block, x in pairs]).mean()
+
+    @torch.no_grad()
+    def discrepancy(self) -> tuple[float, float]:
+        """The unbiased MMD² of queue and forward draws, and that of two halves of the latter.
+
+        The second is the null floor. Both are means over blocks.
+        """
+        found = []
+        for block in self.blocks:
+            halves = block.forward.split(-(-len(block.forward) // 2))
+            found.append(
+                [
+                    float(mmd_sq(x, y, kernel=block.kernel))
+                    for x, y in ((block.queue, block.forward), halves)
+                ]
+            )
+        value, null = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+        return value, null
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {"blocks": [vars(block) for block in self.blocks]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.blocks = [Block(**block) for block in state["blocks"]]

@@ -1,0 +1,181 @@
+r"""Spaces in which generated states and forward draws are compared.
+
+A space maps states :math:`x_t` to blocks of features,
+:math:`\varphi_1(x_t, t), \dots, \varphi_K(x_t, t)`, each of which is compared by a kernel of its
+own (:mod:`undrift.regularizer.population`). A block has shape :math:`(B, G, D)`: the D features
+of one of its G groups are measured in one unit. Pixels are one group; pooled activations are each a
+group of their own, so that none drowns the others.
+
+A discrepancy in pixels is about what has most variance, which in photographs is color and
+brightness; what a viewer sees lies elsewhere. The frozen starting model knows it: its activations
+at :math:`(x_t, t)` describe a noisy state at every noise level, so no other network is needed
+(:class:`NetworkSpace`). Of each stage the means and the root mean squares of its channels are
+taken, over a few regions of the image.
+
+References:
+    | Generative Moment Matching Networks (Li et al., 2015)
+    | Generating Images with Perceptual Similarity Metrics based on Deep Networks
+      (Dosovitskiy and Brox, 2016)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from undrift.diffusion.sampler import Sampler
+from undrift.exceptions import InvalidInput
+
+
+class Space(Protocol):
+    """Maps states to blocks of features."""
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """Blocks of features, differentiable by the states.
+
+        Arguments:
+            x_t: States, with shape :math:`(B, *)`.
+            t: Their time.
+
+        Returns:
+            Blocks with shapes :math:`(B, G_k, D_k)`.
+        """
+
+
+class PixelSpace:
+    """The states themselves, one block of one group.
+
+    Example:
+        >>> [block.shape for block in PixelSpace()(torch.zeros(2, 1, 8, 8), 0)]
+        [torch.Size([2, 1, 64])]
+    """
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """Flattened states."""
+        del t
+        return [x_t.flatten(1)[:, None]]
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """The features of a fixed map, such as a frozen image network, one block of single features.
+
+    Arguments:
+        feature_map: Differentiable map from states to features with shape :math:`(B, *)`.
+    """
+
+    feature_map: Callable[[Tensor], Tensor]
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """Features of the states, whatever their time."""
+        del t
+        return [self.feature_map(x_t).flatten(1)[..., None]]
+
+
+@dataclass(frozen=True)
+class JointSpace:
+    """The blocks of several spaces together.
+
+    Arguments:
+        spaces: The spaces.
+    """
+
+    spaces: Sequence[Space]
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """Blocks of all spaces, in their order."""
+        return [block for space in self.spaces for block in space(x_t, t)]
+
+
+class NetworkSpace:
+    r"""The activations of a frozen copy of a model, pooled, one block a stage.
+
+    Stages are the blocks of a U-Net (down, middle, up) or of a transformer. Of an activation with
+    shape :math:`(B, C, H, W)` the means and the root mean squares over ``regions`` × ``regions``
+    parts of the image are taken, :math:`2 C \cdot \text{regions}^2` features; of tokens
+    :math:`(B, N, C)` those over all tokens.
+
+    Samples (:math:`t = 0`) are shown to the network at the last time of the chain's grid, the
+    smallest noise level that it was trained for there.
+
+    Arguments:
+        sampler: The chain over the model; its network is copied as it is now.
+        regions: Parts of the image along each side.
+
+    Raises:
+        InvalidInput: If the network has no stages, or the sampler does not say what it predicts.
+    """
+
+    def __init__(self, sampler: Sampler, *, regions: int = 2) -> None:
+        network = sampler.network
+        if not isinstance(network, nn.Module):
+            raise InvalidInput("a network's own features need a torch module as its network")
+        frozen = copy.deepcopy(network).eval().requires_grad_(False)
+        self.sampler = sampler.with_network(frozen)
+        self.stages = stages(frozen)
+        self.regions = regions
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """Pooled activations at the states, one block a stage."""
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
+            del module, inputs
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+        hooks = [stage.register_forward_hook(keep) for stage in self.stages]
+        try:
+            self.sampler.predict(x_t, t or self.sampler.grid[-2])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [pooled(activation, self.regions)[..., None] for activation in found]
+
+
+def stages(network: nn.Module) -> list[nn.Module]:
+    """The stages of a network: the parts of its lists of blocks, and its middle block.
+
+    Raises:
+        InvalidInput: If it has none.
+    """
+    found: list[nn.Module] = []
+    for name, child in network.named_children():
+        if isinstance(child, nn.ModuleList) and name.endswith("blocks"):
+            found += child
+        elif name == "mid_block" and child is not None:
+            found.append(child)
+    if not found:
+        raise InvalidInput(
+            f"{type(network).__name__} has no blocks whose activations could be compared: choose "
+            "another feature space"
+        )
+    return found
+
+
+def pooled(activation: Tensor, regions: int) -> Tensor:
+    """Means and root mean squares of each channel over parts of the image.
+
+    Arguments:
+        activation: With shape :math:`(B, C, H, W)`, or tokens with shape :math:`(B, N, C)`.
+        regions: Parts along each side; fewer where the activation is smaller.
+
+    Returns:
+        Features, with shape :math:`(B, D)`.
+
+    Example:
+        >>> pooled(torch.tensor([[[[1.0, -1.0], [1.0, -1.0]]]]), 1)
+        tensor([[0., 1.]])
+    """
+    if activation.ndim == 3:
+        activation = activation.mT[..., None]
+        regions = 1
+    size = tuple(min(regions, side) for side in activation.shape[-2:])
+    mean = F.adaptive_avg_pool2d(activation, size)
+    square = F.adaptive_avg_pool2d(activation.square(), size)
+    return torch.cat([mean.flatten(1), (square + 1e-12).sqrt().flatten(1)], 1)

@@ -1,0 +1,105 @@
+"""The population that a batch is compared as a part of: its gradient, its null, its memory."""
+
+import pytest
+import torch
+
+from undrift.exceptions import InvalidInput
+from undrift.mmd.estimate import mmd_sq
+from undrift.mmd.kernels import EnergyKernel, RBFMixture
+from undrift.regularizer.population import Population
+
+KERNELS = (RBFMixture(), EnergyKernel())
+
+
+def normal(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((*shape, 1), generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_a_batch_gets_the_gradient_that_it_has_as_a_part_of_the_population(kernel):
+    x, y = 1.3 * normal(60, 3) + 0.2, normal(80, 3, seed=1)
+    population = Population(size=60, kernel=kernel)
+    population.renew([y])
+    for old in x[:45].split(15):
+        population.compare([old])
+    batch = x[45:].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(population.compare([batch]), batch)
+
+    whole = population.blocks[0].queue.clone().requires_grad_()
+    block = population.blocks[0]
+    value = mmd_sq(whole, block.forward, kernel=block.kernel, reference_block="omit")
+    (of_all,) = torch.autograd.grad(value, whole)
+    share = of_all[45:] * len(x) / len(batch)
+    assert torch.allclose((gradient * block.spread).flatten(1), share, rtol=1e-9)
+
+
+def test_equal_distributions_have_mean_zero_within_its_error():
+    values = []
+    for seed in range(200):
+        population, stream = Population(size=40), iter(range(4 * seed, 4 * seed + 4))
+        for count in (60, 60):  # the second draws do not know the units that the first have fixed
+            population.renew([normal(count, 4, seed=next(stream))])
+        population.compare([normal(20, 4, seed=next(stream))])
+        values.append(float(population.compare([normal(20, 4, seed=next(stream))])))
+    values = torch.tensor(values)
+    assert abs(values.mean()) < 3 * values.std() / len(values) ** 0.5
+    assert values.std() > 0
+
+
+def test_the_queue_keeps_the_newest_and_forward_draws_are_renewed():
+    population = Population(size=5)
+    population.renew([normal(6, 2)])
+    units = population.blocks[0].in_units
+    rows = normal(9, 2, seed=1)
+    for part in rows.split(3):
+        population.compare([part])
+    assert torch.equal(population.blocks[0].queue, units(rows[4:]))
+    before, new = population.blocks[0].forward, normal(2, 2, seed=2)
+    population.renew([new])
+    assert torch.equal(population.blocks[0].forward, torch.cat([before[2:], units(new)]))
+
+
+def test_a_group_has_one_unit():
+    """Pixels keep their proportions; single features each have variance 1."""
+    y = normal(400, 2)[..., 0] * torch.tensor([1.0, 3.0])
+    apart, together = Population(), Population()
+    apart.renew([y[..., None]])
+    together.renew([y[:, None]])
+    assert torch.allclose(apart.blocks[0].forward.var(0), torch.ones(2).double())
+    variance = together.blocks[0].forward.var(0)
+    assert float(variance.mean()) == pytest.approx(1)
+    assert float(variance[1] / variance[0]) == pytest.approx(float(y[:, 1].var() / y[:, 0].var()))
+
+
+def test_blocks_count_alike_whatever_their_scale():
+    x, y = normal(30, 3) + 1, normal(50, 3, seed=1)
+    one, both = Population(size=30), Population(size=30)
+    one.renew([y])
+    both.renew([y, 1000 * y])
+    assert float(both.compare([x, 1000 * x])) == pytest.approx(float(one.compare([x])), rel=1e-9)
+
+
+def test_a_saved_population_goes_on_exactly():
+    first, second = Population(size=8), Population(size=8)
+    first.renew([normal(10, 2)])
+    first.compare([normal(4, 2, seed=1)])
+    second.load_state_dict(first.state_dict())
+    batch = [normal(4, 2, seed=2)]
+    assert torch.equal(first.compare(batch), second.compare(batch))
+
+
+def test_its_discrepancy_is_the_estimate_of_the_whole_queue():
+    population = Population(size=50)
+    population.renew([normal(60, 2, seed=1)])
+    for part in (normal(50, 2) + 0.5).split(10):
+        population.compare([part])
+    block = population.blocks[0]
+    value, null = population.discrepancy()
+    assert value == pytest.approx(float(mmd_sq(block.queue, block.forward, kernel=block.kernel)))
+    assert abs(null) < value / 3
+
+
+def test_a_population_of_one_is_refused():
+    with pytest.raises(InvalidInput, match="population of 1"):
+        Population(size=1)
