@@ -12,8 +12,8 @@ all of a marginal, not only two moments, so a map that corrects means and covari
 deceive it, and it needs thousands of samples where the Fréchet distance needs tens of thousands.
 
 Biased upward by the order of :math:`1/N`, the more the fewer samples: compare values of equal
-sample sizes only. The standard error is a grouped jackknife's, over both samples; where the distributions
-are equal it is about a third too large.
+sample sizes only. The standard error is a grouped jackknife's, over both samples; where the
+distributions are equal it is about a third too large.
 
 References:
     | MIND: Monge Inception Distance for Generative Models Evaluation (Berthet et al., 2026)

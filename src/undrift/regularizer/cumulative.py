@@ -16,13 +16,14 @@ from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoOpWatch
 from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout
 from undrift.regularizer.cohorts import PersistentCohorts
-from undrift.regularizer.comparison import Comparison
+from undrift.regularizer.comparison import BatchComparison, Comparison, PopulationComparison
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
 from undrift.regularizer.grid import window_start
 from undrift.regularizer.limits import Limits
 from undrift.regularizer.options import CHOSEN, DEFAULTS, Variant, check_options
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.processes import num_processes, process_index
+from undrift.regularizer.spaces import FeatureSpace, PixelSpace, Space
 from undrift.regularizer.streams import Streams
 from undrift.regularizer.weighting import Weighting, step_weights
 from undrift.seeds import stream_seed
@@ -83,6 +84,11 @@ class CumulativeErrorRegularizer:
             draws in each call. When None, the mixture of Gaussian kernels.
         feature_map: Map from states to what the kernel compares, such as :class:`Pyramid`; the
             states themselves when None.
+        space: What is compared with a population, in blocks on their own scales
+            (:mod:`undrift.regularizer.spaces`); ``feature_map``, or pixels, when None.
+        population: Generated states of each time that the states of a term are compared as a part
+            of, the last that were made (:mod:`undrift.regularizer.population`); 0 compares them
+            alone.
         log_every: After how many terms the discrepancy is logged, beside its null floor: the same
             estimator on forward draws alone. A fixed strength is compared with the main term as
             often, where that is given.
@@ -118,13 +124,15 @@ class CumulativeErrorRegularizer:
         rho: float = DEFAULTS.rho,
         kernel: Kernel | None = None,
         feature_map: Callable[[Tensor], Tensor] | None = None,
+        space: Space | None = None,
+        population: int = DEFAULTS.population,
         log_every: int = 25,
         seed: int = 0,
     ) -> None:
         fixed = None if isinstance(strength, GradientBalance) else strength
         sizes = {"length": length, "num_states": num_states, "num_forward": num_forward}
         pace = {"num_cohorts": num_cohorts, "every": every, "stride": stride, "window": window}
-        check_options(variant, strength=fixed, **sizes, **pace)
+        check_options(variant, strength=fixed, population=population, **sizes, **pace)
         Limits(1).check("log_every of the regularizer", log_every)
         chosen, released = CHOSEN[variant], variant == "official"
         window = window if window is not None else chosen.window
@@ -140,7 +148,7 @@ class CumulativeErrorRegularizer:
         grid = self.sampler.grid
         self.weights = step_weights(grid, weighting, rho, window_start(grid, window))
         own = RBFMixture("pooled", reduction="sum") if released else RBFMixture()
-        self.comparison = Comparison(kernel or own, feature_map, "v" if released else "u")
+        self.comparison = _comparison(kernel or own, feature_map, space, population, released)
         self.log_every = log_every
         self.seed = seed
         self.rollout = _rollout(variant, length, num_cohorts, window, stride)
@@ -270,7 +278,10 @@ class CumulativeErrorRegularizer:
         self.num_states, self.num_forward = (n * num_processes() for n in (num_states, num_forward))
         self.pool.capacity = num_states + num_forward
         self.pool.add(draw(self.pool.capacity))
-        self.rollout.fill(self.sampler.grid, lambda: draw(num_states))
+        grid = self.sampler.grid
+        self.rollout.fill(grid, lambda: draw(num_states))
+        times = [t for t, weight in zip(grid, self.weights, strict=True) if weight]
+        self.comparison.fill(times, draw, num_forward)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: chains, data pool, random streams, averages."""
@@ -283,6 +294,7 @@ class CumulativeErrorRegularizer:
             "rollout": self.rollout.state_dict(),
             "streams": self.streams.state_dict(),
             "pool": self.pool.state_dict(),
+            "comparison": self.comparison.state_dict(),
             "balance": (balance.main_sq, balance.reg_sq) if balance else None,
         }
 
@@ -304,6 +316,7 @@ class CumulativeErrorRegularizer:
         self.rollout.load_state_dict(state["rollout"])
         self.streams.load_state_dict(state["streams"])
         self.pool.load_state_dict(state["pool"])
+        self.comparison.load_state_dict(state["comparison"])
         if self.balance and state["balance"]:
             self.balance.main_sq, self.balance.reg_sq = state["balance"]
 
@@ -322,13 +335,13 @@ class CumulativeErrorRegularizer:
         starts, targets = self.pool.draw(num_states, num_forward, noise)
         states, position = self.rollout(sampler, starts, num_states, self.streams)
         t = sampler.grid[position]
-        with torch.no_grad():
-            forward = self.comparison.features(sampler.forward(targets, t, generator=noise))
+        wanted = self.comparison.num_forward(t, len(states), len(targets))
+        forward = sampler.forward(targets[:wanted], t, generator=noise)
         value = self.comparison.loss(states, forward, t)
         self.log["regularizer_t"] = float(t)
         if (self.terms - 1) % self.log_every == 0:
             null = sampler.forward(starts, t, generator=self._log_noise())
-            self.log |= self.comparison.logged(value.detach(), null, forward)
+            self.log |= self.comparison.logged(value.detach(), null, forward, t)
         return self.weights[position] * value
 
     def _log_noise(self) -> torch.Generator:
@@ -370,6 +383,22 @@ def _trainable_chain(model: Any) -> Sampler:  # noqa: ANN401
             "undrift, or define network and with_network"
         )
     return sampler
+
+
+def _comparison(
+    kernel: Kernel,
+    feature_map: Callable[[Tensor], Tensor] | None,
+    space: Space | None,
+    population: int,
+    released: bool,
+) -> Comparison:
+    """How states are compared with forward draws."""
+    if population:
+        mapped = PixelSpace() if feature_map is None else FeatureSpace(feature_map)
+        return PopulationComparison(space or mapped, population, kernel)
+    if space is not None:
+        raise InvalidInput("a space is compared with a population: give its size")
+    return BatchComparison(kernel, feature_map, "v" if released else "u")
 
 
 def _rollout(variant: str, length: int, num_cohorts: int, window: float, stride: int) -> Rollout:

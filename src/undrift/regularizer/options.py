@@ -42,8 +42,11 @@ class RegularizerConfig:
         kernel: What compares states with forward draws: a mixture of Gaussian kernels, or the
             energy distance; official has its own.
         bandwidth: Bandwidth of the Gaussian kernels over the mean squared distance of the draws.
-        features: What the kernel compares: pixels, or a pyramid of block means, which weighs coarse
-            differences, such as the brightness, more.
+        features: What the kernel compares: pixels; a pyramid of block means, which weighs coarse
+            differences, such as the brightness, more; the activations of the network as it is at
+            the start; or these and pixels (both need a population).
+        population: Generated states that the states of a term are compared as a part of, the last
+            that were made; 0 compares each batch of states alone.
         start: Share of the training steps that are plain before the first term.
         seed: Seed of the regularizer's own random stream, mixed with that of the run.
     """
@@ -63,7 +66,8 @@ class RegularizerConfig:
     profile: str | None = None
     kernel: Literal["rbf", "energy"] = "rbf"
     bandwidth: float = 1.0
-    features: Literal["pixels", "pyramid"] = "pixels"
+    features: Literal["pixels", "pyramid", "network", "both"] = "pixels"
+    population: int = 0
     start: float = 0.0
     seed: int = 0
 
@@ -121,7 +125,7 @@ UNUSED: dict[Variant, set[str]] = {
     "full": {"num_cohorts", "stride"},
     "official": {
         *("num_cohorts", "stride", "gradient_share", "num_inference_steps"),
-        *("kernel", "bandwidth", "features"),
+        *("kernel", "bandwidth", "features", "population"),
     },
 }
 """Options of the regularizer that have no effect with a variant."""
@@ -130,6 +134,7 @@ LIMITS: dict[str, Limits] = {
     **dict.fromkeys(("num_states", "num_forward"), Limits(2)),
     **dict.fromkeys(("gradient_share", "bandwidth"), Limits(0, ends="()")),
     "strength": Limits(0),
+    "population": Limits(0),
     "window": Limits(0, 1, "(]"),
     "start": Limits(0, 1),
 }

@@ -129,7 +129,12 @@ class Population:
 
         Returns:
             A scalar, the mean over blocks.
+
+        Raises:
+            InvalidInput: If they are not finite.
         """
+        if not all(bool(x.isfinite().all()) for x in generated):
+            raise InvalidInput("generated features are not finite")
         pairs = zip(self.blocks, generated, strict=True)
         return torch.stack([block.compare(x, self.size) for block, x in pairs]).mean()
 

@@ -21,9 +21,10 @@ References:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,10 @@ from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 
 
-class Space(Protocol):
+class Space(ABC):
     """Maps states to blocks of features."""
 
+    @abstractmethod
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
         """Blocks of features, differentiable by the states.
 
@@ -47,8 +49,16 @@ class Space(Protocol):
             Blocks with shapes :math:`(B, G_k, D_k)`.
         """
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs of it; nothing for a fixed map."""
+        return {}
 
-class PixelSpace:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a saved state."""
+        assert not state
+
+
+class PixelSpace(Space):
     """The states themselves, one block of one group.
 
     Example:
@@ -63,7 +73,7 @@ class PixelSpace:
 
 
 @dataclass(frozen=True)
-class FeatureSpace:
+class FeatureSpace(Space):
     """The features of a fixed map, such as a frozen image network, one block of single features.
 
     Arguments:
@@ -79,7 +89,7 @@ class FeatureSpace:
 
 
 @dataclass(frozen=True)
-class JointSpace:
+class JointSpace(Space):
     """The blocks of several spaces together.
 
     Arguments:
@@ -92,8 +102,17 @@ class JointSpace:
         """Blocks of all spaces, in their order."""
         return [block for space in self.spaces for block in space(x_t, t)]
 
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all spaces."""
+        return {str(k): space.state_dict() for k, space in enumerate(self.spaces)}
 
-class NetworkSpace:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the states of all spaces."""
+        for k, space in enumerate(self.spaces):
+            space.load_state_dict(state[str(k)])
+
+
+class NetworkSpace(Space):
     r"""The activations of a frozen copy of a model, pooled, one block a stage.
 
     Stages are the blocks of a U-Net (down, middle, up) or of a transformer. Of an activation with
@@ -117,6 +136,7 @@ class NetworkSpace:
         if not isinstance(network, nn.Module):
             raise InvalidInput("a network's own features need a torch module as its network")
         frozen = copy.deepcopy(network).eval().requires_grad_(False)
+        self.frozen = frozen
         self.sampler = sampler.with_network(frozen)
         self.stages = stages(frozen)
         self.regions = regions
@@ -136,6 +156,14 @@ class NetworkSpace:
             for hook in hooks:
                 hook.remove()
         return [pooled(activation, self.regions)[..., None] for activation in found]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights of the copy: a resumed run must not take those that it has come to."""
+        return self.frozen.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the weights of the copy."""
+        self.frozen.load_state_dict(state)
 
 
 def stages(network: nn.Module) -> list[nn.Module]:
@@ -175,7 +203,8 @@ def pooled(activation: Tensor, regions: int) -> Tensor:
     if activation.ndim == 3:
         activation = activation.mT[..., None]
         regions = 1
-    size = tuple(min(regions, side) for side in activation.shape[-2:])
+    height, width = activation.shape[-2:]
+    size = min(regions, height), min(regions, width)
     mean = F.adaptive_avg_pool2d(activation, size)
     square = F.adaptive_avg_pool2d(activation.square(), size)
     return torch.cat([mean.flatten(1), (square + 1e-12).sqrt().flatten(1)], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 
 from undrift.data.images import ImageData
 from undrift.diffusion.gaussian import DenoiserSampler
-from undrift.diffusion.pipelines import as_sampler, ddpm_scheduler
+from undrift.diffusion.pipelines import as_sampler, ddpm_scheduler, sampler_by_name
+from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import SCHEDULES
 from undrift.exceptions import InvalidInput
 from undrift.measurement.profile import ErrorProfile
@@ -25,6 +27,7 @@ from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.pyramid import Pyramid
+from undrift.regularizer.spaces import JointSpace, NetworkSpace, PixelSpace
 from undrift.regularizer.weighting import Weighting
 from undrift.seeds import stream_seed
 from undrift.training.checkpoint import StartingPoint
@@ -128,14 +131,36 @@ def build_sampler(
     return sampler
 
 
+def build_chain(
+    network: nn.Module,
+    scheduler: Any,  # noqa: ANN401
+    name: str | None,
+    num_inference_steps: int | None,
+) -> Sampler:
+    """The chain that a regularizer follows, by the name of its sampler; ancestral when None.
+
+    Raises:
+        InvalidInput: If there is no such sampler, or it does not run with this number of steps.
+    """
+    if name is None:
+        return build_sampler(network, scheduler)
+    if name not in ("ancestral", "ddim") and num_inference_steps is None:
+        raise InvalidInput(
+            f"the chain of {name} needs its number of steps: give "
+            "--regularizer.num-inference-steps, as many as the model will be sampled with"
+        )
+    pipeline = SimpleNamespace(unet=network, scheduler=scheduler)
+    return sampler_by_name(pipeline, name, num_inference_steps)
+
+
 def build_regularizer(
-    method: MethodConfig, sampler: DenoiserSampler, seed: int = 0
+    method: MethodConfig, sampler: Sampler, seed: int = 0
 ) -> CumulativeErrorRegularizer | None:
     """The regularizer that a method describes, or None for one without.
 
     Arguments:
         method: The method, with the regularizer's options.
-        sampler: The chain whose error is regularized.
+        sampler: The chain whose error is regularized, over the network as training starts.
         seed: Seed of the run, which its own seed is mixed with.
 
     Raises:
@@ -147,7 +172,7 @@ def build_regularizer(
     options: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
     if variant != "official":
         balance = GradientBalance(share=config.gradient_share)
-        options |= {"strength": balance} | _comparison(config)
+        options |= {"strength": balance} | _comparison(config, sampler)
     if config.strength is not None:
         options["strength"] = config.strength
     seed = stream_seed(seed, "regularizer", config.seed)
@@ -261,13 +286,22 @@ def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
     return cast(nn.Module, network)
 
 
-def _comparison(config: RegularizerConfig) -> dict[str, Any]:
+def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
     """What states are compared with forward draws by, where it is not the released algorithm's."""
     multipliers = tuple(config.bandwidth * m for m in RBFMixture.multipliers)
-    return {
-        "kernel": EnergyKernel() if config.kernel == "energy" else RBFMixture("mean", multipliers),
-        "feature_map": Pyramid() if config.features == "pyramid" else None,
-    }
+    kernel = EnergyKernel() if config.kernel == "energy" else RBFMixture("mean", multipliers)
+    options: dict[str, Any] = {"kernel": kernel, "population": config.population}
+    if config.features == "pyramid":
+        options["feature_map"] = Pyramid()
+    if config.features in ("network", "both"):
+        if not config.population:
+            raise InvalidInput(
+                f"--regularizer.features {config.features} compares a population: give "
+                "--regularizer.population, such as 2048"
+            )
+        own = NetworkSpace(sampler)
+        options["space"] = own if config.features == "network" else JointSpace((PixelSpace(), own))
+    return options
 
 
 def _weighting(config: RegularizerConfig) -> Weighting:

@@ -74,6 +74,10 @@ class ChainConfig:
         prediction_type: What the network predicts.
         variance_type: Reverse variance of the sampler.
         clip: Bound on the estimate of the data (none if null).
+        sampler: The sampler whose chain a regularizer follows: ancestral, ddim, dpm-solver++,
+            unipc, heun, euler, or a scheduler class of diffusers (ancestral if null). Choose the
+            one that the model will be sampled with, and as many steps
+            (regularizer.num_inference_steps).
     """
 
     schedule: Literal["linear", "cosine", "sigmoid"] = "cosine"
@@ -81,6 +85,7 @@ class ChainConfig:
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
     variance_type: Literal["fixed_small", "fixed_large"] = "fixed_small"
     clip: float | None = 1.0
+    sampler: str | None = None
 
 
 @dataclass

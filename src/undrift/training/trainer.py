@@ -18,8 +18,10 @@ from undrift.data.images import ImageData
 from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.diffusion.pipelines import save_pipeline
 from undrift.exceptions import InvalidInput
+from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.seeds import stream_seed
 from undrift.training.building import (
+    build_chain,
     build_objective,
     build_optimizer,
     build_regularizer,
@@ -77,7 +79,7 @@ class Trainer:
         self.ema.to(self.accelerator.device)
         self.sampler = build_sampler(self.bare_network, self.scheduler)
         self.objective = build_objective(config, self.sampler, config.seed)
-        self.regularizer = build_regularizer(config, self.sampler, config.seed)
+        self.regularizer = self._regularizer(start)
         self.stream = data.batches(
             config.batch_size,
             torch.Generator().manual_seed(stream_seed(config.seed, "data")),
@@ -85,6 +87,21 @@ class Trainer:
         )
         self.step = 0
         self.cpu_seconds = 0.0
+
+    def _regularizer(self, start: StartingPoint | None) -> CumulativeErrorRegularizer | None:
+        """The regularizer of the method, over the chain that it follows."""
+        options, config = self.config.regularizer, self.config
+        if config.variant is None:
+            return None
+        if options.features in ("network", "both") and start is None:
+            raise InvalidInput(
+                f"--regularizer.features {options.features} are those of the network as it is at "
+                "the start, which has learned nothing yet: give --start-from"
+            )
+        chain = build_chain(
+            self.bare_network, self.scheduler, config.chain.sampler, options.num_inference_steps
+        )
+        return build_regularizer(config, chain, config.seed)
 
     @property
     def bare_network(self) -> nn.Module:
