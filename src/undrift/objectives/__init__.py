@@ -3,6 +3,7 @@ r"""Training methods: one interface, the plain loss and the published remedies f
 ======================  ===========================================================================
 :class:`Plain`          the mean squared error of what the network predicts
 :class:`InputPerturbation`  input noisier than its target says
+:class:`MixFlow`        input of a noisier time than the network is told
 :class:`Dream`          input and target moved by the network's own error
 :class:`ScheduledSampling`  input made by the chain's own denoising steps
 :class:`ConsistentDiffusion`  plus: estimates of the data agree along the reverse process

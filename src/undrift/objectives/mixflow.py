@@ -29,6 +29,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.objectives.objective import Objective
+from undrift.objectives.published import STRENGTHS
 
 
 class MixFlow(Objective):
@@ -41,7 +42,7 @@ class MixFlow(Objective):
         | MixFlow Training: Alleviating Exposure Bias with Slowed Interpolation Mixture (2026)
     """
 
-    published_strength = 0.8
+    published_strength = STRENGTHS["mixflow"]
 
     def emphasized(self, t: Tensor) -> Tensor:
         r"""Steps whose data time has the law Beta(2, 1), from uniform ones."""

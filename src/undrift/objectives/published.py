@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Literal
 
 PublishedMethod = Literal[
-    "input_perturbation", "consistent", "fokker_planck", "dream", "scheduled_sampling"
+    "input_perturbation", "mixflow", "consistent", "fokker_planck", "dream", "scheduled_sampling"
 ]
 STRENGTHS: dict[str, float] = {
     "input_perturbation": 0.1,  # 0.15 on CIFAR-10
+    "mixflow": 0.8,  # for SiT; 0.4 in a representation's space
     "consistent": 10.0,
     "fokker_planck": 0.15,
     "dream": 1.0,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import Kernel
+from undrift.mmd.kernels import Kernel, RadialKernel
 from undrift.regularizer.population import Population
 from undrift.regularizer.processes import gather
 from undrift.regularizer.spaces import Space
@@ -24,8 +24,6 @@ from undrift.regularizer.spaces import Space
 
 class Comparison(Protocol):
     """Compares states with forward draws."""
-
-    kernel: Kernel
 
     def num_forward(self, t: float, num_states: int, num_forward: int) -> int:
         """How many forward draws the term at a time needs, of those that there are."""
@@ -141,7 +139,7 @@ class PopulationComparison:
 
     space: Space
     size: int
-    kernel: Kernel
+    kernel: RadialKernel
     populations: dict[float, Population] = field(default_factory=dict)
 
     def num_forward(self, t: float, num_states: int, num_forward: int) -> int:

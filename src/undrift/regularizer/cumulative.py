@@ -12,7 +12,7 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.kernels import RadialKernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoOpWatch
 from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout
 from undrift.regularizer.cohorts import PersistentCohorts
@@ -122,7 +122,7 @@ class CumulativeErrorRegularizer:
         stride: int = DEFAULTS.stride,
         weighting: Weighting = "uniform",
         rho: float = DEFAULTS.rho,
-        kernel: Kernel | None = None,
+        kernel: RadialKernel | None = None,
         feature_map: Callable[[Tensor], Tensor] | None = None,
         space: Space | None = None,
         population: int = DEFAULTS.population,
@@ -386,7 +386,7 @@ def _trainable_chain(model: Any) -> Sampler:  # noqa: ANN401
 
 
 def _comparison(
-    kernel: Kernel,
+    kernel: RadialKernel,
     feature_map: Callable[[Tensor], Tensor] | None,
     space: Space | None,
     population: int,

@@ -36,8 +36,9 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
+from undrift.mmd.distances import squared_distances
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import Kernel, RBFMixture, squared_distances
+from undrift.mmd.kernels import RadialKernel, RBFMixture
 
 MIN_SPREAD = 0.01
 """Least unit of a group, over that of its block: what hardly varies is not blown up."""
@@ -57,12 +58,12 @@ class Block:
 
     mean: Tensor
     spread: Tensor
-    kernel: Kernel
+    kernel: RadialKernel
     forward: Tensor
     queue: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, kernel: Kernel) -> Block:
+    def of(cls, features: Tensor, kernel: RadialKernel) -> Block:
         """A block whose units and bandwidth are those of forward draws, with an empty queue."""
         variance = features.var(0).mean(-1, keepdim=True)
         spread = variance.clamp(min=MIN_SPREAD**2 * float(variance.mean())).sqrt()
@@ -99,7 +100,7 @@ class Population:
     """
 
     size: int = 2048
-    kernel: Kernel = field(default_factory=RBFMixture)
+    kernel: RadialKernel = field(default_factory=RBFMixture)
     blocks: list[Block] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from undrift.objectives.consistent import ConsistentDiffusion
 from undrift.objectives.dream import Dream
 from undrift.objectives.fokker_planck import ScoreFokkerPlanck
 from undrift.objectives.input_perturbation import InputPerturbation
+from undrift.objectives.mixflow import MixFlow
 from undrift.objectives.objective import Objective, Plain
 from undrift.objectives.published import OPTIONS
 from undrift.objectives.scheduled_sampling import ScheduledSampling
@@ -41,6 +42,7 @@ from undrift.training.config import (
 
 METHODS: dict[str, type[Objective]] = {
     "input_perturbation": InputPerturbation,
+    "mixflow": MixFlow,
     "consistent": ConsistentDiffusion,
     "fokker_planck": ScoreFokkerPlanck,
     "dream": Dream,

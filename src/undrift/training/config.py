@@ -118,8 +118,9 @@ class ObjectiveConfig:
     """Options of the published baselines.
 
     Arguments:
-        strength: γ of input_perturbation (0.1), λ of consistent (10), the weight of fokker_planck
-            (0.15), the exponent p of dream (1); the published value, in brackets, if null.
+        strength: γ of input_perturbation (0.1) and of mixflow (0.8), λ of consistent (10), the
+            weight of fokker_planck (0.15), the exponent p of dream (1); the published value, in
+            brackets, if null.
         length: Denoising steps that scheduled_sampling rolls out at most.
         seed: Seed of the method's own random stream, mixed with that of the run.
     """
