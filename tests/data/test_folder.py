@@ -287,7 +287,7 @@ def _beyond(folder):
         (_empty, "holds no images"),
         (_different, r"differ in size \(4x4 to 6x5\): give --image-size"),
         (_oblong, "6x5, not square: give --image-size"),
-        (_not_a_number, r"image 1 of 2 \(1\.tif\) holds NaN"),
+        (_not_a_number, r"cannot read image 1\.tif \(NaN or infinite values\)"),
         (_beyond, "between 0 and 1"),
     ],
 )

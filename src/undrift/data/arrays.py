@@ -13,9 +13,9 @@ for every type: the first of
 
 that holds all values, where floats may leave it by 1 % (interpolation overshoots) and are clipped.
 The last two must also be used: the largest value reaches an eighth of the range and, of floats, a
-twentieth of the values that are not 0 lie above 1. Otherwise one stray pixel would turn images in
-[0, 1] black. What was found is recorded (``how["scaling"]``, "read as 0..255"); what fits nothing
-is refused.
+twentieth of the values that are not 0 lie above 1. Otherwise a single out-of-range pixel would make
+images in [0, 1] be read as 0..255, i.e. almost black. The range is recorded (``how["scaling"]``,
+"read as 0..255"); values that fit none are refused.
 """
 
 from __future__ import annotations
@@ -29,13 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undrift.data.images import ImageData, check_values
-from undrift.data.options import LoadOptions
+from undrift.data.images import ImageData
+from undrift.data.options import IMAGE_NAMES, LABEL_NAMES, LoadOptions
 from undrift.exceptions import InvalidInput
 
 ARRAY_EXTENSIONS = (".npy", ".npz", ".pt", ".pth")
-_IMAGE_KEYS = ("images", "{split}_images", "x_{split}", "data", "x", "arr_0")
-_LABEL_KEYS = ("labels", "{split}_labels", "y_{split}", "targets", "y", "arr_1")
 _RANGES = ((0, 1), (-1, 1), (0, 255), (0, 65535))
 _OVERSHOOT = 0.01
 _AS_IT_IS = "read as -1..1"
@@ -48,7 +46,7 @@ logger = logging.getLogger("undrift")
 def load_arrays(path: Path, options: LoadOptions) -> ImageData:
     """Load the images of one array file: see :func:`undrift.data.load.load_data`."""
     arrays = _read(path)
-    image_key, label_key = (_find(arrays, k, options.split) for k in (_IMAGE_KEYS, _LABEL_KEYS))
+    image_key, label_key = (options.find(names, arrays) for names in (IMAGE_NAMES, LABEL_NAMES))
     if image_key is None:
         raise InvalidInput(
             f"{path} holds {', '.join(arrays) or 'nothing'} but no images: name the array 'images'"
@@ -87,15 +85,9 @@ def images_of(
         )
     rows = options.rows(len(images))
     images, scaling = _scaled(images, rows, source)
-    check_values(images, source, [f"index {row} of the array" for row in rows])
     how = how | {"layout": layout, "scaling": scaling}
-    return ImageData(
-        options.fit(images, how),
-        name=source,
-        split=options.split,
-        how=how,
-        labels=None if labels is None else labels[rows],
-    )
+    images = options.fit(images, how)
+    return ImageData(images, source, options.split, how, None if labels is None else labels[rows])
 
 
 def native(array: np.ndarray[Any, Any]) -> Tensor:
@@ -120,13 +112,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise InvalidInput(f"cannot read {path} as an array file ({reason})") from None
 
 
-def _find(arrays: Mapping[str, Tensor], keys: tuple[str, ...], split: str) -> str | None:
-    """The first of the keys that the file has."""
-    return next((k for k in (key.format(split=split) for key in keys) if k in arrays), None)
-
-
 def _labels(stored: Tensor) -> Tensor | None:
-    """Whole numbers, one each image; what is something else are no labels."""
+    """Whole numbers, one per image; None for anything else."""
     stored = stored.squeeze(-1) if stored.ndim == 2 and stored.shape[1] == 1 else stored
     return None if stored.ndim != 1 or stored.is_floating_point() else stored
 

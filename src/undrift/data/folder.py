@@ -1,4 +1,4 @@
-r"""Image folders: all images below a folder, with classes and splits where its layout tells them.
+r"""Image folders: all images below a folder, with classes and splits taken from its layout.
 
 A folder is searched through all its subfolders, in sorted order. Where its subfolders are named
 after splits (``train``, ``test``, ...) one of them is taken; where every image lies in a subfolder,
@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from undrift.data.decode import EncodedImage, decode
+from undrift.data.decode import Opener, decode
 from undrift.data.images import ImageData
 from undrift.data.options import LoadOptions
 from undrift.exceptions import InvalidInput
@@ -33,37 +33,23 @@ SPLITS = ("train", "test", "val", "valid", "validation", "dev")
 
 def load_folder(folder: Path, options: LoadOptions) -> ImageData:
     """Load all images below a folder: see :func:`undrift.data.load.load_data`."""
-    root = split_folder(folder, options.split)
-    paths = find_images(root)
+    root = split_folder(folder, options)
+    paths = sorted(find_images(root))
     if not paths:
         raise InvalidInput(
             f"folder {root} holds no images: put files such as .png or .jpg there "
             "or give another folder"
         )
     paths = [paths[i] for i in options.rows(len(paths))]
-    names = [str(path.relative_to(root)) for path in paths]
-    encoded = [
-        EncodedImage(name, partial(_open, path)) for name, path in zip(names, paths, strict=True)
-    ]
-    images, kept, how = decode(encoded, str(root), options)
-    labels, classes = _classes([names[i] for i in kept])
-    how = {"source": "image folder", "folder": str(root), **how}
-    if classes:
-        how["classes"] = classes
+    encoded: dict[str, Opener] = {str(p.relative_to(root)): partial(_open, p) for p in paths}
+    images, kept, decoded = decode(encoded, str(root), options)
+    labels, classes = _classes([paths[i].relative_to(root).parts for i in kept])
+    how = {"source": "image folder", "folder": str(root)} | decoded | classes
     return ImageData(images, name=str(folder), split=options.split, how=how, labels=labels)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All files below the folder that are named like images, hidden ones left out, sorted."""
-    return sorted(_walk(folder))
-
-
-def has_images(folder: Path) -> bool:
-    """Whether :func:`find_images` would find any."""
-    return next(_walk(folder), None) is not None
-
-
-def _walk(folder: Path) -> Iterator[Path]:
+def find_images(folder: Path) -> Iterator[Path]:
+    """Files below a folder that are named like images, in any order, without hidden ones."""
     seen: set[str] = set()  # a link back to a folder above would never end
     for parent, folders, files in os.walk(folder, followlinks=True):
         place = os.path.realpath(parent)
@@ -76,7 +62,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if Path(name).suffix.lower() in EXTENSIONS)
 
 
-def split_folder(folder: Path, split: str) -> Path:
+def split_folder(folder: Path, options: LoadOptions) -> Path:
     """The subfolder of a split where there are such; else the folder itself, which is ``train``.
 
     Raises:
@@ -84,11 +70,9 @@ def split_folder(folder: Path, split: str) -> Path:
     """
     subfolders = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     if subfolders and all(name.lower() in SPLITS for name in subfolders):
-        if split in subfolders:
-            return folder / split
-        raise InvalidInput(f"{folder} has no split '{split}': choose {' or '.join(subfolders)}")
-    if split != "train":
-        raise InvalidInput(f"{folder} has no split '{split}': it has no subfolder of that name")
+        options.check_split(folder, subfolders)
+        return folder / options.split
+    options.check_split(folder, ["train"])
     return folder
 
 
@@ -100,11 +84,9 @@ def _open(path: Path) -> Image.Image:
     return Image.open(path)
 
 
-def _classes(names: list[str]) -> tuple[Tensor | None, list[str]]:
-    """Labels from the first folder in each image's name, if all have one and they differ."""
-    parts = [Path(name).parts for name in names]
-    classes = sorted({part[0] for part in parts if len(part) > 1})
-    if len(classes) < 2 or any(len(part) == 1 for part in parts):
-        return None, []
-    number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number[part[0]] for part in parts]), classes
+def _classes(paths: list[tuple[str, ...]]) -> tuple[Tensor | None, dict[str, Any]]:
+    """Labels from the first folder of each image, if all have one and they differ; their names."""
+    classes = sorted({parts[0] for parts in paths if len(parts) > 1})
+    if len(classes) < 2 or any(len(parts) == 1 for parts in paths):
+        return None, {}
+    return torch.tensor([classes.index(parts[0]) for parts in paths]), {"classes": classes}

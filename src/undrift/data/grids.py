@@ -1,10 +1,11 @@
-"""Images of samples, to look at."""
+"""Grids of sample images."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
@@ -29,7 +30,7 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 def picture(image: Tensor) -> Image:
-    """One image as a picture of 8 bits a channel, one pixel a pixel.
+    """One image as an 8-bit picture, without scaling.
 
     Arguments:
         image: An image in [-1, 1], with shape (C, H, W), with 1 or 3 channels.
@@ -54,7 +55,7 @@ def image_grid(images: Tensor, columns: int | None = None, gap: int = 1) -> Imag
         gap: White pixels between images.
 
     Returns:
-        A picture of 8 bits a channel, one pixel a pixel.
+        An 8-bit picture, without scaling.
 
     Raises:
         InvalidInput: If there are no images, or they have another number of channels.
@@ -64,18 +65,11 @@ def image_grid(images: Tensor, columns: int | None = None, gap: int = 1) -> Imag
         >>> image_grid(torch.zeros(6, 1, 8, 8), columns=3).size
         (28, 19)
     """
-    from PIL import Image
-
     if images.ndim != 4 or not len(images):
         raise InvalidInput(f"no grid of images of shape {tuple(images.shape)}: give (N, C, H, W)")
-    height, width = images.shape[2:]
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
-    grid: Image.Image | None = None
-    for i, image in enumerate(images):
-        tile = picture(image)
-        grid = grid or Image.new(tile.mode, size, "white")
-        grid.paste(tile, (gap + i % columns * (width + gap), gap + i // columns * (height + gap)))
-    assert grid is not None
-    return grid
+    tiles = F.pad(images.detach().float(), (gap, 0, gap, 0), value=1.0)  # above and to the left
+    tiles = F.pad(tiles, (0, 0, 0, 0, 0, 0, 0, rows * columns - len(images)), value=1.0)
+    grid = tiles.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    return picture(F.pad(grid, (0, gap, 0, gap), value=1.0))

@@ -1,14 +1,15 @@
 r"""Hugging Face datasets: from the hub, saved with ``save_to_disk``, or a folder of parquet files.
 
-The image column is found by its type: the first column of images, a column named ``image`` or
-``img`` first. The label column is the first of class labels, or an integer column named ``label``.
+The image column is found by its type: the first column of images, columns with one of the usual
+names first (:data:`~undrift.data.options.IMAGE_NAMES`). The label column is likewise the first of
+class labels, or of integers under one of the usual names.
 Images are fetched as stored bytes and decoded by Pillow like those of a folder.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,16 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from undrift.data.decode import EncodedImage, decode
+from undrift.data.decode import Opener, decode
 from undrift.data.images import ImageData
-from undrift.data.options import LoadOptions
+from undrift.data.options import IMAGE_NAMES, LABEL_NAMES, LoadOptions
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_IMAGE_NAMES = ("image", "img", "images")
-_LABEL_NAMES = ("label", "labels", "fine_label", "class")
 
 
 def load_dataset(name: str, options: LoadOptions) -> ImageData:
@@ -49,32 +47,27 @@ def read_dataset(dataset: Any, name: str, options: LoadOptions) -> ImageData:  #
     """
     library, split = _library(name), options.split
     dataset = dataset if isinstance(dataset, Mapping) else {str(dataset.split or "train"): dataset}
-    if split not in dataset and not (split == "train" and len(dataset) == 1):
-        raise InvalidInput(f"{name} has no split '{split}': choose {' or '.join(dataset)}")
+    if split != "train" or len(dataset) > 1:
+        options.check_split(name, dataset)
     dataset = dataset.get(split) or next(iter(dataset.values()))
     if not isinstance(dataset, library.Dataset):
-        raise InvalidInput(f"{name} is a stream: take a part of it, list(dataset.take(1000))")
+        raise InvalidInput(
+            f"{name} is a streaming dataset: pass a finite part, such as list(dataset.take(1000))"
+        )
     column = _image_column(dataset.features, library, name)
     rows = options.rows(len(dataset))
     label_column = _label_column(dataset.features, library)
     labels = None if label_column is None else torch.tensor(dataset[label_column][:])[rows]
     stored = dataset.select(rows).select_columns(column)
     stored = stored.cast_column(column, library.Image(decode=False))
-    encoded = [
-        EncodedImage(f"{i} of split {split}", partial(_stored, stored, k, column))
-        for k, i in enumerate(rows)
-    ]
-    images, kept, how = decode(encoded, name, options)
-    how = {"source": "Hugging Face dataset", "dataset": name, "column": column, **how}
-    if label_column is not None and hasattr(dataset.features[label_column], "names"):
-        how["classes"] = list(dataset.features[label_column].names)
-    return ImageData(
-        images,
-        name=name,
-        split=split,
-        how=how,
-        labels=None if labels is None else labels[kept],
-    )
+    encoded: dict[str, Opener] = {
+        f"{i} of split {split}": partial(_stored, stored, k, column) for k, i in enumerate(rows)
+    }
+    images, kept, decoded = decode(encoded, name, options)
+    how = {"source": "Hugging Face dataset", "dataset": name, "column": column} | decoded
+    if classes := getattr(dataset.features.get(label_column), "names", None):
+        how["classes"] = list(classes)
+    return ImageData(images, name, split, how, None if labels is None else labels[kept])
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -91,8 +84,9 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module("datasets")
     except ImportError:
-        subject = name if Path(name).exists() else f"no folder {name} here; a Hugging Face dataset"
-        raise InvalidInput(f"{subject} needs one more package: pip install datasets") from None
+        raise InvalidInput(
+            f"{_subject(name)} needs one more package: pip install datasets"
+        ) from None
 
 
 def _open(library: Any, name: str) -> Any:
@@ -106,37 +100,41 @@ def _open(library: Any, name: str) -> Any:
         return library.load_dataset(path, config or None)
     except Exception as fault:  # network, cache, format: the library's classes vary with all three
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
-        subject = name if Path(name).exists() else f"no folder {name} here; a Hugging Face dataset"
-        raise InvalidInput(f"{subject} cannot be loaded ({reason})") from None
+        raise InvalidInput(f"{_subject(name)} cannot be loaded ({reason})") from None
+
+
+def _subject(name: str) -> str:
+    return name if Path(name).exists() else f"no folder {name} here; a Hugging Face dataset"
 
 
 def _image_column(features: Mapping[str, Any], library: Any, name: str) -> str:
     """The column of images, which are of the library's type or plain structs of bytes and path."""
-    found = [
-        column
-        for column, kind in features.items()
-        if isinstance(kind, library.Image) or (isinstance(kind, Mapping) and "bytes" in kind)
-    ]
-    if not found:
-        columns = ", ".join(
-            f"{column} ({type(kind).__name__})" for column, kind in features.items()
-        )
+
+    def is_image(column: str) -> bool:
+        kind = features[column]
+        return isinstance(kind, library.Image) or (isinstance(kind, Mapping) and "bytes" in kind)
+
+    column = _first(features, is_image, IMAGE_NAMES)
+    if column is None:
+        columns = ", ".join(f"{c} ({type(kind).__name__})" for c, kind in features.items())
         raise InvalidInput(f"{name} has no column of images, only {columns}")
-    return min(found, key=lambda column: _rank(column, _IMAGE_NAMES))
+    return column
 
 
 def _label_column(features: Mapping[str, Any], library: Any) -> str | None:
-    found = [
-        column
-        for column, kind in features.items()
-        if isinstance(kind, library.ClassLabel)
-        or (column in _LABEL_NAMES and str(getattr(kind, "dtype", "")).startswith("int"))
-    ]
-    return min(found, key=lambda column: _rank(column, _LABEL_NAMES), default=None)
+    def is_label(column: str) -> bool:
+        is_integer = str(getattr(features[column], "dtype", "")).startswith("int")
+        is_class = isinstance(features[column], library.ClassLabel)
+        return is_class or (column in LABEL_NAMES and is_integer)
+
+    return _first(features, is_label, LABEL_NAMES)
 
 
-def _rank(column: str, names: Sequence[str]) -> int:
-    return names.index(column) if column in names else len(names)
+def _first(
+    columns: Mapping[str, Any], fits: Callable[[str], bool], names: tuple[str, ...]
+) -> str | None:
+    """The first column that fits, those with a usual name first."""
+    return next(filter(fits, [*(n for n in names if n in columns), *columns]), None)
 
 
 def _stored(dataset: Any, row: int, column: str) -> Image.Image:

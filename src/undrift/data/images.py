@@ -3,8 +3,8 @@ r"""Images in memory, and an endless stream of training batches that can be resu
 A data set is one tensor :math:`x_0^{(1)}, \dots, x_0^{(N)}` with values in :math:`[-1, 1]`, and
 the record of how it came to be. The stream visits the data in epochs, each a fresh
 permutation, and cuts it into batches that are always full: where an epoch ends within a batch the
-next one begins, so a batch may be larger than the data. A horizontal flip is a coin tossed for
-every draw, never a property of the stored image.
+next one begins, so a batch may be larger than the data. A horizontal flip is drawn anew for every
+use of an image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 
-_BLOCK = 4096  # images looked at in one go where a temporary copy is needed
+_BLOCK = 4096  # images per block where a temporary copy is needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class ImageData:
                 f"data '{self.name}': images must have shape (N, C, H, W), not {shape}"
             )
         images = self.images.detach().to("cpu", torch.float32).contiguous()
-        check_values(images, self.name)
+        _check_values(images, self.name)
         if self.labels is not None and self.labels.shape != (len(images),):
             raise InvalidInput(
                 f"data '{self.name}': {len(images)} images need as many labels, "
@@ -160,7 +160,7 @@ class BatchStream(Iterator[Tensor]):
         return indices[: self.batch_size]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the coming batches, as tensors, numbers and strings."""
+        """Everything that determines the next batches, as tensors, numbers and strings."""
         return {
             "generator": self.generator.get_state(),
             "remaining": self._remaining.clone(),
@@ -169,7 +169,7 @@ class BatchStream(Iterator[Tensor]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`state_dict` was taken.
+        """Restore a saved state: the next batches are those after :meth:`state_dict`.
 
         Raises:
             InvalidInput: If the data is not the data of the state.
@@ -200,24 +200,18 @@ def fingerprint(images: Tensor) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def check_values(images: Tensor, source: str, names: list[str] | None = None) -> None:
+def _check_values(images: Tensor, source: str) -> None:
     """Check that all images are finite and lie in [-1, 1].
-
-    Arguments:
-        images: Images with shape :math:`(N, *)`.
-        source: What to call the data in the message.
-        names: What to call each image, where they have names of their own.
 
     Raises:
         InvalidInput: Names the first image that is not.
     """
-    for start in range(0, len(images), _BLOCK):
-        rows = images[start : start + _BLOCK].flatten(1)
+    for number, block in enumerate(images.split(_BLOCK)):
+        rows = block.flatten(1)
         bad = ~((rows >= -1) & (rows <= 1)).all(dim=1)
         if bad.any():
             offset = int(bad.nonzero()[0])
             finite = bool(rows[offset].isfinite().all())
             fault = "leaves the range [-1, 1]" if finite else "holds NaN or infinite values"
-            index = start + offset
-            which = f"image {index} of {len(images)}" + (f" ({names[index]})" if names else "")
+            which = f"image {number * _BLOCK + offset} of {len(images)}"
             raise InvalidInput(f"{source}: {which} {fault}: repair it or leave it out")

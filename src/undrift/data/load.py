@@ -17,15 +17,9 @@ import torch
 from torch import Tensor
 
 from undrift.data.arrays import ARRAY_EXTENSIONS, images_of, load_arrays
-from undrift.data.decode import EncodedImage, decode
-from undrift.data.folder import has_images, load_folder
-from undrift.data.hub import (
-    has_tables,
-    is_dataset,
-    is_saved_dataset,
-    load_dataset,
-    read_dataset,
-)
+from undrift.data.decode import Opener, decode
+from undrift.data.folder import find_images, load_folder
+from undrift.data.hub import has_tables, is_dataset, is_saved_dataset, load_dataset, read_dataset
 from undrift.data.images import ImageData, fingerprint
 from undrift.data.memory import gather
 from undrift.data.named import load_digits, load_fashion_mnist
@@ -79,7 +73,7 @@ def load_data(
         image_size: Side length of the square images. The shorter side is resized with
             antialiasing, the center cropped. Needed where the images differ in size.
         channels: 1 for gray, 3 for RGB; by default what the images have.
-        skip_bad_images: Whether to go on where an image cannot be read; ``how`` counts them.
+        skip_bad_images: Whether to skip images that cannot be read; ``how`` counts them.
         limit: Largest number of images, evenly spread over the data.
 
     Returns:
@@ -127,7 +121,7 @@ def load_tensor(
     if isinstance(found, ImageData):
         return found.images, dict(found.how) | {"shape": list(found.images.shape)}
     if not len(found):
-        raise InvalidInput("the data are empty: give a tensor with one datum a row")
+        raise InvalidInput("the data are empty: give a tensor with one row per datum")
     x = found if found.is_floating_point() else found.float()
     content = x.to("cpu", torch.float32).contiguous()
     return x, {"shape": list(x.shape), "fingerprint": fingerprint(content)}
@@ -145,7 +139,7 @@ def _loaded(source: Any, options: LoadOptions) -> ImageData | Tensor:  # noqa: A
     if isinstance(found, Tensor):
         return found
     rows = options.rows(len(found))
-    encoded = [EncodedImage(f"image {i}", found[i].copy) for i in rows]
+    encoded: dict[str, Opener] = {f"image {i}": found[i].copy for i in rows}
     images, _, how = decode(encoded, "the data", options)
     return ImageData(images, "images in memory", options.split, {"source": "Pillow images"} | how)
 
@@ -167,7 +161,8 @@ def _load_named(name: str, options: LoadOptions) -> ImageData:
 
 def _is_image_folder(folder: Path) -> bool:
     """Whether to read a folder as images: the default where it holds nothing else either."""
-    return not is_saved_dataset(folder) and (has_images(folder) or not has_tables(folder))
+    has_images = next(find_images(folder), None) is not None
+    return not is_saved_dataset(folder) and (has_images or not has_tables(folder))
 
 
 def _on_the_hub(name: str) -> bool:
@@ -178,7 +173,7 @@ def _on_the_hub(name: str) -> bool:
 
 
 def _unknown(name: str, path: Path) -> InvalidInput:
-    """What to answer to a name that means nothing."""
+    """The error for a name that is no data."""
     if path.is_file():
         kinds = ", ".join((*ARRAY_EXTENSIONS, ".parquet"))
         return InvalidInput(

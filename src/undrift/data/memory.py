@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from undrift.data.arrays import native
+from undrift.data.options import IMAGE_NAMES, LoadOptions
 from undrift.exceptions import InvalidInput
 
 ACCEPTED = (
     "a name, a folder, a file, a tensor, an array, a DataLoader, a list of tensors or images, or a "
     "Hugging Face dataset"
 )
-_IMAGE_NAMES = ("images", "pixel_values", "image", "img", "data", "x")
 
 
 def gather(source: Any) -> Tensor | list[Any]:  # noqa: ANN401
@@ -61,19 +61,13 @@ def _items(source: Any) -> Iterable[Any]:  # noqa: ANN401
 def _images_in(item: Any) -> Any:  # noqa: ANN401
     """The images of a batch or an item, without what comes with them."""
     if isinstance(item, Mapping):
-        name = next((name for name in _IMAGE_NAMES if name in item), None)
+        name = LoadOptions().find(IMAGE_NAMES, item)
         if name is None:
-            raise InvalidInput(
-                f"the data have {', '.join(map(str, item)) or 'nothing'} but no images: name them "
-                f"{' or '.join(_IMAGE_NAMES[:3])}"
-            )
+            found = ", ".join(map(str, item)) or "nothing"
+            raise InvalidInput(f"the data have {found} but no images: name them 'images'")
         return item[name]
-    is_pair = isinstance(item, (tuple, list)) and item and _is_image(item[0])
-    return item[0] if is_pair else item
-
-
-def _is_image(item: Any) -> bool:  # noqa: ANN401
-    return isinstance(item, (Tensor, np.ndarray)) or _is_picture(item)
+    first = item[0] if isinstance(item, (tuple, list)) and item else None
+    return first if isinstance(first, (Tensor, np.ndarray)) or _is_picture(first) else item
 
 
 def _is_picture(item: Any) -> bool:  # noqa: ANN401

@@ -8,7 +8,6 @@ asked for, because networks that halve the size several times need a power of tw
 from __future__ import annotations
 
 import gzip
-import importlib
 import os
 import zlib
 from pathlib import Path
@@ -35,56 +34,50 @@ _PADDED_SIZE = 32
 
 def load_digits(options: LoadOptions) -> ImageData:
     """Load scikit-learn's handwritten digits, all 1797 as split ``train``."""
-    if options.split != "train":
-        raise InvalidInput(f"digits has no split '{options.split}': its only split is 'train'")
-    try:
-        source = importlib.import_module("sklearn.datasets").load_digits()
-    except ImportError:
-        raise InvalidInput("digits come with scikit-learn: pip install scikit-learn") from None
-    images = torch.from_numpy(source.images).float().unsqueeze(1) / 8 - 1
-    labels = torch.from_numpy(source.target).long()
-    how: dict[str, Any] = {
-        "source": "scikit-learn digits",
-        "scaling": "0..16 to [-1, 1]",
-        "classes": [str(digit) for digit in range(10)],
-    }
-    rows = options.rows(len(images))
-    images = options.fit(images[rows], how)
-    return ImageData(images, name="digits", how=how, labels=labels[rows])
+    from sklearn import datasets
+
+    options.check_split("digits", ["train"])
+    source = datasets.load_digits()
+    images, labels = torch.from_numpy(source.images), torch.from_numpy(source.target)
+    how = {"source": "scikit-learn digits", "classes": [str(digit) for digit in range(10)]}
+    return _image_data("digits", images, 16, labels, options, how)
 
 
 def load_fashion_mnist(options: LoadOptions, folder: str | Path | None = None) -> ImageData:
-    """Load Fashion-MNIST from the idx files that Debian's package brings.
+    """Load Fashion-MNIST from the idx files that Debian's package contains.
 
     Arguments:
         options: The split is ``"train"`` (60000) or ``"test"`` (10000); the image size 28 gives the
             native images, None or 32 pads them, any other size resizes them.
-        folder: Where the files are; by default what the environment variable
-            ``UNDRIFT_FASHION_MNIST`` says, else the place of Debian's package.
+        folder: Where the files are; by default the environment variable
+            ``UNDRIFT_FASHION_MNIST``, else the place of Debian's package.
     """
-    split = options.split
-    if split not in _FASHION_MNIST_FILES:
-        raise InvalidInput(f"fashion-mnist has no split '{split}': choose train or test")
+    options.check_split("fashion-mnist", _FASHION_MNIST_FILES)
     chosen = folder or os.environ.get(FASHION_MNIST_VARIABLE) or _FASHION_MNIST_FOLDER
-    prefix = Path(chosen, _FASHION_MNIST_FILES[split])
-    raw = _read_idx(Path(f"{prefix}-images-idx3-ubyte.gz"), 3)
-    labels = _read_idx(Path(f"{prefix}-labels-idx1-ubyte.gz"), 1).long()
-    if len(labels) != len(raw):
-        raise InvalidInput(f"{prefix}-*: {len(raw)} images but {len(labels)} labels: both damaged?")
-    rows = options.rows(len(raw))
-    images = raw[rows].float().unsqueeze(1) / 127.5 - 1
-    how: dict[str, Any] = {
-        "source": "Fashion-MNIST",
-        "scaling": "0..255 to [-1, 1]",
-        "classes": _FASHION_MNIST_CLASSES,
-    }
-    native = images.shape[-1]
-    if options.image_size in (None, _PADDED_SIZE) and native < _PADDED_SIZE:
-        margin = (_PADDED_SIZE - native) // 2
-        images = F.pad(images, [margin] * 4, value=-1.0)
-        how["padded"] = f"{native} to {_PADDED_SIZE} with -1"
-    images = options.fit(images, how)
-    return ImageData(images, name="fashion-mnist", split=split, how=how, labels=labels[rows])
+    prefix = Path(chosen, _FASHION_MNIST_FILES[options.split])
+    images = _read_idx(Path(f"{prefix}-images-idx3-ubyte.gz"), 3)
+    labels = _read_idx(Path(f"{prefix}-labels-idx1-ubyte.gz"), 1)
+    if len(labels) != len(images):
+        raise InvalidInput(
+            f"{prefix}-*: {len(images)} images but {len(labels)} labels: the files are damaged: "
+            "install the package again"
+        )
+    how: dict[str, Any] = {"source": "Fashion-MNIST", "classes": _FASHION_MNIST_CLASSES}
+    margin = (_PADDED_SIZE - images.shape[-1]) // 2
+    if options.image_size in (None, _PADDED_SIZE) and margin > 0:
+        how["padded"] = f"{images.shape[-1]} to {_PADDED_SIZE} with -1"
+        images = F.pad(images, [margin] * 4)
+    return _image_data("fashion-mnist", images, 255, labels, options, how)
+
+
+def _image_data(
+    name: str, stored: Tensor, v_max: int, labels: Tensor, options: LoadOptions, how: dict[str, Any]
+) -> ImageData:
+    """Gray images from values 0 to v_max, with shape (N, H, W), by the options."""
+    how["scaling"] = f"0..{v_max} to [-1, 1]"
+    rows = options.rows(len(stored))
+    images = options.fit(stored[rows].float().unsqueeze(1) / (v_max / 2) - 1, how)
+    return ImageData(images, name, options.split, how, labels[rows])
 
 
 def _read_idx(path: Path, sizes: int) -> Tensor:

@@ -1,7 +1,8 @@
-"""What to read of some data, and what to make its images into: the same for every source."""
+"""Options for reading images, and the names of arrays and columns: the same for every source."""
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,17 @@ from torch import Tensor
 
 from undrift.data.pixels import RESIZED, fit_channels, fit_square
 from undrift.exceptions import InvalidInput
+
+IMAGE_NAMES = (
+    *("images", "pixel_values", "image", "img", "{split}_images", "x_{split}"),
+    *("data", "x", "arr_0"),
+)
+"""Names under which images are looked for, in this order."""
+LABEL_NAMES = (
+    *("labels", "label", "fine_label", "class", "{split}_labels", "y_{split}"),
+    *("targets", "y", "arr_1"),
+)
+"""Names under which labels are looked for, in this order."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,21 @@ class LoadOptions:
         """
         kept = count if self.limit is None else min(self.limit, count)
         return [i * count // kept for i in range(kept)]
+
+    def find(self, names: Iterable[str], content: Container[str]) -> str | None:
+        """The first of some names that is in the content, or None."""
+        candidates = (name.format(split=self.split) for name in names)
+        return next((name for name in candidates if name in content), None)
+
+    def check_split(self, source: object, known: Iterable[str]) -> None:
+        """Check that the split is one of those that a source has.
+
+        Raises:
+            InvalidInput: If it is none of them.
+        """
+        if self.split not in known:
+            choice = " or ".join(known)
+            raise InvalidInput(f"{source} has no split '{self.split}': choose {choice}")
 
     def fit(self, images: Tensor, how: dict[str, Any]) -> Tensor:
         """Images in the size and the channels asked for; a resize is noted in ``how``."""

@@ -10,7 +10,7 @@ A photograph is divided into tiles of :math:`128 \times 128` pixels; those with
 
 .. math:: (\mathrm{row} + 2 \, \mathrm{column}) \bmod 5 = 0
 
-are for testing, a fifth of them, a knight's move apart. A crop that lies within one of them is a
+are for testing, a fifth of them. A crop that lies within one of them is a
 test image, a crop that touches none of them a training image, and the others belong to neither. So
 no pixel of a photograph is in both; crops of one part overlap each other, at S = 32 by half. The
 scene, its light and its camera are the same in both: that a model does well on the test crops says
@@ -19,10 +19,9 @@ nothing about other photographs.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +60,7 @@ def load_patches(options: LoadOptions) -> ImageData:
         InvalidInput: If a photograph is not installed, or the split or the size is not one of them.
     """
     size, split = options.image_size or _SIZE, options.split
-    if split not in ("train", "test"):
-        raise InvalidInput(f"patches has no split '{split}': choose train or test")
+    options.check_split("patches", ["train", "test"])
     if size * max(_SCALES) > _TILE:
         raise InvalidInput(
             f"patches of {size} pixels do not fit into the tiles of the photographs: choose an "
@@ -72,27 +70,16 @@ def load_patches(options: LoadOptions) -> ImageData:
     labels = torch.arange(len(crops)).repeat_interleave(torch.tensor([len(c) for c in crops]))
     rows = options.rows(len(labels))
     images = fit_channels(torch.cat(crops)[rows], options.channels)
-    how = _how(size, [len(c) for c in crops])
-    return ImageData(images, name="patches", split=split, how=how, labels=labels[rows])
-
-
-def _how(size: int, counts: list[int]) -> dict[str, Any]:
-    return {
+    how = {
         "source": "photographs of scikit-image and scikit-learn",
-        "packages": {package: _version(package) for package in (*_PACKAGES.values(), "pillow")},
+        "packages": {package: version(package) for package in (*_PACKAGES.values(), "pillow")},
         "scaling": "0..255 to [-1, 1]",
         "crops": f"{size}x{size}, every {_STRIDE} pixels, at scales 1 and 1/2 (means of 2x2)",
         "regions": f"tiles of {_TILE}x{_TILE}: test where (row + 2 column) mod 5 = 0",
         "classes": list(PHOTOGRAPHS),
-        "crops_of_each": dict(zip(PHOTOGRAPHS, counts, strict=True)),
+        "crops_of_each": dict(zip(PHOTOGRAPHS, map(len, crops), strict=True)),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
+    return ImageData(images, "patches", split, how, labels[rows])
 
 
 def _photograph(name: str) -> Tensor:
@@ -131,7 +118,7 @@ def _belongs(rows: Tensor, columns: Tensor, span: int, test: bool) -> Tensor:
         rows: First rows of the crops in the photograph.
         columns: First columns of the crops.
         span: How many pixels of the photograph a crop covers, no more than a tile has.
-        test: Whether it is the test crops that are asked for.
+        test: Whether to select the test crops.
 
     Returns:
         A mask with shape (rows, columns).

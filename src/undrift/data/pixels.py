@@ -28,7 +28,7 @@ RESIZED = "bicubic, antialiased; center crop"
 
 
 def is_gray(image: Image.Image) -> bool:
-    """Whether the image stores a single channel beside transparency."""
+    """Whether the image stores a single channel besides transparency."""
     return image.mode in _GRAY_MODES or image.mode.startswith("I;16")
 
 
@@ -61,10 +61,8 @@ def image_to_tensor(image: Image.Image, channels: int, image_size: int | None = 
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
-    if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
-        image, v_max = _wide(image), 1.0
-    else:
-        image, v_max = _opaque(image, channels), 255.0
+    is_wide = image.mode in _WIDE_MODES or image.mode.startswith("I;16")
+    image, v_max = (_wide(image), 1.0) if is_wide else (_opaque(image, channels), 255.0)
     if image_size is not None:
         image = _square(image, image_size)
     values = torch.from_numpy(np.array(image, dtype=np.float32))
@@ -73,13 +71,12 @@ def image_to_tensor(image: Image.Image, channels: int, image_size: int | None = 
 
 
 def _opaque(image: Image.Image, channels: int) -> Image.Image:
-    """Eight bits a channel, gray or RGB, composited on white."""
+    """Eight bits per channel, gray or RGB, composited on white."""
     from PIL import Image
 
     if image.has_transparency_data:
-        image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("L" if channels == 1 else "RGB")
 
 
@@ -89,8 +86,9 @@ def _wide(image: Image.Image) -> Image.Image:
 
     values = np.array(image, dtype=np.float32)
     top = 1 if image.mode == "F" else 65535
-    finite = values[np.isfinite(values)]
-    if ((finite < 0) | (finite > top)).any():
+    if not np.isfinite(values).all():
+        raise ValueError("NaN or infinite values")
+    if values.min() < 0 or values.max() > top:
         raise ValueError(f"pixels of mode {image.mode} must lie between 0 and {top}")
     return Image.fromarray(values / np.float32(top))
 
@@ -99,13 +97,16 @@ def _square(image: Image.Image, image_size: int) -> Image.Image:
     """Resize the shorter side with antialiasing, then crop the center."""
     from PIL import Image
 
-    width, height = image.size
-    scale = image_size / min(width, height)
-    size = (max(image_size, round(width * scale)), max(image_size, round(height * scale)))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (size[0] - image_size) // 2, (size[1] - image_size) // 2
-    return image.crop((left, top, left + image_size, top + image_size))
+    *size, left, top = _cover(*image.size, image_size)
+    resized = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + image_size, top + image_size))
+
+
+def _cover(width: int, height: int, side: int) -> tuple[int, int, int, int]:
+    """Size of the image whose shorter side is the square's, and where the square starts in it."""
+    scale = side / min(width, height)
+    wide, high = max(side, round(width * scale)), max(side, round(height * scale))
+    return wide, high, (wide - side) // 2, (high - side) // 2
 
 
 def fit_square(images: Tensor, image_size: int) -> Tensor:
@@ -116,22 +117,16 @@ def fit_square(images: Tensor, image_size: int) -> Tensor:
         image_size: Side length :math:`S` of the result.
 
     Returns:
-        Images in :math:`[-1, 1]`, with shape :math:`(N, C, S, S)`; the input itself where it fits.
+        Images in :math:`[-1, 1]`, with shape :math:`(N, C, S, S)`.
     """
     height, width = images.shape[-2:]
-    if (height, width) == (image_size, image_size):
-        return images
-    scale = image_size / min(height, width)
-    size = [max(image_size, round(height * scale)), max(image_size, round(width * scale))]
-    top, left = (size[0] - image_size) // 2, (size[1] - image_size) // 2
-    fitted = images.new_empty(*images.shape[:2], image_size, image_size)
-    for source, target in zip(
-        images.split(_RESIZE_BLOCK), fitted.split(_RESIZE_BLOCK), strict=True
-    ):
-        if size != [height, width]:
-            source = F.interpolate(source, size, mode="bicubic", antialias=True)
-        target.copy_(source[..., top : top + image_size, left : left + image_size])
-    return fitted.clamp_(-1, 1)
+    wide, high, left, top = _cover(width, height, image_size)
+    parts = []
+    for part in images.split(_RESIZE_BLOCK):
+        if (high, wide) != (height, width):
+            part = F.interpolate(part, (high, wide), mode="bicubic", antialias=True)
+        parts.append(part[..., top : top + image_size, left : left + image_size].clamp(-1, 1))
+    return torch.cat(parts)
 
 
 def fit_channels(images: Tensor, channels: int | None) -> Tensor:
