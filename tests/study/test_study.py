@@ -107,18 +107,18 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
         ({"budgets": ["compute"], "compute_methods": ["persistent"]}, "has no plain"),
         ({"budgets": []}, "at least one"),
         ({"protocols": ["branched", "branched"]}, "each once"),
-        ({"protocols": ["scratch"]}, "needs scratch_steps"),
+        ({"protocols": ["scratch"]}, "give scratch_steps"),
         ({"methods": {"plain": MethodConfig(), "Plain": MethodConfig("full")}}, "share a folder"),
-        ({"methods": {"plain": MethodConfig(), "a/b": MethodConfig("full")}}, "no name for a run"),
-        ({"methods": {"plain": MethodConfig(), "scratch-x": MethodConfig()}}, "no name for a run"),
+        ({"methods": {"plain": MethodConfig(), "a/b": MethodConfig("full")}}, "valid run name"),
+        ({"methods": {"plain": MethodConfig(), "scratch-x": MethodConfig()}}, "valid run name"),
         ({"base": TrainConfig(method="full")}, "the base is plain"),
         ({"base": TrainConfig(data="nowhere")}, "unknown data"),
         ({"protocols": ["branched"], "scratch_steps": 9}, "protocols has no scratch"),
         ({"reference": "y"}, "'y' is no method"),
-        ({"remedies": {"s": RemedyConfig("snr_t")}, "remedy_methods": []}, "name both"),
+        ({"remedies": {"s": RemedyConfig("snr_t")}, "remedy_methods": []}, "give both"),
         ({"base": TrainConfig(regularizer=RegularizerConfig(strength=5.0))}, "put it under"),
         ({"base": TrainConfig(seed=7)}, "give seeds"),
-        ({"base": TrainConfig(resume=True)}, "always goes on"),
+        ({"base": TrainConfig(resume=True)}, "always resumes"),
         ({"base": TrainConfig(steps=0)}, "base: --steps is 0"),
         ({"methods": with_method("plain", stride=2)}, r"x.regularizer.stride has no effect with p"),
         ({"methods": with_method("full", stride=2)}, "stride has no effect with full"),
@@ -399,8 +399,9 @@ def test_costs_are_relative_to_plain_within_a_seed():
 
 
 def test_no_change_is_taken_against_nothing():
-    pairs = [(row("plain", 0, "steps", -1e-5, 2.0), row("x", 0, "steps", 1e-5, 1.0))]
-    assert [found.metric for found in study_statistics.changes(pairs, method="x")] == ["frechet"]
+    plain, other = row("plain", 0, "steps", -1e-5, 2.0), row("x", 0, "steps", 1e-5, 1.0)
+    found = study_statistics.changes([other], lambda row: plain, "method")
+    assert [(change.method, change.metric) for change in found] == [("x", "frechet")]
 
 
 def test_rank_correlation_is_spearmans_and_within_groups_its_own():

@@ -1,4 +1,4 @@
-r"""Differences that are a method's own, and whether the cumulative error predicts quality.
+r"""Paired relative changes against plain, and whether the cumulative error predicts quality.
 
 The relative change against plain within a seed,
 
@@ -7,25 +7,24 @@ The relative change against plain within a seed,
 has a mean over seeds :math:`i` with Student's interval. A ratio needs a denominator that is not
 zero: where a metric of plain is not positive in some seed, no change is given.
 
-Spearman's :math:`\rho` is the correlation of ranks. *Overall* it mixes what differs between seeds,
-methods and times of training. *Within* groups, ranks are taken and centered inside each group,
+Spearman's :math:`\rho` is the correlation of ranks. *Overall*, it includes differences between
+seeds, methods and times of training. *Within* groups, ranks are taken and centered in each group,
 
 .. math:: \rho_w = \frac{\sum_g \sum_{i \in g} (r_i - \bar r_g)(s_i - \bar s_g)}
     {\sqrt{\sum_g \sum_{i \in g} (r_i - \bar r_g)^2 \; \sum_g \sum_{i \in g} (s_i - \bar s_g)^2}},
 
-so what the groups differ by has no part in it. The interval resamples whole runs, since the
+so differences between groups do not contribute. The interval resamples whole runs, since the
 checkpoints of one run are not independent. Runs of one seed share base, data and sampling noise, so
-the intervals are too narrow where few seeds vary, within methods above all. Both numbers of a point
-come from the same samples: that part of the correlation is noise shared by two judgments, and makes
-it a little too large.
+the intervals are too narrow with few seeds, within methods above all. Both numbers of a point come
+from the same samples, so they share part of their noise, and the correlation is slightly too large.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -43,12 +42,10 @@ from undrift.study.record import (
 )
 
 METRICS = ("mmd_sq", "empirical_mmd_sq", "frechet", "kernel_distance", "precision", "recall")
-"""What is compared: the cumulative error of the samples, by two yardsticks, and their quality."""
+"""What is compared: the cumulative error of the samples, against both references, and quality."""
 NUM_RESAMPLES = 500
 LEAST = 4
 """Points below which no correlation is given."""
-T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
 
 
 def paired(rows: Sequence[StudyRow]) -> list[Change]:
@@ -61,53 +58,53 @@ def paired(rows: Sequence[StudyRow]) -> list[Change]:
         One change for each budget, protocol, method and metric.
     """
     plain = {(r.protocol, r.budget, r.seed): r for r in rows if r.method == PLAIN}
-    others = [r for r in rows if r.method != PLAIN and (r.protocol, r.budget, r.seed) in plain]
-    found = []
-    for (protocol, budget, method), own in _grouped(others, _group).items():
-        pairs = [(plain[protocol, budget, row.seed], row) for row in own]
-        found += changes(pairs, method=method, protocol=protocol, budget=budget)
-    return found
+    others = [row for row in rows if row.method != PLAIN]
+    return changes(
+        others, lambda r: plain.get((r.protocol, r.budget, r.seed)), "protocol", "budget", "method"
+    )
 
 
 def paired_remedies(rows: Sequence[StudyRow], remedied: Sequence[StudyRow]) -> list[Change]:
-    """Mean relative change of chains with a remedy against the same runs without."""
+    """Mean relative change of samplers with a remedy against the same runs without."""
     bare = {row.run: row for row in rows}
-    found = []
-    for (method, remedy), own in _grouped(remedied, lambda r: (r.method, r.remedy)).items():
-        pairs = [(bare[row.run], row) for row in own]
-        found += changes(pairs, method=method, remedy=remedy)
-    return found
+    return changes(remedied, lambda row: bare[row.run], "method", "remedy")
 
 
-def changes(pairs: Sequence[tuple[StudyRow, StudyRow]], **which: Any) -> list[Change]:  # noqa: ANN401
-    """Mean relative change of each metric over pairs of results, a baseline and another.
+def changes(
+    rows: Sequence[StudyRow], baseline: Callable[[StudyRow], StudyRow | None], *fields: str
+) -> list[Change]:
+    """Mean relative change of each metric, for each group of rows.
 
     Arguments:
-        pairs: Results of the same seed each.
-        which: What the changes are of: fields of :class:`~undrift.study.record.Change`.
+        rows: Results.
+        baseline: The result of the same seed that a result is compared with.
+        fields: Fields that the rows of a group have in common, also of
+            :class:`~undrift.study.record.Change`.
     """
     found = []
-    for metric in METRICS:
-        values = [(getattr(a, metric), getattr(b, metric), b.seed) for a, b in pairs]
-        known = [(a, b, seed) for a, b, seed in values if a is not None and b is not None]
-        if not known or any(a <= 0 for a, _, _ in known):
-            continue
-        ratios, seeds = [b / a - 1 for a, b, _ in known], [seed for *_, seed in known]
-        own: dict[str, Any] = {"metric": metric, "changes": ratios, "seeds": seeds}
-        found.append(Change(**vars(mean_interval(ratios)), **own, **which))
+    for group, own in _grouped(rows, *fields).items():
+        pairs = [(base, row) for row in own if (base := baseline(row))]
+        for metric in METRICS:
+            values = [(getattr(a, metric), getattr(b, metric), b.seed) for a, b in pairs]
+            known = [(a, b, seed) for a, b, seed in values if a is not None and b is not None]
+            if not known or any(a <= 0 for a, _, _ in known):
+                continue
+            which: dict[str, Any] = {**dict(zip(fields, group, strict=True)), "metric": metric}
+            which |= {"changes": [b / a - 1 for a, b, _ in known], "seeds": [s for *_, s in known]}
+            found.append(Change(**vars(mean_interval(which["changes"])), **which))
     return found
 
 
 def costs(rows: Sequence[StudyRow]) -> list[Cost]:
     """Processor time of a training step of each method, relative to plain's of the same seed.
 
-    Taken from the runs at equal steps; runs that share a machine disturb each other, so the spread
-    over seeds is part of the answer.
+    Taken from the runs at equal steps; runs that share a machine influence each other's time:
+    look at the spread over seeds.
     """
     equal = [row for row in rows if row.budget == "steps"]
     cost = {(r.protocol, r.method, r.seed): r.train_cpu_s / r.steps for r in equal}
     found = []
-    for (protocol, method), own in _grouped(equal, lambda r: (r.protocol, r.method)).items():
+    for (protocol, method), own in _grouped(equal, "protocol", "method").items():
         steps = [(cost[protocol, method, r.seed], cost.get((protocol, PLAIN, r.seed))) for r in own]
         ratios = [step / plain for step, plain in steps if plain]
         if ratios:
@@ -134,7 +131,7 @@ def correlations(points: Iterable[StudyRow], metric: str = "mmd_sq") -> Correlat
     """Rank correlation of a cumulative error with the Fréchet distance, overall and within groups.
 
     Arguments:
-        points: Judgments.
+        points: Evaluations.
         metric: The cumulative error: ``"mmd_sq"``, or ``"mmd_sq_low"``, its lower confidence limit,
             of which the lower end of the bracket on the KL divergence is an increasing function.
 
@@ -145,9 +142,9 @@ def correlations(points: Iterable[StudyRow], metric: str = "mmd_sq") -> Correlat
     if len(points) < LEAST:
         return None
     return Correlations(
-        overall=_with_interval(points, metric, lambda point: 0),
-        within_seed=_with_interval(points, metric, lambda point: point.seed),
-        within_method=_with_interval(points, metric, lambda point: (point.protocol, point.method)),
+        overall=_with_interval(points, metric),
+        within_seed=_with_interval(points, metric, "seed"),
+        within_method=_with_interval(points, metric, "protocol", "method"),
     )
 
 
@@ -172,18 +169,16 @@ def spearman(x: Sequence[float], y: Sequence[float], groups: Sequence[Any]) -> f
 
 
 def distinct(rows: Iterable[StudyRow]) -> list[StudyRow]:
-    """Judgments without those of a run that counts for two budgets."""
+    """Evaluations without those of a run that counts for two budgets."""
     return list({(row.run, row.step or row.steps): row for row in rows}.values())
 
 
-def _with_interval(
-    points: Sequence[StudyRow], metric: str, group: Callable[[StudyRow], Any]
-) -> Correlation | None:
+def _with_interval(points: Sequence[StudyRow], metric: str, *fields: str) -> Correlation | None:
     def correlated(points: Sequence[StudyRow]) -> float | None:
         x, y = ([getattr(point, name) for point in points] for name in (metric, "frechet"))
-        return spearman(x, y, [group(point) for point in points])
+        return spearman(x, y, [_group(point, fields) for point in points])
 
-    runs, rho = list(_grouped(points, lambda point: point.run).values()), correlated(points)
+    runs, rho = list(_grouped(points, "run").values()), correlated(points)
     if rho is None:
         return None
     generator, drawn = np.random.default_rng(0), []
@@ -195,13 +190,13 @@ def _with_interval(
     return Correlation(rho, interval, len(points), len(runs))
 
 
-def _group(row: StudyRow) -> tuple[str, str, str]:
-    return row.protocol, row.budget, row.method
+def _group(row: StudyRow, fields: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(row, field) for field in fields)
 
 
-def _grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Rows by what they have in common, in the order in which it comes up."""
-    groups: dict[K, list[T]] = {}
+def _grouped(rows: Iterable[StudyRow], *fields: str) -> dict[tuple[Any, ...], list[StudyRow]]:
+    """Rows by the values of these fields, in order of appearance."""
+    groups: dict[tuple[Any, ...], list[StudyRow]] = {}
     for row in rows:
-        groups.setdefault(key(row), []).append(row)
+        groups.setdefault(_group(row, fields), []).append(row)
     return groups
