@@ -94,7 +94,7 @@ def test_no_second_study_works_in_the_same_folder(tmp_path, capsys):
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert main(["compare", str(plan), "--output", str(folder), "--quiet"]) == 2
-    assert "another undrift compare is at work" in capsys.readouterr().err
+    assert "another undrift compare is running in" in capsys.readouterr().err
     assert not (folder / "seed-0").exists()
 
 
@@ -113,7 +113,7 @@ def test_the_progress_counts_the_steps_that_runs_have_logged(tmp_path):
         base = Job(0, "branched", None)
         progress.start(base, 300)
         (run / "log.jsonl").write_text('{"step": 10}\n{"step": 150}\n{"st')
-        progress.look()
+        progress.refresh()
         assert sum(moved) == pytest.approx(150)
         progress.finish(base)
         assert sum(moved) == pytest.approx(300)

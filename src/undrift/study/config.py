@@ -1,4 +1,4 @@
-"""What a study compares: the plan of ``undrift compare``, in plain dataclasses without torch."""
+"""The plan of a study, as ``undrift compare`` reads it: plain dataclasses without torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ Budget = Literal["steps", "compute"]
 PLAIN = "plain"
 """The method that all others are compared with."""
 BASE = "base"
-"""What the run that branches continue is called among the checkpoints."""
+"""Name of the run that branches continue, among the checkpoints."""
 NO_REMEDY = "none"
 DATA_GRID = "data.png"
-CHECKPOINT_RULE = (
-    "the averaged weights after the last step are judged; no checkpoint is selected, by any number"
-)
+CHECKPOINT_RULE = "the averaged weights after the last step are evaluated; no checkpoint is selected, by any number"
 
 
 @dataclass
@@ -26,14 +24,14 @@ class StudyConfig:
     """A study: methods side by side, over seeds, by one or both protocols.
 
     branched: for each seed a plain model is trained (``base``) and each method continues it, with
-    the same data, the same noise and an optimizer in the same state; its own term has a random
-    stream of its own. scratch: each method starts from the same initial weights, with the same data
+    the same data, the same noise and an optimizer in the same state; additional draws of a method
+    come from a separate random stream. scratch: each method starts from the same initial weights, with the same data
     and noise. All models are sampled with the same noise. Checkpoint rule: the averaged weights
     after the last step, nothing is selected.
 
     Arguments:
         base: The plain training that all methods continue, and whose options all share.
-        methods: Training methods by a name of your own; one of them is plain, of method plain.
+        methods: Training methods by names that you choose; one of them is plain, of method plain.
         protocols: branched, scratch, or both.
         steps: Steps that each method continues for.
         scratch_steps: Steps of each method from scratch.
@@ -41,21 +39,21 @@ class StudyConfig:
         budgets: steps gives each method the same number of steps; compute gives each as many steps
             as take the processor time that the reference needs for its steps.
         reference: The method whose cost is the compute budget.
-        compute_methods: Methods that are run at equal compute (all if null), plain among them.
-        num_samples: Samples of each model that are judged.
-        num_inference_steps: Steps of the chain that they are sampled by (all training steps if
-            null). A regularizer has an option of its own by that name: give both the same.
-        num_reference: Images that they are judged against, evenly spread over the data (all, up to
-            four times the samples, if null).
+        compute_methods: Methods that are run at equal compute (default: all), plain among them.
+        num_samples: Samples of each model that are evaluated.
+        num_inference_steps: Denoising steps of the sampler (default: all training steps). A
+            regularizer has an option of the same name: give both the same value.
+        num_reference: Images that samples are compared with, evenly spread over the data (default:
+            all, up to four times the samples).
         features: Features of the quality metrics, which no method was trained on: classifier (of
-            the labels), efficientnet-lite0, pixels, or a TorchScript file (if null, the classifier
+            the labels), efficientnet-lite0, pixels, or a TorchScript file (default: the classifier
             where the data have labels, else efficientnet-lite0).
-        remedies: Remedies at sampling time by a name of your own, tried on trained models.
-        remedy_methods: Methods that they are tried on (plain and the reference if null), by the
+        remedies: Remedies at sampling time by names that you choose, tried on trained models.
+        remedy_methods: Methods that they are tried on (default: plain and the reference), by the
             first protocol at equal steps.
-        judge_every: Judge the averaged weights every so many steps too (only the last if null), to
-            see whether the cumulative error predicts quality.
-        workers: Runs that go on at once, each on one thread.
+        judge_every: Also evaluate the averaged weights every so many steps (default: only after the
+            last step), to see whether the cumulative error predicts quality.
+        workers: Runs at the same time, each on one thread.
     """
 
     base: TrainConfig = field(default_factory=TrainConfig)
@@ -82,5 +80,5 @@ class StudyConfig:
 
     @property
     def tries_remedies_on(self) -> list[str]:
-        """Methods whose models are judged with remedies too."""
+        """Methods whose models are also evaluated with remedies."""
         return [PLAIN, self.reference] if self.remedy_methods is None else self.remedy_methods

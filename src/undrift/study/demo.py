@@ -21,13 +21,13 @@ NUM_STATES = 12
 def demo_study(
     *, seed: int, base_steps: int, steps: int, num_samples: int, num_steps: int
 ) -> StudyConfig:
-    """The plan: a plain model is continued plainly and regularized, on the same data and noise.
+    """The plan: a plain model is continued by plain and by regularized training.
 
     Arguments:
-        seed: Seed of everything.
+        seed: Seed of data, noise, weights and samples.
         base_steps: Steps of the plain training.
         steps: Steps of each continuation.
-        num_samples: Samples of each that are judged.
+        num_samples: Samples of each that are evaluated.
         num_steps: T, the number of steps of the chain.
     """
     return StudyConfig(

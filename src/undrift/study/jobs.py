@@ -1,4 +1,4 @@
-"""The runs that a study consists of, what each needs before it can start, and where it is."""
+"""The runs of a study: what each needs before it can start, its steps and its folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from undrift.study.config import Budget, Protocol, StudyConfig
 from undrift.training.config import MethodConfig, TrainConfig
 
 SHIFT = 1_000
-"""Between the seed of a base and that of its branches: they see other batches and noise than it."""
+"""Added to the seed of a base for its branches, so that they draw other batches and noise."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Job:
 
     Arguments:
         seed: Seed of the study.
-        protocol: By which protocol.
+        protocol: Protocol of the run.
         method: Name of the method in the study; None for the base of the seed's branches.
-        budget: At equal steps or equal compute.
+        budget: Equal steps or equal compute.
     """
 
     seed: int
@@ -31,7 +31,7 @@ class Job:
 
     @property
     def base(self) -> Job | None:
-        """The run that it continues."""
+        """The run that this one continues, if any."""
         if self.method is None or self.protocol == "scratch":
             return None
         return replace(self, method=None, budget="steps")
@@ -58,7 +58,7 @@ class Job:
         return max(1, round(steps * reference / max(own, 0.01)))
 
     def folder(self, study: Path, steps: int) -> Path:
-        """Where the run is."""
+        """Folder of the run."""
         place = study / f"seed-{self.seed}"
         if self.method is None:
             return place / "base"
@@ -79,7 +79,7 @@ class Job:
 
 
 def with_method(config: TrainConfig, method: MethodConfig) -> TrainConfig:
-    """A training by a method, whose own random stream is that of the seed."""
+    """A training by a method, whose separate random stream follows from the seed."""
     regularizer, objective = method.regularizer, method.objective
     return replace(
         config,

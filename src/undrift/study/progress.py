@@ -1,4 +1,4 @@
-"""How far a study has come, read from the logs that its runs write: workers report nothing."""
+"""Progress of a study, read from the logs that its runs write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from undrift.study.config import StudyConfig
 from undrift.study.jobs import Job, jobs
 
 SECONDS = 1.0
-"""Between two looks at the logs."""
+"""Time between two readings of the logs."""
 TAIL = 4096
 
 
@@ -39,7 +39,7 @@ class StudyProgress:
         label = f"study {self.folder.name}, {len(self.planned)} runs"
         bar = progress_bar(label, sum(self.planned.values()), show=self.show)
         self._tick = self._open.enter_context(bar)
-        self._watch = threading.Thread(target=self._look_now_and_then, daemon=True)
+        self._watch = threading.Thread(target=self._refresh_until_the_end, daemon=True)
         self._watch.start()
         return self
 
@@ -49,31 +49,31 @@ class StudyProgress:
         self._open.close()
 
     def start(self, job: Job, steps: int) -> None:
-        """A run starts, or goes on."""
+        """A run starts, or resumes."""
         with self._lock:
             self.running[job] = steps
 
     def finish(self, job: Job) -> None:
-        """A run is judged."""
+        """A run has been evaluated."""
         with self._lock:
             self.running.pop(job)
-            self._come_to(job, 1.0)
+            self._advance(job, 1.0)
 
-    def look(self) -> None:
-        """Read how far the runs are."""
+    def refresh(self) -> None:
+        """Read from the logs how far the runs are."""
         with self._lock:
             for job, steps in self.running.items():
                 share = steps_logged(job.folder(self.folder, steps)) / steps
-                self._come_to(job, min(share, 0.99))
+                self._advance(job, min(share, 0.99))
 
-    def _come_to(self, job: Job, share: float) -> None:
+    def _advance(self, job: Job, share: float) -> None:
         before = self.done.get(job, 0.0)
         self.done[job] = max(before, share)
         self._tick(self.planned[job] * (self.done[job] - before))  # type: ignore[arg-type]
 
-    def _look_now_and_then(self) -> None:
+    def _refresh_until_the_end(self) -> None:
         while not self._ended.wait(SECONDS):
-            self.look()
+            self.refresh()
 
 
 def steps_logged(run: Path) -> int:

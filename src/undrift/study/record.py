@@ -36,8 +36,8 @@ class StudyRow:
         interval: 95 % interval of the error against the population.
         frechet_interval: 95 % interval of the Fréchet distance of the distributions.
         grid: File of a grid of its samples, in the folder of the study.
-        step: Step of training at which averaged weights on the way were judged.
-        remedy: Name of the remedy that its chain has.
+        step: Training step whose averaged weights were evaluated, before the last.
+        remedy: Name of the remedy of its sampler.
     """
 
     protocol: str
@@ -127,7 +127,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Correlations:
-    """Rank correlation of a cumulative error with the Fréchet distance, over all judgments."""
+    """Rank correlation of a cumulative error with the Fréchet distance, over all evaluations."""
 
     overall: Correlation | None
     within_seed: Correlation | None
@@ -168,25 +168,25 @@ class Failure:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What is known about a study so far.
+    """The results of a study so far.
 
     Arguments:
         rows: One for each protocol, seed, budget and method.
         paired: Mean relative change of each metric against plain, within seeds.
         costs: Processor time of a step of each method.
-        checkpoints: Judgments of weights on the way (``judge_every``).
+        checkpoints: Evaluations of intermediate weights (``judge_every``).
         correlation: For ``mmd_sq`` and its lower limit, the rank correlation with the Fréchet
-            distance; null until the study is complete, or for too few judgments.
-        is_complete: Whether nothing is left to run.
-        remedies: Judgments of chains with remedies.
+            distance; null until the study is complete, or for too few evaluations.
+        is_complete: Whether all runs have been made.
+        remedies: Evaluations of samplers with remedies.
         paired_remedies: Their mean relative changes against the same runs without.
         profiles: Cumulative error along chains, without remedy and with each.
         failures: Runs that could not be trained to their end.
-        checkpoint_rule: Which weights are judged.
-        judged_by: How all models are judged.
+        checkpoint_rule: Which weights are evaluated.
+        judged_by: How all models are evaluated.
         config: The plan.
         versions: Versions of the packages, and the machine.
-        data: What the data are.
+        data: Description of the data.
         command: The command line.
         created: When it was written, as ISO 8601 writes it.
     """
@@ -228,7 +228,7 @@ class StudyRecord:
             raise InvalidInput(f"{source} is a damaged study: {error}") from None
 
     def save(self, folder: Path) -> Path:
-        """Write ``study.json`` into the folder of the study, whole or not at all."""
+        """Write ``study.json`` atomically into the folder of the study."""
         from undrift.training.runs import write_json
 
         write_json(folder / FILE, self.to_dict())

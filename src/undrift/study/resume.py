@@ -1,4 +1,4 @@
-"""Whether a run that is there already is the one that a plan asks for."""
+"""Checks that a run in the folder of a study is the one that the plan asks for."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from undrift.training.config import TrainConfig
 
 
 def same_plan(output: Path, config: TrainConfig, *, moved: bool) -> None:
-    """Stop at a run that was made with other options.
+    """Check that a run was made with the options of the plan.
 
     Arguments:
         output: Folder of the run.
         config: What the plan asks for.
-        moved: Whether it continues a run of the study, which may have another place by now.
+        moved: Whether it continues a run of the study, which may have been moved.
 
     Raises:
-        InvalidInput: If there is one.
+        InvalidInput: If an option differs; names it.
     """
     file = output / "config.yaml"
     if not file.is_file():
         return
     saved = yaml.safe_load(file.read_text("utf-8")) or {}
-    if chosen := _made(output).get("regularizer"):  # what null stood for
+    if chosen := _made(output).get("regularizer"):  # the defaults of that time
         saved["regularizer"] = chosen
     found = difference(saved, config, but=["start_from"] if moved else [])
     if found:
@@ -39,20 +39,20 @@ def same_plan(output: Path, config: TrainConfig, *, moved: bool) -> None:
 
 
 def same_data(output: Path, data: ImageData) -> None:
-    """Stop at a run that is complete and was trained on other images.
+    """Check that a complete run was trained on these images.
 
     Raises:
-        InvalidInput: If it was.
+        InvalidInput: If it was trained on others.
     """
     there = (_made(output).get("data") or {}).get("fingerprint")
     if there not in (None, data.fingerprint):
         raise InvalidInput(
-            f"{output} was trained on other images than {data.name} holds now: bring these back, "
+            f"{output} was trained on other images than {data.name} holds now: restore these, "
             "or choose another --output"
         )
 
 
 def _made(output: Path) -> dict[str, Any]:
-    """What a run was made with."""
+    """Data, versions and regularizer of a run."""
     file = output / "versions.json"
     return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""All runs of a study, in an order that keeps its workers busy; what is done is not done again."""
+"""All runs of a study, in an order that keeps its workers busy; complete runs are not repeated."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from undrift.exceptions import InvalidInput
 from undrift.study import statistics
 from undrift.study.check import check, try_building
 from undrift.study.config import CHECKPOINT_RULE, StudyConfig
+from undrift.study.evaluations import Outcome
 from undrift.study.jobs import Job, jobs
-from undrift.study.judgments import Outcome
 from undrift.study.progress import StudyProgress
 from undrift.study.record import FILE, Failure, StudyRecord, StudyRow
 from undrift.study.resume import same_plan
@@ -29,14 +29,14 @@ from undrift.study.worker import Worker
 from undrift.training.runs import versions
 
 Ending = Outcome | str
-"""What a run comes to, or why it comes to nothing."""
+"""The result of a run, or the reason of its failure."""
 
 
 def run_study(
     config: StudyConfig,
     folder: Path,
     on_row: Callable[[StudyRow], None] = lambda row: None,
-    before: Callable[[Mapping[str, Any]], None] = lambda judged_by: None,
+    before: Callable[[Mapping[str, Any]], None] = lambda how: None,
     *,
     progress: bool = True,
     command: str | None = None,
@@ -44,30 +44,30 @@ def run_study(
     """Run what is left of a study and write ``study.json``.
 
     A method that cannot be trained to its end (its loss is not finite) is recorded among the
-    failures; the others go on.
+    failures; the others continue.
 
     Arguments:
         config: The plan.
-        folder: Where its runs are; a study that was stopped goes on there.
+        folder: Folder of its runs; a study that was interrupted is resumed there.
         on_row: Called with each result as it comes.
-        before: Called before the first run with how all will be judged.
+        before: Called before the first run with how all models are evaluated.
         progress: Whether to draw a progress bar over the whole study on stderr.
         command: The command line, for the record.
 
     Raises:
-        InvalidInput: If the plan contradicts itself or the data cannot be had, before any training.
+        InvalidInput: Before any training, if the plan contradicts itself or the data cannot be loaded.
     """
     check(config)
     worker = Worker(config, folder)
     try_building(config, worker.data)
     _check_folder(config, folder)
     outcomes, failures = dict[Job, Outcome](), list[Failure]()
-    judged_by = worker.scorer.how()
+    how = worker.scorer.how()
     folder.mkdir(parents=True, exist_ok=True)
     num_before = _num_rows(folder)
     with _alone(folder), StudyProgress(config, folder, show=progress) as bar:
         worker.show_data()
-        before(judged_by)
+        before(how)
         for job, ending in _endings(config, worker, bar):
             if isinstance(ending, str):
                 failures.append(Failure(job.protocol, job.method, job.seed, job.budget, ending))
@@ -75,12 +75,10 @@ def run_study(
                 outcomes[job] = ending
                 if ending.row:
                     on_row(ending.row)
-            result = _record(worker, outcomes, failures, command)
-            if len(result.rows) >= num_before:  # a study that is stopped again loses no results
-                result.save(folder)
-    result = _record(worker, outcomes, failures, command, is_complete=True)
-    result.save(folder)
-    return result
+            record = _record(worker, outcomes, failures, command)
+            if record.is_complete or len(record.rows) >= num_before:  # keep what was there
+                record.save(folder)
+    return record
 
 
 def _record(
@@ -88,12 +86,11 @@ def _record(
     outcomes: Mapping[Job, Outcome],
     failures: Sequence[Failure],
     command: str | None,
-    *,
-    is_complete: bool = False,
 ) -> StudyRecord:
-    """Everything that is known about a study so far."""
+    """The results of a study so far."""
     config, scorer = worker.config, worker.scorer
     order = sorted(jobs(config), key=lambda job: config.protocols.index(job.protocol))
+    is_complete = len(outcomes) + len(failures) == len(order)
     found = [outcomes[job] for job in order if job in outcomes]
     rows = [outcome.row for outcome in found if outcome.row]
     checkpoints = statistics.distinct(row for outcome in found for row in outcome.checkpoints)
@@ -121,7 +118,7 @@ def _record(
 
 
 def _num_rows(folder: Path) -> int:
-    """How many results the ``study.json`` of a folder has; 0 for none that can be read."""
+    """Number of results in the ``study.json`` of a folder; 0 if there is none that can be read."""
     try:
         return len(StudyRecord.load(folder / FILE).rows)
     except InvalidInput:
@@ -129,10 +126,10 @@ def _num_rows(folder: Path) -> int:
 
 
 def _check_folder(config: StudyConfig, folder: Path) -> None:
-    """Stop before any training if runs of another plan are in the way.
+    """Check before any training that the folder holds no runs of another plan.
 
     Raises:
-        InvalidInput: If there are.
+        InvalidInput: If it does.
     """
     for job in jobs(config):
         if job.budget == "steps":
@@ -144,7 +141,7 @@ def _check_folder(config: StudyConfig, folder: Path) -> None:
 def _endings(
     config: StudyConfig, worker: Worker, bar: StudyProgress
 ) -> Iterator[tuple[Job, Ending]]:
-    """What each job comes to, once those that it needs are done."""
+    """The result of each job, started once those that it needs are complete."""
     waiting, costs, failed = list(jobs(config)), dict[Job, float](), set[Job]()
     running: dict[Future[Ending], Job] = {}
     with _workers(config, worker) as submit:
@@ -172,7 +169,7 @@ def _endings(
 
 @contextmanager
 def _workers(config: StudyConfig, worker: Worker) -> Iterator[Callable[[Job, int], Future[Ending]]]:
-    """Yield what starts a job: in this process, or in one of several with a thread each."""
+    """Yield a function that starts a job: in this process, or in one of several."""
     if config.workers == 1:
 
         def here(job: Job, steps: int) -> Future[Ending]:
@@ -215,7 +212,7 @@ def _in_worker(job: Job, steps: int) -> Ending:
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when the study is killed: it must not write beside the one that goes on."""
+    """End this worker with its study, so that two processes never write into one folder."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -223,7 +220,7 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder, so that no second study writes into it."""
+    """Lock the folder, so that no second study writes into it."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system
@@ -234,7 +231,7 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InvalidInput(
-                f"another undrift compare is at work in {folder}: wait for it, or choose another "
+                f"another undrift compare is running in {folder}: wait for it, or choose another "
                 "--output"
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""Where the runs of a study are trained and judged: one worker in each process."""
+"""Trains and evaluates the runs of a study: one worker in each process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from undrift.data.images import ImageData
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.scorer import Scorer
 from undrift.study.config import DATA_GRID, StudyConfig
+from undrift.study.evaluations import GRID_IMAGES, Evaluations, Outcome
 from undrift.study.jobs import Job
-from undrift.study.judgments import GRID_IMAGES, Judgments, Outcome
 from undrift.study.resume import same_data, same_plan
 from undrift.training.checkpoint import last_checkpoint
 from undrift.training.config import TrainConfig
@@ -24,7 +24,7 @@ from undrift.training.trainer import Trainer
 
 
 class Worker:
-    """Trains and judges the runs of a study, or finds what is there already.
+    """Trains and evaluates the runs of a study, or reads what is there already.
 
     Arguments:
         config: The plan.
@@ -41,27 +41,27 @@ class Worker:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """What scores all models."""
+        """The scorer of all models."""
         features = choose_features(self.config.features, self.data)
         config = self.config
         return Scorer(self.data, config.num_samples, config.num_reference, features)
 
     def show_data(self) -> None:
-        """Keep a grid of the data, to compare samples with by eye."""
+        """Keep a grid of the data, for visual comparison with samples."""
         if not (self.folder / DATA_GRID).is_file():
             image_grid(self.scorer.reference[:GRID_IMAGES]).save(self.folder / DATA_GRID)
 
     def run(self, job: Job, steps: int) -> Outcome:
-        """Train and judge one run; what was done before is not done again.
+        """Train and evaluate one run; what is complete already is read.
 
         Raises:
-            InvalidInput: If the run cannot be trained, or one of another plan or data is there.
+            InvalidInput: If the run cannot be trained, or another plan or other data made it.
         """
         training = job.training(self.config, self.folder, steps)
         same_plan(job.folder(self.folder, steps), training, moved=job.base is not None)
-        judgments = Judgments(self.config, self.scorer, self.folder, job, steps)
-        result = complete(training, self.data, judgments.on_the_way)
-        return judgments.outcome(float(result["train_cpu_s"]))
+        evaluations = Evaluations(self.config, self.scorer, self.folder, job, steps)
+        result = complete(training, self.data, evaluations.of_step)
+        return evaluations.outcome(float(result["train_cpu_s"]))
 
 
 def complete(
@@ -84,7 +84,7 @@ def complete(
 
 
 def _set_aside(output: Path) -> None:
-    """Set aside what a run left that was stopped before its first checkpoint."""
+    """Rename the folder of a run that was stopped before its first checkpoint."""
     k = 1
     while (aside := output.with_name(f"{output.name}.stopped-{k}")).exists():
         k += 1

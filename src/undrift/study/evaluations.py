@@ -1,4 +1,4 @@
-"""Judgments of a run of a study: of its weights, on the way too, and of its chain with remedies."""
+"""Evaluations of a run of a study: of its final and intermediate weights, and with remedies."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MOST_CHAINS = 1000
 
 @dataclass
 class Outcome:
-    """What a run comes to.
+    """The result of a run.
 
     Arguments:
         train_cpu_s: Processor time of its training steps.
-        row: Its row of the study; None for a base, which is no method's.
-        checkpoints: Judgments of its weights on the way.
-        remedies: Judgments of its chain with remedies.
+        row: Its row of the study; None for a base, which belongs to no method.
+        checkpoints: Evaluations of intermediate weights.
+        remedies: Evaluations of its sampler with remedies.
         profiles: Cumulative error along its chain, without remedy and with each.
     """
 
@@ -47,12 +47,12 @@ class Outcome:
     profiles: list[RemedyProfile] = field(default_factory=list)
 
 
-class Judgments:
-    """Judges one run, or finds the judgments that its folder keeps.
+class Evaluations:
+    """Evaluates one run, or reads the evaluations that its folder keeps.
 
     Arguments:
         config: The plan.
-        scorer: What scores all models.
+        scorer: The scorer of all models.
         study: Folder of the study.
         job: The run.
         steps: Its training steps.
@@ -64,15 +64,15 @@ class Judgments:
         self.config, self.scorer, self.study, self.job = config, scorer, study, job
         self.steps, self.run = steps, job.folder(study, steps)
 
-    def on_the_way(self, trainer: Trainer) -> None:
-        """Judge the averaged weights every so many steps; the last are judged anyway."""
+    def of_step(self, trainer: Trainer) -> None:
+        """Evaluate the averaged weights every `judge_every` steps, except after the last step."""
         every = self.config.judge_every
         if every and trainer.step % every == 0 and trainer.step < self.steps:
-            chain = partial(trainer.averaged_sampler, self.config.num_inference_steps)
-            self._scores(f"step-{trainer.step:08d}", chain, grid=False)
+            sampler = partial(trainer.averaged_sampler, self.config.num_inference_steps)
+            self._scores(f"step-{trainer.step:08d}", sampler, grid=False)
 
     def outcome(self, train_cpu_s: float) -> Outcome:
-        """Everything that a study asks of a run that is trained."""
+        """All evaluations of a trained run that the study asks for."""
         row = partial(
             StudyRow,
             protocol=self.job.protocol,
@@ -89,70 +89,68 @@ class Judgments:
         remedies = self.config.remedies if self._takes_remedies else {}
         return Outcome(
             train_cpu_s,
-            row(**self._scores("final", self._chain)),
+            row(**self._scores("final", self._sampler)),
             checkpoints,
             [row(remedy=name, **self._with_remedy(name)) for name in remedies],
             list(self._profiles()),
         )
 
     def _scores(
-        self,
-        what: str,
-        chain: Callable[[], Sampler],
-        how: Row | None = None,
-        *,
-        grid: bool = True,
+        self, name: str, sampler: Callable[[], Sampler], *, grid: bool = True, **how: object
     ) -> Row:
-        """Error and quality of a chain's samples, and the file that shows some of them.
+        """Error and quality of a sampler's samples, and the file that shows some of them.
 
         Arguments:
-            what: Which of the judgments of the run.
-            chain: Makes the chain, where it is needed.
-            how: What else decides the judgment.
-            grid: Whether to keep a grid of samples beside it.
+            name: Which of the evaluations of the run.
+            sampler: Makes the sampler; called only if the evaluation is not there already.
+            grid: Whether to keep a grid of samples with it.
+            how: Settings of this evaluation besides those of all.
         """
-        question = self._question() | (how or {})
-        file = judgment_file(self.run, what, question)
+        how = self._settings | how
+        file = judgment_file(self.run, name, how)
         if not file.is_file():
-            samples = self.scorer.draw(chain(), self.job.seed)
+            samples = self.scorer.draw(sampler(), self.job.seed)
             if grid:
                 image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
             scores = self.scorer.scores(samples, self.job.seed)
-            write_json(file, scores.to_dict() | {"how": question})
+            write_json(file, scores.to_dict() | {"how": how})
         return self._kept(file)
 
     def _kept(self, file: Path) -> Row:
-        """A judgment that was kept."""
+        """The scores in a file, and the grid next to it."""
         kept = json.loads(file.read_text())
+        del kept["how"]
         scores = {key: tuple(v) if isinstance(v, list) else v for key, v in kept.items()}
         grid = file.with_suffix(".png")
-        del scores["how"]
         return scores | {
             "grid": grid.relative_to(self.study).as_posix() if grid.is_file() else None
         }
 
-    def _question(self) -> Row:
-        return self.scorer.how() | self._coarse_chain() | {"seed": self.job.seed}
+    @property
+    def _settings(self) -> Row:
+        """What decides the scores of every evaluation."""
+        return self.scorer.how() | self._short_grid | {"seed": self.job.seed}
 
-    def _coarse_chain(self) -> Row:
+    @property
+    def _short_grid(self) -> Row:
         count = self.config.num_inference_steps
         return {"num_inference_steps": count} if count else {}
 
-    def _chain(self, remedy: RemedyConfig | None = None) -> Sampler:
-        """The chain that the run left."""
+    def _sampler(self, remedy: RemedyConfig | None = None) -> Sampler:
+        """The sampler of the trained run."""
         pipeline = load_pipeline(self.run).to(PartialState().device)
         sampler = as_sampler(pipeline, self.config.num_inference_steps)
         return apply_remedy(sampler, remedy, self.scorer.reference) if remedy else sampler
 
     def _checkpoints(self) -> Iterator[tuple[int, Row]]:
-        """Judgments of the weights on the way, and of the last ones of a base, by step."""
+        """Scores of intermediate weights, and of the last ones of a base, by step."""
         if not self.config.judge_every:
             return
-        name = judgment_file(self.run, "step-*", self._question()).name
+        name = judgment_file(self.run, "step-*", self._settings).name
         for file in sorted(self.run.glob(name)):
             yield int(file.name.split("-")[2]), self._kept(file)
         if self.job.method is None:
-            yield self.steps, self._scores("final", self._chain, grid=False)
+            yield self.steps, self._scores("final", self._sampler, grid=False)
 
     @property
     def _takes_remedies(self) -> bool:
@@ -163,8 +161,8 @@ class Judgments:
 
     def _with_remedy(self, name: str) -> Row:
         remedy = self.config.remedies[name]
-        chain = partial(self._chain, remedy)
-        return self._scores(f"remedy-{name}", chain, {"remedy": asdict(remedy)})
+        sampler = partial(self._sampler, remedy)
+        return self._scores(f"remedy-{name}", sampler, remedy=asdict(remedy))
 
     def _profiles(self) -> Iterator[RemedyProfile]:
         """The cumulative error along the chain of the first seed, without remedy and with each."""
@@ -175,10 +173,10 @@ class Judgments:
     def _profile(self, name: str, remedy: RemedyConfig) -> RemedyProfile:
         job, count = self.job, min(self.config.num_samples, MOST_CHAINS)
         how: dict[str, Any] = {"remedy": asdict(remedy), "num_samples": count, "states": STATES}
-        how |= {"seed": job.seed} | self._coarse_chain()
+        how |= {"seed": job.seed} | self._short_grid
         file = judgment_file(self.run, f"profile-{name}", how)
         if not file.is_file():
-            sampler = self._chain(remedy)
+            sampler = self._sampler(remedy)
             profile = measure(
                 sampler,
                 self.scorer.reference,
@@ -197,7 +195,7 @@ class Judgments:
 
 
 def denser_near_data(grid: tuple[float, ...], count: int = STATES) -> list[float]:
-    """Times of a grid, first and last among them, closer together where the error gathers.
+    """Times of a grid, first and last among them, closer together near the data.
 
     Example:
         >>> denser_near_data(tuple(range(50, -1, -1)), 6)
