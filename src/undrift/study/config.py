@@ -16,7 +16,9 @@ BASE = "base"
 """Name of the run that branches continue, among the checkpoints."""
 NO_REMEDY = "none"
 DATA_GRID = "data.png"
-CHECKPOINT_RULE = "the averaged weights after the last step are evaluated; no checkpoint is selected, by any number"
+CHECKPOINT_RULE = (
+    "the averaged weights after the last step are evaluated; no checkpoint is selected"
+)
 
 
 @dataclass
@@ -25,9 +27,9 @@ class StudyConfig:
 
     branched: for each seed a plain model is trained (``base``) and each method continues it, with
     the same data, the same noise and an optimizer in the same state; additional draws of a method
-    come from a separate random stream. scratch: each method starts from the same initial weights, with the same data
-    and noise. All models are sampled with the same noise. Checkpoint rule: the averaged weights
-    after the last step, nothing is selected.
+    come from a separate random stream. scratch: each method starts from the same initial weights,
+    with the same data and noise. All models are sampled with the same noise. Checkpoint rule: the
+    averaged weights after the last step, nothing is selected.
 
     Arguments:
         base: The plain training that all methods continue, and whose options all share.

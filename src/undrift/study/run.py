@@ -55,7 +55,7 @@ def run_study(
         command: The command line, for the record.
 
     Raises:
-        InvalidInput: Before any training, if the plan contradicts itself or the data cannot be loaded.
+        InvalidInput: Before any training, if the plan or the data cannot be used.
     """
     check(config)
     worker = Worker(config, folder)
