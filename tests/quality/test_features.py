@@ -91,15 +91,15 @@ def test_features_pass_gradients_to_images(trained, digits):
     x = digits.images[:4].clone().requires_grad_()
     trained(x).sum().backward()
     assert x.grad.abs().sum() > 0
-    assert all(weight.grad is None for weight in trained.network.parameters())
+    assert all(weight.grad is None for weight in trained.parameters())
 
 
 def test_training_is_decided_by_the_seed_alone(digits):
     before = torch.get_rng_state()
-    first = ClassifierFeatures.train(digits, seed=3, num_steps=STEPS)
+    first = ClassifierFeatures.trained(digits, seed=3, num_steps=STEPS)
     assert torch.equal(before, torch.get_rng_state())
-    again = ClassifierFeatures.train(digits, seed=3, num_steps=STEPS)
-    other = ClassifierFeatures.train(digits, seed=4, num_steps=STEPS)
+    again = ClassifierFeatures.trained(digits, seed=3, num_steps=STEPS)
+    other = ClassifierFeatures.trained(digits, seed=4, num_steps=STEPS)
     assert first.how == again.how
     assert first.how["weights"] != other.how["weights"]
 
@@ -109,7 +109,7 @@ def test_any_shape_is_learned():
     images = noise(400, 3, 12, 8).mul(0.2).clamp(-0.4, 0.4)
     labels = torch.arange(400) % 2
     images += 0.5 * (2 * labels - 1)[:, None, None, None]
-    features = ClassifierFeatures.train(
+    features = ClassifierFeatures.trained(
         ImageData(images, "made up", labels=labels), num_steps=STEPS
     )
     assert features.accuracy == 1
@@ -118,9 +118,9 @@ def test_any_shape_is_learned():
 
 def test_unusable_data_for_a_classifier(digits, trained):
     with pytest.raises(InvalidInput, match="labels of two classes"):
-        ClassifierFeatures.train(ImageData(digits.images, "bare"))
+        ClassifierFeatures.trained(ImageData(digits.images, "bare"))
     with pytest.raises(RuntimeError, match="not enough"):
-        ClassifierFeatures.train(digits, num_steps=1, min_accuracy=0.95)
+        ClassifierFeatures.trained(digits, num_steps=1, min_accuracy=0.95)
     with pytest.raises(InvalidInput, match=r"takes images of shape \(1, 8, 8\), not \(3, 8, 8\)"):
         trained(torch.zeros(2, 3, 8, 8))
 
@@ -131,7 +131,7 @@ def test_the_cache_answers_the_same_question_only(digits, tmp_path, monkeypatch)
 
     first = ask()
     with monkeypatch.context() as patch:
-        patch.setattr(ClassifierFeatures, "train", None)
+        patch.setattr(ClassifierFeatures, "trained", None)
         again = ask()
     assert again.how == first.how
     x = digits.images[:9]
@@ -217,13 +217,6 @@ class Inception(nn.Module):
         return values.repeat(1, self.dim // 8) if return_features else values[:, :2]
 
 
-class Plain(nn.Module):
-    """Takes floats and has no choice of outputs."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3))
-
-
 def script(network, path):
     torch.jit.script(network).save(str(path))
     return path
@@ -243,26 +236,16 @@ def test_only_inception_gives_fid(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(("pixels", "expected"), [("unit", [0, 1]), ("symmetric", [-1, 1])])
-def test_other_ranges_and_sizes(tmp_path, pixels, expected):
-    path = script(Plain(), tmp_path / "plain.pt")
-    features = TorchScriptFeatures(path, pixels=pixels, image_size=9)
-    x = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).repeat(1, 1, 4, 4)
-    torch.testing.assert_close(extract_features(x, features)[:, 0], torch.tensor(expected).float())
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_unusable_torchscript(tmp_path):
     (tmp_path / "text.pt").write_text("no network")
     cases = [
-        ({"path": tmp_path / "none.pt"}, "no TorchScript file"),
-        ({"path": tmp_path / "text.pt"}, "cannot take features"),
-        ({"path": script(nn.Linear(2, 2), tmp_path / "linear.pt")}, "cannot take features"),
-        ({"path": tmp_path / "linear.pt", "pixels": "int"}, "pixels must be one of"),
+        (tmp_path / "none.pt", "no TorchScript file"),
+        (tmp_path / "text.pt", "cannot take features"),
+        (script(nn.Linear(2, 2), tmp_path / "linear.pt"), "cannot take features"),
     ]
-    for options, message in cases:
+    for path, message in cases:
         with pytest.raises(InvalidInput, match=message) as caught:
-            TorchScriptFeatures(**options)
+            TorchScriptFeatures(path)
         assert "\n" not in str(caught.value)
 
 

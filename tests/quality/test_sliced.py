@@ -62,6 +62,6 @@ def test_it_sees_what_two_moments_do_not():
 
 
 @pytest.mark.parametrize("shapes", [((19, 3), (50, 3)), ((50, 3), (50, 4)), ((50,), (50,))])
-def test_what_cannot_be_compared_costs_one_line(shapes):
+def test_samples_that_cannot_be_compared_are_refused_in_one_line(shapes):
     with pytest.raises(InvalidInput, match="features must have shapes"):
         sliced_distance(*(torch.zeros(shape) for shape in shapes))

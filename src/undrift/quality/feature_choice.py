@@ -1,4 +1,4 @@
-r"""The feature map that a name stands for: what command lines and study files choose by."""
+r"""Feature maps by name, as command lines and study files choose them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from undrift.quality.pretrained import EfficientNetFeatures, TorchScriptFeatures
 
 
 def choose_features(name: str | None, data: ImageData) -> FeatureMap | None:
-    r"""The feature map :math:`\varphi` that a name stands for.
+    r"""The feature map :math:`\varphi` of a name.
 
     Arguments:
         name: classifier (of the labels of the data), efficientnet-lite0, pixels, or the path of a
@@ -22,7 +22,7 @@ def choose_features(name: str | None, data: ImageData) -> FeatureMap | None:
         The feature map; None for the pixels themselves.
 
     Raises:
-        InvalidInput: If the labels, packages or file that it needs cannot be had.
+        InvalidInput: If the labels, packages or file that it needs are missing.
 
     Example:
         >>> from undrift.data.load import load_data

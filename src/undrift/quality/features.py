@@ -17,12 +17,12 @@ FeatureMap = Callable[[Tensor], Tensor]
 def extract_features(
     images: Tensor, features: FeatureMap | None = None, *, batch_size: int = 256
 ) -> Tensor:
-    r"""Features :math:`\varphi(x)` of images, without gradient, a module in evaluation mode.
+    r"""Features :math:`\varphi(x)` of images, without gradient, a network in evaluation mode.
 
     Arguments:
         images: Images :math:`x \in [-1, 1]`, with shape :math:`(N, C, H, W)`.
-        features: The feature map; None takes the pixels themselves. A module is fed on the device
-            of its parameters.
+        features: The feature map; None takes the pixels themselves. A network gets them on the
+            device of its parameters.
         batch_size: Images in a block.
 
     Returns:
@@ -46,7 +46,7 @@ def extract_features(
 
 
 def score_name(features: FeatureMap | None) -> str:
-    """What the Fréchet distance on these features may be called in tables.
+    """Name of the Fréchet distance on these features, for tables.
 
     Only on the features of Inception it is FID.
 

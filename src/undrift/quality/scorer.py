@@ -1,10 +1,10 @@
 r"""All scores of a model's samples, with error bars, the same way for every command.
 
-:math:`D_0^2` is the unbiased MMD² of samples against the data in pixels, and there are two of it.
-Against the *population* (``mmd_sq``, as :func:`~undrift.measure` has it) the data are N independent
-draws of what the model should be like; but the model was trained on these very draws, and one that
-repeats them reads less than 0. Against the *data set itself* (``empirical_mmd_sq``) only such a
-model reads 0. The two differ by
+:math:`D_0^2` is the unbiased MMD² of samples against the data in pixels, computed against two
+references. Against the *population* (``mmd_sq``, as :func:`~undrift.measure` has it) the data are N
+independent draws of what the model should be like; but the model was trained on these very draws,
+and one that repeats them reads less than 0. Against the *data set itself* (``empirical_mmd_sq``)
+only such a model reads 0. The two differ by
 
 .. math:: (k(x, x) - E\, k(y, y')) / N,
 
@@ -57,7 +57,7 @@ NUM_RESAMPLES = 100
 
 @dataclass(frozen=True)
 class Scores:
-    r"""Final cumulative error and quality of a set of samples. None: not to be had from so few.
+    r"""Final cumulative error and quality of a set of samples. None: too few samples for it.
 
     Arguments:
         mmd_sq: :math:`D_0^2` to the population that the data were drawn from.
@@ -69,7 +69,7 @@ class Scores:
         empirical_mmd_sq_se: Its standard error.
         frechet: Fréchet distance of features, biased upward.
         frechet_se: Its standard error.
-        frechet_interval: 95 % interval of the distance of the distributions, freed of bias.
+        frechet_interval: 95 % interval of the distance of the distributions, with the bias removed.
         kernel_distance: Unbiased MMD² of features under the cubic kernel.
         kernel_distance_se: Its standard error.
         precision: Share of samples inside of the data's manifold.
@@ -91,10 +91,10 @@ class Scores:
     frechet_interval: tuple[float, float] | None
     kernel_distance: float
     kernel_distance_se: float
-    precision: float | None
-    precision_se: float | None
-    recall: float | None
-    recall_se: float | None
+    precision: float
+    precision_se: float
+    recall: float
+    recall_se: float
     pixel_variance_ratio: float
 
     def to_dict(self) -> Row:
@@ -110,7 +110,7 @@ class Scorer:
     so are the noise of the samples, the kernel and the permutations: :math:`D_0^2` is the same.
 
     Arguments:
-        data: The images that the samples should be like.
+        data: The images to compare the samples with.
         num_samples: Number of samples, four or more.
         num_reference: Number of images, evenly spread; all, up to four times the samples, if None.
         features: The feature map; None for pixels.
@@ -153,12 +153,10 @@ class Scorer:
 
     @cached_property
     def data_set_offset(self) -> float:
-        r"""What :math:`D_0^2` against the data set itself is above that against its population."""
+        r""":math:`D_0^2` against the data set itself less that against its population."""
         y, kernel = self.reference.flatten(1), self.kernel
-        total = sum(
-            float(kernel.radial_(squared_distances(rows, y)).sum(dtype=torch.float64))
-            for rows in y.split(1024)
-        )
+        tiles = (kernel.radial_(squared_distances(rows, y)) for rows in y.split(1024))
+        total = sum(float(tile.sum(dtype=torch.float64)) for tile in tiles)
         between = (total - len(y) * kernel.self_value) / (len(y) * (len(y) - 1))
         return (kernel.self_value - between) / len(self.data)
 
@@ -199,19 +197,15 @@ class Scorer:
             kernel_distance_se=features.standard_error,
             pixel_variance_ratio=float(ratio),
             **self._frechet(x, y, seed),
-            **_shares(x, y),
+            **asdict(precision_recall(x, y, num_neighbors=NUM_NEIGHBORS)),
         )
 
     def _frechet(self, x: Tensor, y: Tensor, seed: int) -> Row:
-        """The Fréchet distance, with an error bar and an interval where they can be had."""
+        """The Fréchet distance, with an error bar and an interval where they are reliable."""
         if not self.bootstraps:
             return dict(frechet=frechet_distance(x, y), frechet_se=None, frechet_interval=None)
-        found = frechet_estimate(
-            x,
-            y,
-            num_resamples=self.bootstraps,
-            generator=torch.Generator().manual_seed(stream_seed(seed, "bootstrap")),
-        )
+        generator = torch.Generator().manual_seed(stream_seed(seed, "bootstrap"))
+        found = frechet_estimate(x, y, num_resamples=self.bootstraps, generator=generator)
         return {
             "frechet": found.value,
             "frechet_se": found.standard_error,
@@ -233,21 +227,18 @@ class Scorer:
 
     @property
     def warning(self) -> str | None:
-        """What the Fréchet distance cannot say for want of samples, known before any is drawn."""
+        """The warning that there are too few samples, known before any is drawn."""
         return sample_size_warning(self.num_samples, len(self.reference), self.dim)
 
     @property
     def notes(self) -> list[str]:
-        """What these numbers of samples and images cannot give, one line each."""
+        """Limits of these numbers of samples and images, one line each."""
         found = [f"Fréchet distance: {self.warning}"] if self.warning else []
-        if not self.bootstraps:
-            found.append(
-                f"Fréchet distance: no error bar, which takes minutes for {self.dim} features"
-            )
-        return found
+        slow = f"Fréchet distance: no error bar, which takes minutes for {self.dim} features"
+        return found if self.bootstraps else [*found, slow]
 
     def how(self) -> dict[str, Any]:
-        """All that decides the scores besides the chain and the seed."""
+        """All that the scores depend on besides the chain and the seed."""
         return {
             "num_samples": self.num_samples,
             "num_reference": len(self.reference),
@@ -260,7 +251,9 @@ class Scorer:
 
 
 def judgment_file(folder: Path, what: str, how: Mapping[str, Any]) -> Path:
-    """Where a judgment is kept: another question has another name, so it never gets the old answer.
+    """The file that keeps scores, named after all they depend on.
+
+    So a changed setting is never answered from the file.
 
     Example:
         >>> judgment_file(Path("run"), "final", {"seed": 0}).name
@@ -268,12 +261,3 @@ def judgment_file(folder: Path, what: str, how: Mapping[str, Any]) -> Path:
     """
     text = json.dumps(how, sort_keys=True, default=str)
     return folder / f"judged-{what}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
-
-
-def _shares(x: Tensor, y: Tensor) -> Row:
-    """Precision and recall with their standard errors; None with too few for any neighbors."""
-    names = ("precision", "precision_se", "recall", "recall_se")
-    if min(len(x), len(y)) <= NUM_NEIGHBORS:
-        return dict.fromkeys(names)
-    found = precision_recall(x, y, num_neighbors=NUM_NEIGHBORS)
-    return {name: getattr(found, name) for name in names}

@@ -28,8 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
-from undrift.quality.frechet import in_float64
+from undrift.quality.frechet import checked_pair
 
 NUM_GROUPS = 10
 
@@ -41,14 +40,10 @@ class SlicedDistance:
     Arguments:
         value: The distance, in squared units of the features, not negative; biased upward.
         standard_error: Spread of the value between equal experiments, directions held fixed.
-        num_x: Number of samples.
-        num_y: Number of reference samples.
     """
 
     value: float
     standard_error: float
-    num_x: int
-    num_y: int
 
 
 def sliced_distance(
@@ -77,38 +72,30 @@ def sliced_distance(
         >>> round(sliced_distance(x, x + shift).value)
         3
     """
-    fits = x_features.ndim == y_features.ndim == 2 and x_features.shape[1] == y_features.shape[1]
-    if not fits or min(len(x_features), len(y_features)) < 2 * NUM_GROUPS:
-        raise InvalidInput(
-            f"features must have shapes (N, D) and (M, D) with N and M at least {2 * NUM_GROUPS}, "
-            f"not {tuple(x_features.shape)} and {tuple(y_features.shape)}"
-        )
+    x, y = checked_pair(x_features, y_features, 2 * NUM_GROUPS)
     dim = x_features.shape[1]
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(dim, num_projections, generator=generator, dtype=torch.float64)
     directions /= directions.norm(dim=0)
-    x, y = (in_float64(f).cpu() @ directions for f in (x_features, y_features))
+    x, y = x.cpu() @ directions, y.cpu() @ directions
     whole_x, whole_y = x.sort(0).values, y.sort(0).values
     variance = 0.0
     for left, right in ((x, whole_y), (y, whole_x)):
         without = [_mean_squared_gap(part.sort(0).values, right) for part in _without_groups(left)]
         variance += (NUM_GROUPS - 1) * float(torch.tensor(without).var(correction=0))
     value = 3 * dim * _mean_squared_gap(whole_x, whole_y)
-    return SlicedDistance(value, 3 * dim * math.sqrt(variance), len(x), len(y))
+    return SlicedDistance(value, 3 * dim * math.sqrt(variance))
 
 
 def _mean_squared_gap(x: Tensor, y: Tensor) -> float:
     """Mean over columns of the squared distance of quantile functions, columns sorted."""
     n, m = len(x), len(y)
-    ends = torch.unique(torch.cat([_levels(n), _levels(m)]).round(decimals=12))
+    levels = [torch.arange(1, k + 1, dtype=torch.float64) / k for k in (n, m)]
+    ends = torch.unique(torch.cat(levels).round(decimals=12))
     width = ends.diff(prepend=ends.new_zeros(1))
     middle = ends - width / 2
     rows_x, rows_y = ((middle * k).long().clamp(max=k - 1) for k in (n, m))
     return float((width @ (x[rows_x] - y[rows_y]).square()).mean())
-
-
-def _levels(count: int) -> Tensor:
-    return torch.arange(1, count + 1, dtype=torch.float64) / count
 
 
 def _without_groups(x: Tensor) -> list[Tensor]:
