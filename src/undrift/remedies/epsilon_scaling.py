@@ -1,9 +1,9 @@
-r"""Epsilon scaling: the network's noise estimate divided by a number near 1.
+r"""Epsilon scaling: the noise estimate of the network is divided by a number near 1.
 
 .. math:: \hat\epsilon \leftarrow \hat\epsilon / \lambda_i, \qquad \lambda_i = k\, i + b
 
-for the i-th module, counted from 0 at the last one. :math:`\hat x_0` follows it, so that a network
-which predicts something else has its output moved by what that means: with
+for the i-th denoising step, counted from 0 at the last one. :math:`\hat x_0` follows it, so the
+output of a network which predicts something else changes too: with
 :math:`\delta = 1 - 1/\lambda`,
 
 ==================  ===============================================
@@ -20,8 +20,8 @@ reads a table at the respaced step, 0 at the data, which is the index here. (The
 time-shift sampler, which has a linear scale too, counts from the noise instead.)
 
 Where a schedule ends almost without signal, :math:`1/\alpha_t` makes the smallest scale a large
-change of :math:`\hat x_0`. The released code clips :math:`\hat x_0`; where a sampler does not, this
-remedy can do harm there.
+change of :math:`\hat x_0`. The released code clips :math:`\hat x_0`; where a sampler does not, the
+remedy can increase the error there.
 
 References:
     | Elucidating the Exposure Bias in Diffusion Models (Ning et al., 2024)
@@ -30,134 +30,133 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from undrift.diffusion.denoiser import call_network, split_variance
-from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.remedies.sampler import (
-    Network,
-    RemediedSampler,
-    broadcast,
-    innermost,
-    interpolate,
-    noise_table,
-    rewired,
-)
+from undrift.remedies.remedy import Range, Remedy, Strengths
 
-_Offsets = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from undrift.diffusion.sampler import Sampler
+
+_OfTimesteps = Callable[["Tensor"], "Tensor"]
 
 
-class EpsilonScaledSampler(RemediedSampler):
-    r"""Any chain with its noise estimate divided by :math:`\lambda_i = k i + b`.
+@dataclass(frozen=True)
+class EpsilonScaling(Remedy):
+    r"""Divides the noise estimate by k i + b, with i the number of denoising steps left.
 
     Arguments:
-        base: The chain.
-        b: :math:`b`; 1.005 to 1.017 in the paper, below 1 where the network's noise is too small.
-        k: :math:`k`, per module, counted from 0 at the last module.
-
-    Raises:
-        InvalidInput: If a :math:`\lambda_i` is not positive, or the scaled noise says nothing of
-            the data: in a schedule that ends without signal, and in flow matching.
+        strength: :math:`b`; 1.005 to 1.017 in the paper, below 1 where the network's noise is too
+            small.
+        slope: :math:`k`, per denoising step, counted from 0 at the last one.
 
     Example:
-        >>> from undrift import AncestralSampler, CosineSchedule, Denoiser
+        >>> import torch
+        >>> from undrift import AncestralSampler, CosineSchedule, Denoiser, apply_remedy
         >>> base = AncestralSampler(Denoiser(lambda x, t: 1.01 * x, CosineSchedule(10)))
         >>> x_t = torch.ones(2, 1, 4, 4)
-        >>> scaled = EpsilonScaledSampler(base, 1.01)
+        >>> scaled = apply_remedy(base, EpsilonScaling(1.01))
         >>> bool(torch.allclose(scaled.epsilon(x_t, 5), x_t))
         True
     """
 
-    name = "epsilon_scaling"
+    slope: float = 0.0
 
-    def __init__(self, base: Sampler, b: float, k: float = 0.0) -> None:
-        count = len(base.grid) - 1
-        smallest = min(b, k * (count - 1) + b)
+    remedy = "epsilon_scaling"
+    strengths = Strengths(
+        "b, by which the noise estimate is divided",
+        published=1.005,
+        grid=(0.98, 0.99, 0.995, 1.0, 1.005, 1.01, 1.02),
+        neutral=1.0,
+        range=Range(0, is_open=True),
+    )
+    further_strengths = ("slope",)
+
+    def wrapped(self, network: Any, base: Sampler, estimate: Any) -> Any:  # noqa: ANN401
+        """The network with its noise estimate divided.
+
+        Raises:
+            InvalidInput: If a scale is not positive, or the scaled noise does not determine the
+                data: in a schedule that ends without signal, and in flow matching.
+        """
+        import torch
+
+        from undrift.diffusion.denoiser import call_network, split_variance
+        from undrift.remedies.sampler import broadcast
+
+        scale_of, offset_of = self._scales(base.timesteps), _offsets(base)
+
+        def scaled(x: Tensor, timestep: Tensor, **conditioning: Any) -> Tensor:  # noqa: ANN401
+            output, scale = call_network(network, x, timestep, conditioning), scale_of(timestep)
+            if bool((scale == 1).all()):
+                return output
+            prediction, variance = split_variance(output, x)
+            prediction = prediction / broadcast(scale, x)
+            offset = (1 - 1 / scale) * offset_of(timestep)
+            if bool((offset != 0).any()):
+                prediction = prediction + broadcast(offset, x) * x
+            return prediction if variance is None else torch.cat([prediction, variance], dim=1)
+
+        return scaled
+
+    def _scales(self, timesteps: list[float]) -> _OfTimesteps:
+        r""":math:`k i + b` of timesteps, the index of those between two steps interpolated."""
+        import numpy as np
+        import torch
+
+        b, k, starts = self.value, self.slope, timesteps[::-1]
+        smallest = min(b, k * (len(starts) - 1) + b)
         if not smallest > 0:
             raise InvalidInput(f"epsilon scaling divides by {smallest:g}: choose scales above 0")
-        self.b, self.k = float(b), float(k)
-        super().__init__(base)
 
-    def chain_over(self, base: Sampler) -> Sampler:
-        """The base with the noise estimate of its network divided."""
-        line, offsets = _Line(base.timesteps, self.b, self.k), _offset_of(base)
-        return rewired(base, lambda network: _ScaledNetwork(network, line, offsets))
+        def scale_of(timestep: Tensor) -> Tensor:
+            at = timestep.detach().cpu().double().numpy()
+            index = np.interp(at, starts, np.arange(len(starts)))
+            return torch.from_numpy(np.atleast_1d(k * index + b))
 
-    def options(self) -> dict[str, Any]:
-        """The line of scales."""
-        return {"b": self.b, "k": self.k}
+        return scale_of
 
 
-class _ScaledNetwork:
-    """A network whose noise estimate is divided; called as the network is."""
-
-    def __init__(self, network: Network, line: _Line, offsets: _Offsets) -> None:
-        self.network, self.line, self.offsets = network, line, offsets
-
-    def __call__(self, x: Tensor, timestep: Tensor, **conditioning: Any) -> Tensor:  # noqa: ANN401
-        output = call_network(self.network, x, timestep, conditioning)
-        scale = self.line(timestep)
-        if bool((scale == 1).all()):
-            return output
-        prediction, variance = split_variance(output, x)
-        scaled = prediction / broadcast(scale, x)
-        offset = (1 - 1 / scale) * self.offsets(timestep)
-        if bool((offset != 0).any()):
-            scaled = scaled + broadcast(offset, x) * x
-        return scaled if variance is None else torch.cat([scaled, variance], dim=1)
-
-
-class _Line:
-    r""":math:`k i + b` of timesteps, the index of calls between modules interpolated."""
-
-    def __init__(self, timesteps: list[float], b: float, k: float) -> None:
-        self.starts, self.b, self.k = timesteps[::-1], b, k
-
-    def __call__(self, timestep: Tensor) -> Tensor:
-        at = timestep.detach().cpu().double().numpy()
-        index = np.interp(at, self.starts, np.arange(len(self.starts)))
-        return torch.from_numpy(np.atleast_1d(self.k * index + self.b))
-
-
-def _offset_of(base: Sampler) -> _Offsets:
+def _offsets(base: Sampler) -> _OfTimesteps:
     r"""The factor on :math:`\delta x` in the output, by what the network predicts.
 
     Raises:
         InvalidInput: If it is not known, or infinite.
     """
+    import torch
+
+    from undrift.remedies.sampler import innermost, interpolate, noise_table
+
     kind = base.prediction_type
     scheduler: Any = getattr(innermost(base), "scheduler", None)
     if hasattr(scheduler, "precondition_outputs"):
-        return _edm_offset(float(scheduler.config.sigma_data), kind)
+        return _edm_offsets(float(scheduler.config.sigma_data), kind)
     if kind == "epsilon":
         return lambda timestep: torch.zeros(1, dtype=torch.float64)
     if kind not in ("sample", "v_prediction"):
         raise InvalidInput(
-            f"epsilon scaling does not serve a network that predicts {kind or 'who knows what'}: "
-            "use one that predicts epsilon, sample or v_prediction"
+            f"epsilon scaling does not serve a network whose prediction type is "
+            f"{kind or 'unknown'}: use one that predicts epsilon, sample or v_prediction"
         )
     table = noise_table(base, "epsilon scaling")
     if table[-1] == 0:
         raise InvalidInput(
-            "the schedule ends without signal, where a scaled noise says nothing of the data: "
+            "the schedule ends without signal, where a scaled noise does not determine the data: "
             "choose another remedy than epsilon scaling"
         )
-
     ratios = (1 / table - 1).sqrt()
 
-    def offset(timestep: Tensor) -> Tensor:
+    def offset_of(timestep: Tensor) -> Tensor:
         ratio = interpolate(ratios, timestep)  # sigma_t / alpha_t
         return (1 + ratio**2).sqrt() if kind == "sample" else -ratio
 
-    return offset
+    return offset_of
 
 
-def _edm_offset(sigma_data: float, kind: str) -> _Offsets:
-    r""":math:`\pm\sigma/\sigma_{data}`; the network is told :math:`\frac14 \ln\sigma`."""
+def _edm_offsets(sigma_data: float, kind: str) -> _OfTimesteps:
+    r""":math:`\pm\sigma/\sigma_{data}`; the time of the network is :math:`\frac14 \ln\sigma`."""
     sign = -1 if kind == "v_prediction" else 1
     return lambda timestep: sign * (4 * timestep.detach().cpu().double()).exp() / sigma_data

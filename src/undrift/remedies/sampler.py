@@ -1,71 +1,79 @@
-r"""What all remedies at sampling time have in common: a sampler around a sampler.
+r"""A chain with a remedy: a sampler around a sampler.
 
-A remedy changes how a trained chain runs, and nothing else. It keeps three things apart: the *base*
-that it was put around, the *chain* that runs in its place, and the bare *network*, which is what
-weights, devices and image shapes are read from. A remedy defines one of two methods, or both:
-
-- ``chain_over``, which puts a function around the network (:func:`rewired`), for remedies that
-  change its output or its time;
-- ``advance``, the denoising step, for remedies that change the state or the noise.
-
-Remedies can be put around each other.
+It keeps three things apart: the *base* without the remedy, the *chain* that runs in its place, with
+the wrapped network, and the bare *network*, from which weights, devices and image shapes are read.
+Remedies can be applied to a chain that has one already.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Prediction
+from undrift.diffusion.network import device_of
 from undrift.diffusion.sampler import GaussianKernel, Sampler, State
 from undrift.exceptions import InvalidInput
+from undrift.remedies.remedy import Remedy
 
 Network = Callable[..., Any]
 
 
 class RemediedSampler(Sampler):
-    """A chain around another chain: the base of all remedies.
-
-    A subclass sets its options before it calls this constructor, which calls ``chain_over``.
+    """A chain with a remedy.
 
     Arguments:
-        base: What the remedy is put around; it is left as it is.
+        base: The chain without it, which is left as it is.
+        remedy: The remedy.
+        estimate: What the remedy estimated from data, if it does.
 
     Attributes:
-        chain: What runs in its place.
+        chain: The base with the wrapped network.
         network: The bare network behind the chain, without any remedy.
+
+    Raises:
+        InvalidInput: If the remedy cannot be applied to the base.
     """
 
-    name: ClassVar[str]
-
-    def __init__(self, base: Sampler) -> None:
+    def __init__(self, base: Sampler, remedy: Remedy, estimate: Any = None) -> None:  # noqa: ANN401
         super().__init__(base.grid)
-        self.base = base
+        self.base, self.remedy, self.estimate = base, remedy, estimate
         self.network, self.schedule = base.network, base.schedule
         self.prediction_type = base.prediction_type
-        self.chain = self.chain_over(base)
+        self.chain = rewired(base, lambda network: remedy.wrapped(network, base, estimate))
 
-    def chain_over(self, base: Sampler) -> Sampler:
-        """What runs in the place of a base: the base itself, or with another network."""
-        return base
+    def estimated(
+        self, data: Tensor | None, seed: int = 0, num_data: int = 1000
+    ) -> RemediedSampler:
+        """The same chain with the remedy estimated from data.
 
-    def around(self, base: Sampler) -> Self:
-        """The same remedy around another base."""
-        other = copy.copy(self)
-        RemediedSampler.__init__(other, base)
-        return other
+        Raises:
+            InvalidInput: If there are none.
+        """
+        if data is None or not len(data):
+            name = self.remedy.remedy
+            raise InvalidInput(f"{name} is estimated from data: give the training images")
+        images, generator = data.to(device_of(self.network)), torch.Generator().manual_seed(seed)
+        estimate = self.remedy.estimate(self.base, images, num_data, generator)
+        return RemediedSampler(self.base, self.remedy, estimate)
 
-    def with_network(self, network: Network) -> Self:
+    def with_strength(self, strength: float) -> RemediedSampler:
+        """The same chain and estimate with another strength."""
+        return RemediedSampler(self.base, replace(self.remedy, strength=strength), self.estimate)
+
+    def with_network(self, network: Network) -> RemediedSampler:
         """The same chain, with its remedy, over another network."""
-        return self.around(self.base.with_network(network))
+        return RemediedSampler(self.base.with_network(network), self.remedy, self.estimate)
 
-    def with_steps(self, num_inference_steps: int) -> Self:
+    def with_steps(self, num_inference_steps: int) -> RemediedSampler:
         """The same chain, with its remedy, with another number of steps."""
-        return self.around(self.base.with_steps(num_inference_steps))
+        base = self.base.with_steps(num_inference_steps)
+        return RemediedSampler(base, self.remedy, self.estimate)
 
     @property
     def alphas_cumprod(self) -> Tensor | None:
@@ -74,17 +82,13 @@ class RemediedSampler(Sampler):
 
     @property
     def timesteps(self) -> list[float]:
-        """What the network is told at the start of each step, in the order of the chain."""
+        """The times passed to the network at each step, in the order of the chain."""
         return self.base.timesteps
-
-    def options(self) -> dict[str, Any]:
-        """What was chosen about the remedy, in plain data."""
-        return {}
 
     def describe(self) -> dict[str, Any]:
         """How this chain was made, in plain data: the base, and the remedies from within."""
         base = self.base.describe()
-        own = {"remedy": self.name} | self.options()
+        own = {"remedy": self.remedy.remedy} | self.remedy.record(self.base, self.estimate)
         return base | {"remedies": [*base.get("remedies", []), own]}
 
     def prior(
@@ -116,7 +120,7 @@ class RemediedSampler(Sampler):
 
     def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel | None:
         """The density of one step, or None for a chain that has none."""
-        return self.chain.kernel(x_t, t, s)
+        return self.remedy.kernel(self.chain, x_t, t, s, self.estimate)
 
     def step(
         self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
@@ -126,7 +130,7 @@ class RemediedSampler(Sampler):
 
     def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
         """One denoising step from a state to the time s, with its history; differentiable."""
-        return self.chain.advance(state, s, generator=generator)
+        return self.remedy.advance(self.chain, state, s, self.estimate, generator)
 
 
 def rewired(sampler: Sampler, wrap: Callable[[Network], Network]) -> Sampler:
@@ -142,20 +146,26 @@ def rewired(sampler: Sampler, wrap: Callable[[Network], Network]) -> Sampler:
     if sampler.network is None:
         kind = type(sampler).__name__
         raise InvalidInput(
-            f"{kind} shows no network to put a remedy around: use a sampler of undrift"
+            f"{kind} has no network that a remedy could wrap: use a sampler of undrift"
         )
     return sampler.with_network(wrap(sampler.network))
 
 
-def innermost(sampler: Sampler) -> Sampler:
-    """The chain that runs under all remedies."""
+def layers(sampler: Sampler) -> Iterator[Sampler]:
+    """A chain, the chain within its outermost remedy, and so on to the one without any."""
+    yield sampler
     while isinstance(sampler, RemediedSampler):
         sampler = sampler.chain
-    return sampler
+        yield sampler
+
+
+def innermost(sampler: Sampler) -> Sampler:
+    """The chain that runs under all remedies."""
+    return list(layers(sampler))[-1]
 
 
 def broadcast(values: Tensor, like: Tensor) -> Tensor:
-    """One number a row, ready to multiply a batch."""
+    """One number per row, ready to multiply a batch."""
     return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 

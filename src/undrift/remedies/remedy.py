@@ -1,0 +1,229 @@
+r"""A remedy at sampling time: its options in plain data, and what it changes in a chain.
+
+A remedy changes how a trained chain runs, and nothing else. Each one is a file of this package: a
+dataclass derived from :class:`Remedy`, whose fields are its options, with
+
+- the first line of its docstring, which the documentation shows;
+- ``remedy``, its name, and ``strengths``, which strengths it can have and what they mean;
+- the methods that it needs: ``wrapped`` changes the output or the time of the network, ``kernel``
+  and ``advance`` change the denoising step, ``estimate`` is computed from data, once for all
+  strengths.
+
+The command line reads these descriptions for its help, so a remedy imports torch in its functions
+only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+
+from undrift.exceptions import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option can have.
+
+    Arguments:
+        least: The smallest one.
+        is_open: Whether only numbers above the smallest one are meant.
+        is_whole: Whether only whole numbers are meant.
+
+    Example:
+        >>> 0 in Range(0), 0 in Range(0, is_open=True), 1.5 in Range(is_whole=True)
+        (True, False, False)
+    """
+
+    least: float = -math.inf
+    is_open: bool = False
+    is_whole: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        is_above = value > self.least if self.is_open else value >= self.least
+        return math.isfinite(value) and is_above and not (self.is_whole and value % 1)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.is_whole else "a finite number"
+        end = f"above {self.least:g}" if self.is_open else f"of {self.least:g} or more"
+        return kind if math.isinf(self.least) else f"{kind} {end}"
+
+    def nearest(self, value: float) -> float:
+        """A value as it is tried: whole, or with six digits."""
+        return float(round(value)) if self.is_whole else float(f"{value:.6g}")
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The strengths of a remedy.
+
+    Arguments:
+        meaning: What the strength is.
+        published: The strength where none is given: of the order that its paper uses.
+        grid: The strengths that a search tries first.
+        neutral: The strength without effect, if there is one.
+        range: Which ones there are.
+    """
+
+    meaning: str
+    published: float
+    grid: tuple[float, ...]
+    neutral: float | None = None
+    range: Range = field(default=Range())
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A remedy with its options: the base of all remedies.
+
+    Arguments:
+        strength: How strong; the published strength when None.
+
+    Raises:
+        InvalidInput: If an option cannot be used.
+    """
+
+    remedy: str = field(init=False)
+    strength: float | None = None
+
+    strengths: ClassVar[Strengths]
+    further_strengths: ClassVar[tuple[str, ...]] = ()
+    """Options that have an effect unless they are 0, whatever the strength."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name, hint in self.options().items():
+            value, choices = getattr(self, name), choices_of(hint)
+            if choices and value not in choices:
+                raise InvalidInput(f"{name}={value}: choose {' or '.join(choices)}")
+            if not choices and value is not None and value not in self.range_of(name):
+                wanted = self.range_of(name)
+                raise InvalidInput(f"{name} of {self.remedy} is {value:g}: give {wanted}")
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """The types of the strength and the other options, by name."""
+        hints = get_type_hints(cls)
+        return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+    @classmethod
+    def range_of(cls, name: str) -> Range:
+        """The numbers that an option can have."""
+        if name == "strength":
+            return cls.strengths.range
+        found: Range = next(f for f in fields(cls) if f.name == name).metadata.get("range", Range())
+        return found
+
+    @classmethod
+    def parse(cls, strength: str | None, items: list[str]) -> Self:
+        """The remedy from the texts of its strength and of its options, ``NAME=VALUE``.
+
+        Raises:
+            InvalidInput: If an option is unknown or cannot be used.
+        """
+        types = cls.options()
+        values = {} if strength is None else {"strength": _number("strength", strength)}
+        del types["strength"]
+        for item in items:
+            name, equals, text = item.partition("=")
+            if name not in types or not equals:
+                close = get_close_matches(name, types, n=1)
+                hint = f", did you mean {close[0]}=...?" if close else ""
+                known = ", ".join(f"{own}=..." for own in types) or "no options"
+                raise InvalidInput(f"{cls.remedy} takes {known}, not {item!r}{hint}")
+            values[name] = text if choices_of(types[name]) else _number(name, text)  # type: ignore[assignment]
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def text(self) -> str:
+        """The remedy as it is written on a command line, ``NAME[:STRENGTH][,OPTION=VALUE...]``."""
+        head = self.remedy if self.strength is None else f"{self.remedy}:{self.strength:.12g}"
+        own = [(f, getattr(self, f.name)) for f in fields(self) if f.name in self.options()]
+        return ",".join([head, *(f"{f.name}={v}" for f, v in own[1:] if v != f.default)])
+
+    @property
+    def value(self) -> float:
+        """The strength that is applied."""
+        return self.strengths.published if self.strength is None else self.strength
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether it has no effect at all, its other options included."""
+        others = [getattr(self, name) for name in self.further_strengths]
+        return self.value == self.strengths.neutral and not any(others)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it is estimated from data."""
+        return False
+
+    @property
+    def changes_steps(self) -> bool:
+        """Whether it changes the denoising step itself, besides the network."""
+        return type(self).advance is not Remedy.advance
+
+    def estimate(
+        self, base: Sampler, data: Tensor, num_data: int, generator: torch.Generator
+    ) -> Any:  # noqa: ANN401
+        """What the remedy estimates from data, whatever its strength.
+
+        Arguments:
+            base: The chain without the remedy.
+            data: Images of the training data, with shape :math:`(n, *)`.
+            num_data: Draws of the data at each time of the chain, if it needs draws.
+            generator: Source of the draws.
+        """
+        del base, data, num_data, generator
+
+    def wrapped(self, network: Any, base: Sampler, estimate: Any) -> Any:  # noqa: ANN401
+        """The network with the remedy, which is called as the network is.
+
+        Raises:
+            InvalidInput: If the remedy cannot be applied to the base.
+        """
+        del base, estimate
+        return network
+
+    def kernel(
+        self, chain: Sampler, x_t: Tensor, t: float, s: float, estimate: Any
+    ) -> GaussianKernel | None:
+        """The density of one denoising step of the chain of the wrapped network, or None."""
+        del estimate
+        return chain.kernel(x_t, t, s)
+
+    def advance(
+        self,
+        chain: Sampler,
+        state: State,
+        s: float,
+        estimate: Any,
+        generator: torch.Generator | None,
+    ) -> State:
+        """One denoising step of the chain of the wrapped network to the time s; differentiable."""
+        del estimate
+        return chain.advance(state, s, generator=generator)
+
+    def record(self, base: Sampler, estimate: Any) -> dict[str, Any]:
+        """The strength, the options, and what was estimated, in plain data."""
+        del base, estimate
+        return {name: getattr(self, name) for name in self.options()} | {"strength": self.value}
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """The values of an option that is chosen by name; none for a number."""
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(f"{name} of a remedy is {text!r}: give a number") from None
