@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from undrift.regularizer.cumulative import (
         CumulativeErrorRegularizer as CumulativeErrorRegularizer,
     )
-    from undrift.remedies.config import RemedyConfig as RemedyConfig
-    from undrift.remedies.config import apply_remedy as apply_remedy
+    from undrift.remedies.registry import apply_remedy as apply_remedy
 
 __version__ = "0.1.0"
 
@@ -75,8 +74,7 @@ _MODULE_OF = {
     "precision_recall": "quality.precision_recall",
     "CumulativeErrorRegularizer": "regularizer.cumulative",
     "GradientBalance": "regularizer.balance",
-    "RemedyConfig": "remedies.config",
-    "apply_remedy": "remedies.config",
+    "apply_remedy": "remedies.registry",
     "InvalidInput": "exceptions",
 }
 """Each public name with its module, in the order of the documentation's page."""

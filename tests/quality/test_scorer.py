@@ -17,7 +17,7 @@ from undrift.quality.feature_choice import choose_features
 from undrift.quality.features import extract_features
 from undrift.quality.frechet import MOST_RANK, frechet_distance
 from undrift.quality.scorer import Scorer
-from undrift.remedies.config import RemedyConfig
+from undrift.remedies.registry import parse
 from undrift.remedies.search import halves, tune
 from undrift.study.config import StudyConfig
 from undrift.study.run import run_study
@@ -96,7 +96,7 @@ def test_tune_scores_the_samples_that_evaluate_scores(tmp_path):
     found = tune(
         sampler,
         data,
-        RemedyConfig("snr_t"),
+        parse("snr_t"),
         [0.0],
         refine=0,
         num_samples=50,

@@ -17,8 +17,8 @@ from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import RBFMixture
 from undrift.quality.frechet import frechet_distance
-from undrift.remedies.config import RemedyConfig, parse
 from undrift.remedies.difference import frechet_change, mmd_change
+from undrift.remedies.registry import REMEDIES, parse
 from undrift.remedies.search import StrengthSearch, _sections, halves, tune
 
 SPREAD = 0.04
@@ -63,7 +63,7 @@ def test_the_search_finds_what_the_noise_is_off_by(metric):
     found = tuned(chain(0.95), "epsilon_scaling", [0.85, 0.9, 0.97, 1.05], metric=metric, refine=6)
     assert found.best.strength == pytest.approx(0.95, abs=0.015)
     assert found.remedy.text == f"epsilon_scaling:{found.best.strength:g}"
-    assert found.helps and "better than none" in found.verdict
+    assert found.helps and "better than no remedy" in found.verdict
     for change in found.changes.values():
         assert change.interval[1] < 0 and change.best < 0.5 * change.none
     values = {trial.strength: trial.value(metric) for trial in found.curve}
@@ -75,13 +75,13 @@ def test_the_search_finds_what_the_noise_is_off_by(metric):
 def test_nothing_is_claimed_where_nothing_is_to_be_gained(seed):
     found = tuned(chain(), "epsilon_scaling", [0.99, 1.01], refine=1, seed=seed)
     assert not found.helps
-    verdicts = ("leave the remedy out", "not distinguishable", "worse than none")
+    verdicts = ("leave the remedy out", "not distinguishable", "worse than no remedy")
     assert any(words in found.verdict for words in verdicts)
 
 
 def test_a_remedy_that_only_harms_is_left_out():
     found = tuned(chain(), "epsilon_scaling", [0.7, 1.4], refine=0)
-    assert found.remedy == RemedyConfig() and not found.changes
+    assert found.remedy is None and not found.changes
     assert found.best.strength == 1 and "leave the remedy out" in found.verdict
 
 
@@ -113,7 +113,7 @@ def test_no_remedy_is_tried_even_where_no_strength_of_it_does_nothing():
     assert alone.strength == 0 and alone.scores == none.scores
 
 
-def test_a_strength_that_blows_the_chain_up_is_recorded_and_never_the_best():
+def test_a_strength_at_which_the_sampler_diverges_is_recorded_and_never_the_best():
     found = tuned(chain(0.95), "snr_t,high=1e30,weighting=constant", [1e30], refine=0)
     blown = found.curve[-1]
     assert blown.strength == 1e30 and blown.scores is None and blown.to_dict()["frechet"] is None
@@ -123,7 +123,7 @@ def test_a_strength_that_blows_the_chain_up_is_recorded_and_never_the_best():
     assert all(trial is huge.best or trial.scores is None for trial in huge.curve)
 
 
-def test_a_chain_that_blows_up_on_the_held_out_half_only_is_said_to(monkeypatch):
+def test_a_sampler_that_diverges_on_the_held_out_half_only_is_reported(monkeypatch):
     draw = StrengthSearch.draw
 
     def blowing(self, remedy, scorer, seed):
@@ -133,7 +133,7 @@ def test_a_chain_that_blows_up_on_the_held_out_half_only_is_said_to(monkeypatch)
     monkeypatch.setattr(StrengthSearch, "draw", blowing)
     found = tuned(chain(0.95), "epsilon_scaling", [0.95], refine=0)
     assert found.remedy.remedy == "epsilon_scaling" and not found.helps
-    assert "blows up" in found.verdict
+    assert "diverged" in found.verdict
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -183,7 +183,7 @@ def test_features_that_are_too_many_for_the_samples_have_no_frechet_change():
 
 def sections(function, start, name="snr_t", count=12):
     known = {value: function(value) for value in start}
-    for probe in _sections(known, RemedyConfig(name), count):
+    for probe in _sections(known, REMEDIES[name].strengths.range, count):
         assert probe not in known
         known[probe] = function(probe)
     return min(known, key=known.get), known
@@ -197,7 +197,7 @@ def test_golden_sections_close_in_on_a_minimum(minimum):
 
 
 @pytest.mark.parametrize("minimum", [7.0, -7.0])
-def test_the_search_goes_on_past_an_end(minimum):
+def test_the_search_continues_past_an_end(minimum):
     assert sections(lambda x: (x - minimum) ** 2, [-1.0, 0.0, 1.0])[0] == pytest.approx(
         minimum, abs=0.3
     )
@@ -286,7 +286,6 @@ def test_no_change_has_no_error():
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
-        ("none", {}, "nothing to tune"),
         ("snr_t:0.1", {}, "has a strength"),
         ("snr_t", {"values": []}, "at least one value"),
         ("epsilon_scaling", {"values": [0.0, 1.0]}, "above 0"),
@@ -295,7 +294,7 @@ def test_no_change_has_no_error():
         ("snr_t", {"num_samples": 10}, "40 or more"),
     ],
 )
-def test_what_cannot_be_tuned_costs_one_line(text, options, words):
+def test_what_cannot_be_tuned_is_refused_in_one_line(text, options, words):
     with pytest.raises(InvalidInput, match=words):
         tuned(chain(), text, **options)
     with pytest.raises(InvalidInput, match="too few to be split"):
@@ -332,7 +331,7 @@ def test_every_command_takes_a_remedy_and_says_so(command, place, capsys):  # no
     for text in ("epsilon_scaling:1.02", "analytic_variance"):
         found = result(capsys, *argv, "--remedy", text)
         how.append(found["sampler"] if command == "sample" else found["how"]["sampler"])
-    assert how[0]["remedies"] == [{"remedy": "epsilon_scaling", "b": 1.02, "k": 0.0}]
+    assert how[0]["remedies"] == [{"remedy": "epsilon_scaling", "strength": 1.02, "slope": 0.0}]
     assert how[1]["remedies"][0]["remedy"] == "analytic_variance"
     assert len(how[1]["remedies"][0]["variances"]) == 5
     if command == "evaluate":
@@ -361,5 +360,5 @@ CASES = [
 
 
 @pytest.mark.parametrize(("command", "words"), CASES, ids=[case[0] for case in CASES])
-def test_bad_input_costs_one_line(command, words, place, capfd):  # noqa: F811
+def test_bad_input_is_refused_in_one_line(command, words, place, capfd):  # noqa: F811
     assert words in complaint(capfd, place, *command.split())

@@ -17,7 +17,7 @@ from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.scorer import Scorer
-from undrift.remedies.config import RemedyConfig
+from undrift.remedies.registry import parse
 from undrift.study import statistics as study_statistics
 from undrift.study import worker
 from undrift.study.check import check, try_building
@@ -115,7 +115,7 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
         ({"base": TrainConfig(data="nowhere")}, "unknown data"),
         ({"protocols": ["branched"], "scratch_steps": 9}, "protocols has no scratch"),
         ({"reference": "y"}, "'y' is no method"),
-        ({"remedies": {"s": RemedyConfig("snr_t")}, "remedy_methods": []}, "give both"),
+        ({"remedies": {"s": parse("snr_t")}, "remedy_methods": []}, "give both"),
         ({"base": TrainConfig(regularizer=RegularizerConfig(strength=5.0))}, "put it under"),
         ({"base": TrainConfig(seed=7)}, "give seeds"),
         ({"base": TrainConfig(resume=True)}, "always resumes"),
@@ -286,7 +286,7 @@ def test_a_run_under_another_default_is_another_plan(tmp_path):
 def test_the_chain_that_is_judged_is_tried_before_any_training(tmp_path):
     with pytest.raises(InvalidInput, match="7 inference steps"):
         run_study(plan(num_inference_steps=7), tmp_path / "many", progress=False)
-    falling = {"falling": RemedyConfig("epsilon_scaling", 1.05, slope=-0.25)}
+    falling = {"falling": parse("epsilon_scaling:1.05,slope=-0.25")}
     with pytest.raises(InvalidInput, match="remedy falling: .*divides"):
         run_study(plan(remedies=falling), tmp_path / "long", progress=False)
     data = load_data("digits")
@@ -302,7 +302,7 @@ def test_a_remedy_is_tried_without_being_estimated(monkeypatch):
         return call(self, sample, *args, **options)
 
     monkeypatch.setattr(UNet2DModel, "forward", counted)
-    try_building(plan(remedies={"a": RemedyConfig("analytic_variance")}), load_data("digits"))
+    try_building(plan(remedies={"a": parse("analytic_variance")}), load_data("digits"))
     assert sum(rows) == 6  # one for each time
 
 
@@ -321,7 +321,7 @@ def test_a_scorer_draws_without_dropout():
 @pytest.fixture(scope="module")
 def looked_into(tmp_path_factory):
     """A study with everything that is judged beside the last weights."""
-    neutral = {"nothing": RemedyConfig("epsilon_scaling", 1.0), "some": RemedyConfig("snr_t", 0.1)}
+    neutral = {"nothing": parse("epsilon_scaling:1"), "some": parse("snr_t:0.1")}
     folder = tmp_path_factory.mktemp("study")
     return folder, run_study(plan(judge_every=2, remedies=neutral), folder, progress=False)
 
@@ -466,10 +466,10 @@ def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):
         ("methods: {plain: {method: plain}, x: }", "methods.x: give options by name"),
         ("methods: [plain]", "methods: give names"),
         ("base: {regulariser: {}}", "unknown option base.regulariser; did you mean regularizer?"),
-        ("remedies: {x: {remedy: snr}}", "remedies.x: remedy: expected none,"),
+        ("remedies: {x: {remedy: snr}}", "remedies.x: unknown remedy 'snr': choose from"),
         ("remedies: {x: {remedy: epsilon_scaling, strength: -1}}", "above 0"),
         ("remedy_methods: [plain]", "go together"),
-        ("remedies: {x: {remedy: snr_t, cutoff: 5}}", "cutoff means nothing to the remedy snr_t"),
+        ("remedies: {x: {remedy: snr_t, hgih: 5}}", "unknown option hgih; did you mean high?"),
         ("base: {model: \udcff}", "is not YAML"),
         ("seeds: 3", "seeds: expected integers in brackets, got 3"),
         ("steps: [", "is not YAML"),

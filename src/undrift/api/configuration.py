@@ -7,7 +7,7 @@ names of the fields, such as ``regularizer.every``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
@@ -61,7 +61,8 @@ def named(
     Raises:
         InvalidInput: If the dataclass has no field of that name; says which was probably meant.
     """
-    hints = get_type_hints(config)
+    types = get_type_hints(config)
+    hints = {f.name: types[f.name] for f in fields(config)}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in hints:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from undrift.exceptions import InvalidInput
-from undrift.remedies.config import RemedyConfig, apply_remedy, parse
+from undrift.remedies.registry import apply_remedy, help_text, parse
+from undrift.remedies.remedy import Remedy
 from undrift.training.config import IN_MEMORY, DataConfig
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ class ChainChoice:
             diffusers (the model's own if null).
         num_inference_steps: Number of steps of the sampler (all training steps if null).
         eta: Share of the reverse standard deviation that the sampler ddim draws (0 if null).
-        remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]``. epsilon_scaling
-            (the strength divides the noise estimate; slope), time_shift (window in steps; cutoff,
-            variance=schedule or data), analytic_variance (factor; tolerance) or snr_t (of the low
-            frequencies; high, weighting=dynamic or constant). No remedy if null.
+        remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]`` (default: none).
         batch_size: Images that go through the network at once.
         device: Where to run (cuda where there is one, else cpu, if null).
     """
@@ -42,7 +40,7 @@ class ChainChoice:
     sampler: str | None = None
     num_inference_steps: int | None = None
     eta: float | None = None
-    remedy: str | None = None
+    remedy: str | None = field(default=None, metadata={"help": help_text()})
     batch_size: int = 250
     device: str | None = None
 
@@ -100,10 +98,10 @@ def bare_chain(config: ChainChoice) -> Sampler:
 
 
 def _remedy_data(
-    config: ChainChoice, remedy: RemedyConfig, sampler: Sampler
+    config: ChainChoice, remedy: Remedy | None, sampler: Sampler
 ) -> torch.Tensor | None:
     """The images that a remedy is estimated from, if it is: the chosen, else the run's own."""
-    if not remedy.needs_data:
+    if remedy is None or not remedy.needs_data:
         return None
     chosen = config if isinstance(config, DataChoice) else DataChoice()
     if chosen.data is None and trained_on(config.run) is None:

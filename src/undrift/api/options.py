@@ -145,6 +145,7 @@ def _leaves(config: type[Any], parent: Any, prefix: str, group: str) -> Iterator
     hints, helps = get_type_hints(config), _helps(config)
     for field in fields(config):
         hint, text = hints[field.name], helps.get(field.name, "")
+        text = " ".join(filter(None, [text, field.metadata.get("help")]))
         default = field.default_factory() if callable(field.default_factory) else field.default
         default = default if parent is None else getattr(parent, field.name)
         key = f"{prefix}{field.name}"

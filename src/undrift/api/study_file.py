@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from undrift.exceptions import InvalidInput
@@ -35,31 +35,37 @@ def plan_of(values: Mapping[str, Any], source: str) -> StudyConfig:
     Raises:
         InvalidInput: If they are no plan.
     """
-    from undrift.remedies.config import RemedyConfig
+    from undrift.remedies.registry import remedy_named
     from undrift.study.config import StudyConfig
     from undrift.training.config import MethodConfig
 
     if not values:
         raise InvalidInput(f"{source} holds no study: give base, methods, steps and seeds")
-    sections = {"methods": MethodConfig, "remedies": RemedyConfig}
-    own = {name: value for name, value in values.items() if name not in sections}
+    own = {name: value for name, value in values.items() if name not in ("methods", "remedies")}
     plan = _built(StudyConfig, own, source)
-    for name, kind in sections.items():
-        if name in values:
-            setattr(plan, name, _section(values[name], kind, f"{source}: {name}"))
+    if "methods" in values:
+        methods = _section(values["methods"], f"{source}: methods")
+        plan.methods = {
+            name: _built(MethodConfig, options, where) for name, where, options in methods
+        }
+    if "remedies" in values:
+        for name, where, options in _section(values["remedies"], f"{source}: remedies"):
+            try:
+                kind = remedy_named(str(options.pop("remedy", None)))
+            except InvalidInput as error:
+                raise InvalidInput(f"{where}: {error}") from None
+            plan.remedies[name] = _built(kind, options, where)
     return plan
 
 
-def _section(values: Any, kind: type[T], source: str) -> dict[str, T]:  # noqa: ANN401
-    """The configurations of a section that has one for each of its names."""
+def _section(values: Any, source: str) -> Iterator[tuple[str, str, dict[str, Any]]]:  # noqa: ANN401
+    """The names of a section, where each is given, and its options."""
     if not isinstance(values, Mapping):
         raise InvalidInput(f"{source}: give names, each with its options, not {values!r}")
     for name, options in values.items():
         if not isinstance(options, Mapping):
             raise InvalidInput(f"{source}.{name}: give options by name, not {options!r}")
-    return {
-        str(name): _built(kind, options, f"{source}.{name}") for name, options in values.items()
-    }
+        yield str(name), f"{source}.{name}", dict(options)
 
 
 def _built(kind: type[T], values: Mapping[str, Any], source: str) -> T:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from undrift.api import inputs
 from undrift.api.inputs import ChainChoice, DataChoice
 from undrift.exceptions import InvalidInput
 from undrift.quality.feature_choice import choose_features
 from undrift.remedies import search
-from undrift.remedies.config import RemedyConfig, RemedyName, parse
+from undrift.remedies.registry import REMEDIES, parse
+from undrift.remedies.remedy import Remedy
 from undrift.remedies.search import Metric, Tuning
 
 LEAST = 40
@@ -38,7 +39,7 @@ def tune(
     progress: bool = True,
     **choice: Any,  # noqa: ANN401
 ) -> Tuning:
-    """Find the strength of a remedy on one half of the data and judge it on the other.
+    """Find the strength of a remedy on one half of the data and test it on the other.
 
     Arguments:
         model: A run, a pipeline of diffusers (or its folder or name), a sampler or a denoiser.
@@ -87,26 +88,25 @@ def tune(
     )
 
 
-def open_remedy(text: str | None) -> RemedyConfig:
+def open_remedy(text: str | None) -> Remedy:
     """The remedy whose strength is searched.
 
     Raises:
         InvalidInput: If there is none, or its strength is given.
     """
     if text is None:
-        known = [name for name in get_args(RemedyName) if name != "none"]
-        raise InvalidInput(f"--remedy is missing: choose {', '.join(known)}")
+        raise InvalidInput(f"--remedy is missing: choose {', '.join(REMEDIES)}")
     remedy = parse(text)
-    if remedy.remedy == "none" or remedy.strength is not None:
+    if remedy is None or remedy.strength is not None:
         raise InvalidInput(
-            f"--remedy {text}: name a remedy without a strength, which is what is searched; "
-            "--values says which to try"
+            f"--remedy {text}: name a remedy without a strength; the strength is what tune "
+            "searches: give --values instead"
         )
     return remedy
 
 
 def strengths(
-    remedy: RemedyConfig,
+    remedy: Remedy,
     values: Sequence[float] | None,
     ends: Sequence[float] | None,
     count: int,
@@ -124,9 +124,8 @@ def strengths(
         if count < 2:
             raise InvalidInput(f"--num-values is {count}: at least 2")
         low, step = ends[0], (ends[1] - ends[0]) / (count - 1)
-        values = [float(f"{low + step * i:.6g}") for i in range(count)]
-        if remedy.remedy == "time_shift":
-            values = sorted({float(round(value)) for value in values})
+        nearest = remedy.strengths.range.nearest
+        values = sorted({nearest(low + step * i) for i in range(count)})
     for value in values or []:
         replace(remedy, strength=value)
     return None if values is None else list(values)

@@ -10,16 +10,10 @@ from undrift.api import files
 from undrift.api.inputs import ChainChoice, DataChoice
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput
+from undrift.remedies.registry import REMEDIES
 
 if TYPE_CHECKING:
     from undrift.remedies.search import Tuning
-
-AXES = {
-    "epsilon_scaling": "b, by which the noise estimate is divided",
-    "time_shift": "window, in steps",
-    "analytic_variance": "factor on the analytic variance",
-    "snr_t": "strength of the low frequencies",
-}
 
 
 @dataclass
@@ -29,9 +23,8 @@ class Config(DataChoice, ChainChoice):
     The other half, with fresh noise, then compares the best strength with no remedy at all.
 
     Arguments:
-        remedy: NAME[,OPTION=VALUE...] without a strength; NAME is epsilon_scaling, time_shift,
-            analytic_variance or snr_t, with options as in undrift sample.
-        values: Strengths to try first (a grid of each remedy's own if null).
+        remedy: A remedy without a strength, ``NAME[,OPTION=VALUE...]``.
+        values: Strengths to try first (default: a grid for each remedy).
         range: Lowest and highest strength to try first, instead of values.
         num_values: Strengths of such a range, evenly spaced.
         refine: Strengths to try around the best one, by golden sections.
@@ -127,7 +120,7 @@ def _show(tuning: Tuning, name: str, run: str, path: Path) -> None:
     console.print(table)
     print(f"verdict  {tuning.verdict}")
     print(f"curve    {path}, {path.with_suffix('.png').name}")
-    if tuning.helps:
+    if tuning.helps and tuning.remedy:
         print(f"next     undrift evaluate {run} --remedy {tuning.remedy.text}")
 
 
@@ -149,7 +142,7 @@ def _plot(tuning: Tuning, name: str, path: Path) -> None:
                 axes.axhline(getattr(scores, metric), ls="--", color="#6b7280", label="none")
         if tuning.best.strength is not None:
             axes.axvline(tuning.best.strength, color="#d97706", lw=1, label="best")
-        axes.set(xlabel=AXES[name], ylabel=panels[metric])
+        axes.set(xlabel=REMEDIES[name].strengths.meaning, ylabel=panels[metric])
         axes.legend(frameon=False)
         axes.grid(axis="y", alpha=0.3)
     figure.suptitle(f"{name}, search half, error bars of one standard error", fontsize=11)

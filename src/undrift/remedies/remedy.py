@@ -91,7 +91,7 @@ class Remedy:
         InvalidInput: If an option cannot be used.
     """
 
-    remedy: str = field(init=False)
+    remedy: str = field(default="", init=False)
     strength: float | None = None
 
     strengths: ClassVar[Strengths]
@@ -129,9 +129,10 @@ class Remedy:
         Raises:
             InvalidInput: If an option is unknown or cannot be used.
         """
-        types = cls.options()
-        values = {} if strength is None else {"strength": _number("strength", strength)}
+        types, values = cls.options(), dict[str, Any]()
         del types["strength"]
+        if strength is not None:
+            values["strength"] = _number("strength", strength)
         for item in items:
             name, equals, text = item.partition("=")
             if name not in types or not equals:
@@ -139,8 +140,8 @@ class Remedy:
                 hint = f", did you mean {close[0]}=...?" if close else ""
                 known = ", ".join(f"{own}=..." for own in types) or "no options"
                 raise InvalidInput(f"{cls.remedy} takes {known}, not {item!r}{hint}")
-            values[name] = text if choices_of(types[name]) else _number(name, text)  # type: ignore[assignment]
-        return cls(**values)  # type: ignore[arg-type]
+            values[name] = text if choices_of(types[name]) else _number(name, text)
+        return cls(**values)
 
     @property
     def text(self) -> str:
@@ -155,10 +156,10 @@ class Remedy:
         return self.strengths.published if self.strength is None else self.strength
 
     @property
-    def is_neutral(self) -> bool:
-        """Whether it has no effect at all, its other options included."""
+    def neutral(self) -> float | None:
+        """The strength at which it has no effect with its other options, if there is one."""
         others = [getattr(self, name) for name in self.further_strengths]
-        return self.value == self.strengths.neutral and not any(others)
+        return None if any(others) else self.strengths.neutral
 
     @property
     def needs_data(self) -> bool:

@@ -1,4 +1,4 @@
-r"""How strong should a remedy be? A search on one half of the data, a verdict on the other.
+r"""The best strength of a remedy: a search on one half of the data, a test on the other.
 
 The data are split in two by the seed. On the *search* half, every strength is scored with the same
 sampling noise: first those of a grid, then by golden sections between the neighbors of the best.
@@ -7,8 +7,8 @@ Their difference in :math:`D_0^2` or in the Fréchet distance,
 
 .. math:: \Delta = d(p^{best}, q) - d(p^{none}, q),
 
-has common noise in both terms, and an error bar of its own (:mod:`undrift.remedies.difference`). A
-search always finds something that looks better; whether it is better is what the second half says.
+has common noise in both terms, and a separate error bar (:mod:`undrift.remedies.difference`). The
+best strength of a search looks better by selection; the held-out half tests whether it is.
 
 References:
     | Sequential Minimax Search for a Maximum (Kiefer, 1953)
@@ -32,22 +32,14 @@ from undrift.progress import progress_bar
 from undrift.quality.features import FeatureMap, extract_features
 from undrift.quality.frechet import MOST_RANK
 from undrift.quality.scorer import Scorer, Scores
-from undrift.remedies.analytic_variance import AnalyticVarianceSampler
-from undrift.remedies.config import NEUTRAL, RemedyConfig, apply_remedy
 from undrift.remedies.difference import SAMPLES_PER_FEATURE, Change, frechet_change, mmd_change
+from undrift.remedies.remedy import Range, Remedy
+from undrift.remedies.sampler import RemediedSampler
 from undrift.seeds import stream_seed
 
 logger = logging.getLogger("undrift")
 
 Metric = Literal["mmd_sq", "frechet"]
-
-GRIDS = {
-    "epsilon_scaling": (0.98, 0.99, 0.995, 1.0, 1.005, 1.01, 1.02),
-    "time_shift": (0.0, 2.0, 4.0, 8.0, 16.0),
-    "analytic_variance": (0.6, 0.8, 1.0, 1.25, 1.6),
-    "snr_t": (-0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02),
-}
-"""The strengths that are tried where none are given."""
 
 LEAST_DATA = 40
 GOLDEN = (3 - math.sqrt(5)) / 2
@@ -60,7 +52,7 @@ class Trial:
     Arguments:
         strength: The strength; None for no remedy, where no strength stands for it.
         phase: Whether it was on the grid or came from the refinement.
-        scores: Scores of its samples; None where the chain blew up.
+        scores: Scores of its samples; None where the sampler diverged.
     """
 
     strength: float | None
@@ -68,7 +60,7 @@ class Trial:
     scores: Scores | None = None
 
     def value(self, metric: Metric) -> float:
-        """What the search compares; infinite where the chain blew up."""
+        """What the search compares; infinite where the sampler diverged."""
         return math.inf if self.scores is None else float(getattr(self.scores, metric))
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,18 +72,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came out of a search.
+    """The result of a search.
 
     Arguments:
-        remedy: The remedy with the best strength, or none if nothing beat none in the search.
-        metric: What was searched by.
+        remedy: The remedy with the best strength; None if no strength improved on the sampler
+            without remedy in the search.
+        metric: The metric that was minimized.
         curve: Every strength that was tried, in order, none among them.
         best: The best of them.
         changes: For each metric, best against none on the held-out half; empty if none is best.
         how: Sizes, seed, data.
     """
 
-    remedy: RemedyConfig
+    remedy: Remedy | None
     metric: Metric
     curve: tuple[Trial, ...]
     best: Trial
@@ -107,16 +100,17 @@ class Tuning:
     @property
     def verdict(self) -> str:
         """What may be said, in one sentence."""
-        if self.remedy.remedy == "none":
-            return "On the search half no strength does better than none: leave the remedy out."
+        if self.remedy is None:
+            return "On the search half no strength is better than no remedy: leave the remedy out."
+        text = self.remedy.text
         if not self.changes:
-            return f"On the held-out half a chain blows up, without {self.remedy.text} or with it."
+            return f"On the held-out half the sampler diverged, with or without {text}."
         change, (low, high) = self.changes[self.metric], self.changes[self.metric].interval
         name = {"mmd_sq": "D₀²", "frechet": "the Fréchet distance"}[self.metric]
         word = "better than" if self.helps else "worse than"
         word = word if change.is_distinguishable else "not distinguishable from"
         return (
-            f"On the held-out half {self.remedy.text} is {word} none: {name} {change.best:.3g} "
+            f"On the held-out half {text} is {word} no remedy: {name} {change.best:.3g} "
             f"against {change.none:.3g}, a change of {change.difference:.2g} (95 % interval "
             f"{low:.2g} to {high:.2g})."
         )
@@ -130,7 +124,7 @@ class Tuning:
         return {
             "schema_version": 1,
             "kind": "undrift.tuning",
-            "remedy": self.remedy.text,
+            "remedy": self.remedy.text if self.remedy else "none",
             "metric": self.metric,
             "curve": [trial.to_dict() for trial in self.curve],
             "best": self.best.to_dict(),
@@ -144,7 +138,7 @@ class Tuning:
 def tune(
     sampler: Sampler,
     data: ImageData,
-    remedy: RemedyConfig,
+    remedy: Remedy,
     values: Sequence[float] | None = None,
     *,
     metric: Metric = "mmd_sq",
@@ -155,7 +149,7 @@ def tune(
     seed: int = 0,
     progress: bool = True,
 ) -> Tuning:
-    r"""Find the strength of a remedy on one half of the data and judge it on the other.
+    r"""Find the strength of a remedy on one half of the data and test it on the other.
 
     Costs one run of the chain with ``num_samples`` samples for each strength, and three more.
 
@@ -163,8 +157,8 @@ def tune(
         sampler: The chain without the remedy.
         data: Images, best such as the model was not trained on.
         remedy: The remedy, its strength open; its other options are kept.
-        values: The grid of strengths; :data:`GRIDS` when None. No remedy at all is always tried
-            too, as the strength that does nothing where there is one.
+        values: The grid of strengths; that of the remedy when None. No remedy at all is always
+            tried too, as the strength without effect where there is one.
         metric: What is minimized.
         refine: Strengths that are tried between the neighbors of the best one.
         num_samples: Chains for each strength.
@@ -175,7 +169,7 @@ def tune(
 
     Raises:
         InvalidInput: If there is nothing to search, the data are too few to be split, the features
-            too many for the Fréchet distance, or the remedy does not serve the sampler.
+            too many for the Fréchet distance, or the remedy cannot be applied to the sampler.
     """
     values = _values(remedy, values, refine)
     if metric not in get_args(Metric):
@@ -196,16 +190,15 @@ def tune(
         )
     for note in scorer.notes:
         logger.info("note: %s", note)
-    runs = 3 + refine + len([v for v in values if not replace(remedy, strength=v).is_neutral])
+    runs = 3 + refine + sum(value != remedy.neutral for value in values)
     total = runs * num_samples * (len(sampler.grid) - 1)
     with progress_bar(f"tuning {remedy.remedy}", total, show=progress) as tick:
         search = StrengthSearch(sampler, remedy, scorer, metric, seed, tick)
         curve = search.curve(values, refine)
         best = min(curve, key=lambda trial: trial.value(metric))
-        chosen = (
-            RemedyConfig() if _is_none(remedy, best) else replace(remedy, strength=best.strength)
-        )
-        changes = {} if chosen.remedy == "none" else search.changes(chosen, held_out)
+        is_none = best.strength == remedy.neutral
+        chosen = None if is_none else replace(remedy, strength=best.strength)
+        changes = {} if is_none else search.changes(best.strength, held_out)
     how = {
         **scorer.how(),
         "num_search": len(scorer.data),
@@ -225,43 +218,41 @@ def _is_enough(*scorers: Scorer) -> bool:
 
 @dataclass
 class StrengthSearch:
-    """Draws samples of the chain at any strength, always from the same noise, and scores them."""
+    """Draws samples of the chain at any strength, always from the same noise, and scores them.
+
+    No remedy is the strength without effect, or None where there is none.
+    """
 
     sampler: Sampler
-    remedy: RemedyConfig
+    remedy: Remedy
     scorer: Scorer
     metric: Metric
     seed: int
     tick: Callable[[int], None]
-    fitted: AnalyticVarianceSampler | None = None
+    remedied: RemediedSampler | None = None
 
     def curve(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
-        none = self._trial(_neutral(self.remedy), "grid", RemedyConfig())
-        trials = {none.strength: none}
-        for value in values:
-            remedy = replace(self.remedy, strength=value)
-            if not remedy.is_neutral:
-                trials[value] = self._trial(value, "grid", remedy)
+        none = self.remedy.neutral
+        trials = {none: self._trial(none, "grid")}
+        trials |= {value: self._trial(value, "grid") for value in values if value != none}
         known = {k: trial.value(self.metric) for k, trial in trials.items() if k is not None}
-        for value in _sections(known, self.remedy, refine):
-            remedy = replace(self.remedy, strength=value)
-            trials[value] = self._trial(value, "refinement", remedy)
+        for value in _sections(known, self.remedy.strengths.range, refine):
+            trials[value] = self._trial(value, "refinement")
             known[value] = trials[value].value(self.metric)
-        order = sorted(
-            trials.values(), key=lambda t: -math.inf if t.strength is None else t.strength
-        )
-        return tuple(order)
+        lowest = -math.inf
+        order = sorted(trials, key=lambda value: lowest if value is None else value)
+        return tuple(trials[value] for value in order)
 
-    def changes(self, best: RemedyConfig, held_out: Scorer) -> dict[str, Change]:
-        """The metrics with and without the best remedy, on other data with other noise.
+    def changes(self, best: float | None, held_out: Scorer) -> dict[str, Change]:
+        """The metrics with and without the best strength, on other data with other noise.
 
         The Fréchet distance only where there are samples enough, and where it would take minutes
-        only if it is what was searched by; nothing where a chain blows up.
+        only if it is what was searched by; nothing where the sampler diverges.
         """
-        noise = stream_seed(self.seed, "held out")
-        with_it, without = (self.draw(each, held_out, noise) for each in (best, RemedyConfig()))
-        if _blew_up(with_it) or _blew_up(without):
+        noise, none = stream_seed(self.seed, "held out"), self.remedy.neutral
+        with_it, without = (self.draw(strength, held_out, noise) for strength in (best, none))
+        if _diverged(with_it) or _diverged(without):
             return {}
         changes = {"mmd_sq": mmd_change(with_it, without, held_out.reference, held_out.kernel)}
         is_quick = self.metric == "frechet" or held_out.dim <= MOST_RANK
@@ -270,91 +261,67 @@ class StrengthSearch:
             changes["frechet"] = frechet_change(x_best, x_none, held_out.reference_features)
         return changes
 
-    def _trial(
-        self, strength: float | None, phase: Literal["grid", "refinement"], remedy: RemedyConfig
-    ) -> Trial:
-        x = self.draw(remedy, self.scorer, self.seed)
-        return Trial(strength, phase, None if _blew_up(x) else self.scorer.scores(x, self.seed))
+    def _trial(self, strength: float | None, phase: Literal["grid", "refinement"]) -> Trial:
+        x = self.draw(strength, self.scorer, self.seed)
+        return Trial(strength, phase, None if _diverged(x) else self.scorer.scores(x, self.seed))
 
-    def draw(self, remedy: RemedyConfig, scorer: Scorer, seed: int) -> Tensor:
-        """Samples of the chain with a remedy."""
-        return scorer.draw(self._remedied(remedy), seed, self.tick)
+    def draw(self, strength: float | None, scorer: Scorer, seed: int) -> Tensor:
+        """Samples of the chain with the remedy at a strength."""
+        if strength is None or strength == self.remedy.neutral:
+            return scorer.draw(self.sampler, seed, self.tick)
+        return scorer.draw(self._at(strength), seed, self.tick)
 
-    def _remedied(self, remedy: RemedyConfig) -> Sampler:
-        """The chain with a remedy; what is estimated from data is estimated once."""
-        if self.fitted is not None and remedy.remedy == "analytic_variance":
-            return self.fitted.with_factor(remedy.value)
-        sampler = apply_remedy(self.sampler, remedy, self.scorer.data.images, seed=self.seed)
-        if isinstance(sampler, AnalyticVarianceSampler):
-            self.fitted = sampler
-        return sampler
+    def _at(self, strength: float) -> Sampler:
+        """The chain with the remedy at a strength, estimated from data once for all strengths."""
+        if self.remedied is None:
+            remedied = RemediedSampler(self.sampler, replace(self.remedy, strength=strength))
+            if self.remedy.needs_data:
+                remedied = remedied.estimated(self.scorer.data.images, self.seed)
+            self.remedied = remedied
+        return self.remedied.with_strength(strength)
 
 
-def _blew_up(x: Tensor) -> bool:
-    """Whether samples are so large, or no numbers, that no distance of them is one."""
+def _diverged(x: Tensor) -> bool:
+    """Whether samples are not finite, or too large for any distance."""
     return not bool(x.square().sum().isfinite())
 
 
-def _sections(known: dict[float, float], remedy: RemedyConfig, count: int) -> Iterator[float]:
+def _sections(known: dict[float, float], allowed: Range, count: int) -> Iterator[float]:
     """Strengths to try next, by golden sections around the best; ``known`` grows in between.
 
-    Past an end of the grid it goes on in steps that double, as far as the remedy takes them.
+    Past an end of the grid it continues in steps that double, within the allowed strengths.
     """
-    is_whole = remedy.remedy == "time_shift"
     for _ in range(count):
         best = min(known, key=lambda value: known[value])
         below = max((v for v in known if v < best), default=None)
         above = min((v for v in known if v > best), default=None)
-        if below is None and above is not None and _is_allowed(remedy, 3 * best - 2 * above):
-            probe = 3 * best - 2 * above
-        elif above is None and below is not None and _is_allowed(remedy, 3 * best - 2 * below):
-            probe = 3 * best - 2 * below
+        ends = [v for v in (below, above) if v is not None]
+        beyond = 3 * best - 2 * ends[0] if len(ends) == 1 else math.nan
+        if beyond in allowed:
+            probe = beyond
         else:
             left = 0.0 if below is None else best - below
             right = 0.0 if above is None else above - best
             probe = best + GOLDEN * right if right > left else best - GOLDEN * left
-        probe = float(round(probe)) if is_whole else float(f"{probe:.6g}")
+        probe = allowed.nearest(probe)
         if probe in known:
             return
         yield probe
 
 
-def _is_allowed(remedy: RemedyConfig, strength: float) -> bool:
-    try:
-        replace(remedy, strength=strength)
-    except InvalidInput:
-        return False
-    return True
-
-
-def _neutral(remedy: RemedyConfig) -> float | None:
-    """The strength at which a remedy with its options does nothing, if there is one."""
-    strength = NEUTRAL.get(remedy.remedy)
-    is_none = strength is not None and replace(remedy, strength=strength).is_neutral
-    return strength if is_none else None
-
-
-def _is_none(remedy: RemedyConfig, trial: Trial) -> bool:
-    return trial.strength is None or trial.strength == _neutral(remedy)
-
-
-def _values(remedy: RemedyConfig, values: Sequence[float] | None, refine: int) -> list[float]:
-    """The grid, each value once and one that the remedy takes."""
-    if remedy.remedy == "none":
-        raise InvalidInput("there is nothing to tune about none: choose a remedy")
+def _values(remedy: Remedy, values: Sequence[float] | None, refine: int) -> list[float]:
+    """The grid, each value once and one that the remedy can have."""
     if remedy.strength is not None:
         raise InvalidInput(
-            f"{remedy.text} has a strength, which is what is searched: leave it out, or give it "
-            "among the values"
+            f"{remedy.text} has a strength, but the strength is what tune searches: leave it out, "
+            "or give it among the values"
         )
-    chosen = GRIDS[remedy.remedy] if values is None else values
+    chosen = remedy.strengths.grid if values is None else values
     if not chosen:
         raise InvalidInput("no strength to try: give at least one value")
     if refine < 0:
         raise InvalidInput(f"{refine} refinements asked for: 0 or more")
-    for value in chosen:
-        replace(remedy, strength=value)
-    return sorted(set(map(float, chosen)))
+    return sorted({float(value) for value in chosen if replace(remedy, strength=value)})
 
 
 def halves(data: ImageData, seed: int) -> tuple[ImageData, ImageData]:

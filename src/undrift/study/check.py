@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.limits import Limits
-from undrift.remedies.config import apply_remedy
-from undrift.study.config import NO_REMEDY, PLAIN, StudyConfig
+from undrift.remedies.registry import apply_remedy
+from undrift.study.config import PLAIN, StudyConfig
 from undrift.study.jobs import with_method
 from undrift.training.check import check as check_training
 from undrift.training.config import MethodConfig, TrainConfig
@@ -157,11 +157,11 @@ def _remedies(config: StudyConfig) -> Iterator[str]:
         yield from _unknown(config.remedy_methods, config, "remedy_methods")
         if not config.remedies or not config.remedy_methods:
             yield "remedies and remedy_methods go together: give both, or neither"
-    for name, remedy in config.remedies.items():
-        if not NAME.fullmatch(name) or name == NO_REMEDY or remedy.remedy == "none":
+    for name in config.remedies:
+        if not NAME.fullmatch(name) or name == "none":
             yield (
-                f"remedies: {name!r} of remedy {remedy.remedy}: none is always included; give "
-                "others, with names of letters, digits, _ . + -"
+                f"remedies: {name!r} is not a valid name (none stands for no remedy): use letters, "
+                "digits, _ . + -"
             )
 
 

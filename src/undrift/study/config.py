@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from undrift.remedies.config import RemedyConfig
+from undrift.remedies.remedy import Remedy
 from undrift.training.config import MethodConfig, TrainConfig
 
 Protocol = Literal["branched", "scratch"]
@@ -14,7 +14,6 @@ PLAIN = "plain"
 """The method that all others are compared with."""
 BASE = "base"
 """Name of the run that branches continue, among the checkpoints."""
-NO_REMEDY = "none"
 DATA_GRID = "data.png"
 CHECKPOINT_RULE = (
     "the averaged weights after the last step are evaluated; no checkpoint is selected"
@@ -71,7 +70,7 @@ class StudyConfig:
     num_inference_steps: int | None = None
     num_reference: int | None = None
     features: str | None = None
-    remedies: dict[str, RemedyConfig] = field(default_factory=dict)
+    remedies: dict[str, Remedy] = field(default_factory=dict)
     remedy_methods: list[str] | None = None
     judge_every: int | None = None
     workers: int = 1

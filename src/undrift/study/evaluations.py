@@ -16,8 +16,9 @@ from undrift.diffusion.pipelines import as_sampler, load_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.measure import measure
 from undrift.quality.scorer import Row, Scorer, judgment_file
-from undrift.remedies.config import RemedyConfig, apply_remedy
-from undrift.study.config import BASE, NO_REMEDY, StudyConfig
+from undrift.remedies.registry import apply_remedy
+from undrift.remedies.remedy import Remedy
+from undrift.study.config import BASE, StudyConfig
 from undrift.study.jobs import Job
 from undrift.study.record import ProfileState, RemedyProfile, StudyRow
 from undrift.training.runs import write_json
@@ -136,11 +137,11 @@ class Evaluations:
         count = self.config.num_inference_steps
         return {"num_inference_steps": count} if count else {}
 
-    def _sampler(self, remedy: RemedyConfig | None = None) -> Sampler:
+    def _sampler(self, remedy: Remedy | None = None) -> Sampler:
         """The sampler of the trained run."""
         pipeline = load_pipeline(self.run).to(PartialState().device)
         sampler = as_sampler(pipeline, self.config.num_inference_steps)
-        return apply_remedy(sampler, remedy, self.scorer.reference) if remedy else sampler
+        return apply_remedy(sampler, remedy, self.scorer.reference)
 
     def _checkpoints(self) -> Iterator[tuple[int, Row]]:
         """Scores of intermediate weights, and of the last ones of a base, by step."""
@@ -167,12 +168,16 @@ class Evaluations:
     def _profiles(self) -> Iterator[RemedyProfile]:
         """The cumulative error along the chain of the first seed, without remedy and with each."""
         if self._takes_remedies and self.job.seed == self.config.seeds[0]:
-            for name, remedy in ({NO_REMEDY: RemedyConfig()} | self.config.remedies).items():
+            for name, remedy in ({"none": None} | self.config.remedies).items():
                 yield self._profile(name, remedy)
 
-    def _profile(self, name: str, remedy: RemedyConfig) -> RemedyProfile:
+    def _profile(self, name: str, remedy: Remedy | None) -> RemedyProfile:
         job, count = self.job, min(self.config.num_samples, MOST_CHAINS)
-        how: dict[str, Any] = {"remedy": asdict(remedy), "num_samples": count, "states": STATES}
+        how: dict[str, Any] = {
+            "remedy": asdict(remedy) if remedy else None,
+            "num_samples": count,
+            "states": STATES,
+        }
         how |= {"seed": job.seed} | self._short_grid
         file = judgment_file(self.run, f"profile-{name}", how)
         if not file.is_file():
