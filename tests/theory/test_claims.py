@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from undrift.theory.claims import (
+    evaluate_claims,
     example_chain,
-    judge,
     random_chain,
     scaled_frechet_distance,
 )
@@ -15,13 +15,14 @@ from undrift.theory.claims import (
 
 def test_verdicts_rest_on_numbers_of_the_chains() -> None:
     """μ_t from the chains themselves, and a bootstrap below D_0 in a chain that we make."""
-    gap, claims = judge(10)
+    claims = evaluate_claims(10)
     numbers = {claim.name[:12]: claim.numbers for claim in claims}
     chains = [random_chain(round(i * 199 / 9)) for i in range(10)]
     mu = torch.cat([chain.budget().mu for chain in chains])
     assert numbers["Every step a"]["largest"] == float(mu[mu.isfinite()].max()) <= 1
     assert numbers["Every step a"]["above_one"] == 0
-    assert gap == max(chain.budget().relative_gap for chain in chains)
+    gap = max(chain.budget().relative_gap for chain in chains)
+    assert numbers["The error bu"]["identity_gap"] == gap
     assert example_chain()[0].budget().relative_gap < 1e-9
 
 

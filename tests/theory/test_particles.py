@@ -156,8 +156,8 @@ def test_the_budget_closes_on_the_ring() -> None:
     assert len(steps) == 14
     for step in steps:
         assert abs(step.gap_in_errors) < 3
-        difference = step.forgotten_by_closure.value - step.forgotten.value
-        assert difference == pytest.approx(-step.gap.value)
+        closed = step.inherited.value + step.fresh.total.value - step.forgotten.value
+        assert step.gap.value == pytest.approx(step.cumulative.value - closed)
         assert step.mu is None or step.mu <= 1 + 3 * step.forgotten.standard_error / (
             step.inherited.value
         )

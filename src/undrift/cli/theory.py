@@ -71,13 +71,14 @@ def _gaussian(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
 def _claims(config: Config) -> tuple[dict[str, Any], list[ChainView], str]:
     """The claims over many chains, and one example chain."""
     from undrift.exceptions import InvalidInput
-    from undrift.theory.claims import NUM_CHAINS, example_chain, judge
+    from undrift.theory.claims import NUM_CHAINS, evaluate_claims, example_chain
 
     if not 2 <= config.num_chains <= NUM_CHAINS:
         raise InvalidInput(f"--num-chains is {config.num_chains}: choose 2 to {NUM_CHAINS}")
-    gap, claims = judge(config.num_chains)
+    claims = evaluate_claims(config.num_chains)
     chain, text = example_chain()
     example, view = _exact("A Gaussian chain", text, chain)
+    gap = claims[0].numbers["identity_gap"]
     result = {"identity_gap": max(gap, example["identity_gap"]), "claims": claims}
     return result | {"example": example}, [view], "The theory, exact"
 

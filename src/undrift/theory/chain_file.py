@@ -7,8 +7,8 @@ r"""A Gaussian chain described by a JSON file.
 
 Entry t − 1 of each table belongs to step t. The data are :math:`N(mean, cov)`; the denoiser is
 :math:`\hat x_0 = slope\, x_t + offset`; the mean of a denoising step is the mean of the forward
-posterior at :math:`\hat x_0`, and its variance is `var` (one number a step; also one a dimension,
-``[T][d]``, or a covariance, ``[T][d][d]``); :math:`p_T = N(0, I)`.
+posterior at :math:`\hat x_0`, and its variance is `var` (one number per step; also one per
+dimension, ``[T][d]``, or a covariance, ``[T][d][d]``); :math:`p_T = N(0, I)`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read_chain(path: str | Path) -> GaussianChain:
 
 
 def chain_from_spec(spec: Any) -> GaussianChain:
-    """The chain of a specification that has been read from JSON.
+    """The chain of a specification, as JSON holds it.
 
     Raises:
         InvalidInput: If a field is missing, unknown, or no table of numbers, or the chain cannot
@@ -47,11 +47,11 @@ def chain_from_spec(spec: Any) -> GaussianChain:
         >>> chain.num_steps, chain.dim
         (1, 1)
     """
-    known = ", ".join(FIELDS)
     if not isinstance(spec, Mapping):
-        raise InvalidInput(f"a Gaussian chain is a JSON object with {known}")
-    if missing := [name for name in FIELDS if name not in spec]:
-        raise InvalidInput(f"the Gaussian chain lacks {', '.join(missing)}")
-    if unknown := sorted(set(spec) - set(FIELDS)):
-        raise InvalidInput(f"the Gaussian chain has unknown {', '.join(unknown)}: it takes {known}")
+        raise InvalidInput(f"a Gaussian chain is a JSON object with {', '.join(FIELDS)}")
+    if wrong := sorted(spec.keys() ^ set(FIELDS)):
+        raise InvalidInput(
+            f"the Gaussian chain {'lacks' if wrong[0] in FIELDS else 'has unknown'} {wrong[0]}: "
+            f"give {', '.join(FIELDS)}"
+        )
     return GaussianChain(**spec)

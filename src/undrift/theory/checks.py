@@ -1,4 +1,4 @@
-"""Checks of the tables that a Gaussian chain is made of; each error names the table at fault."""
+"""Checks of the tables that a Gaussian chain is made of; each error names the table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 
 
-def as_float64(name: str, value: Any, shape: tuple[int, ...] | None = None) -> Tensor:
-    """A tensor or nested lists in float64: finite numbers, of the given shape where there is one.
+def as_float64(name: str, value: Any, *shapes: tuple[int, ...]) -> Tensor:
+    """A tensor or nested lists in float64: finite numbers, in one of the shapes if any are given.
 
     Raises:
         InvalidInput: If these are not numbers, one is infinite or NaN, or the shape differs.
@@ -24,8 +24,8 @@ def as_float64(name: str, value: Any, shape: tuple[int, ...] | None = None) -> T
         ) from error
     if not bool(tensor.isfinite().all()):
         raise InvalidInput(f"{name} holds a number that is not finite")
-    if shape is not None and tensor.shape != shape:
-        given, wanted = list(tensor.shape), list(shape)
+    if shapes and tensor.shape not in shapes:
+        given, wanted = list(tensor.shape), " or ".join(str(list(shape)) for shape in shapes)
         raise InvalidInput(f"{name} has shape {given}, but the chain needs {wanted}")
     return tensor
 
@@ -34,7 +34,7 @@ def as_vector(name: str, value: Any, unit: str) -> Tensor:
     """A vector of at least one number."""
     vector = as_float64(name, value)
     if vector.ndim != 1 or not len(vector):
-        raise InvalidInput(f"{name} must be a vector with one number a {unit}")
+        raise InvalidInput(f"{name} must be a vector with one number per {unit}")
     return vector
 
 
@@ -50,10 +50,8 @@ def as_covariance(name: str, value: Any, dim: int) -> Tensor:
 
 
 def as_step_covariances(value: Any, steps: int, dim: int) -> Tensor:
-    """Covariances (T, d, d) from one variance a step, one a dimension, or full matrices."""
-    var = as_float64("var", value)
-    if var.shape not in {(steps,), (steps, dim), (steps, dim, dim)}:
-        raise InvalidInput(f"var has shape {list(var.shape)}, but the chain needs [{steps}]")
+    """Covariances (T, d, d) from one variance per step, one per dimension, or full matrices."""
+    var = as_float64("var", value, (steps,), (steps, dim), (steps, dim, dim))
     if var.ndim < 3:
         var = torch.diag_embed(var[:, None].expand(steps, dim) if var.ndim == 1 else var)
     if bool((torch.linalg.eigvalsh(var) < -1e-12 * var.abs().amax()).any()):

@@ -11,6 +11,14 @@ from torch import Tensor
 
 ABSOLUTE_FLOOR = 1e-12
 """Nats below which a closed-form divergence in float64 is not distinguishable from zero."""
+COLUMNS = ("inherited", "e_mod", "e_cumu", "e_con", "mu")
+REASONS = {
+    "e_cumu": "the sampled distribution is singular, so its divergence is infinite",
+    "inherited": "the sampled distribution before this step is singular",
+    "e_mod": "the step adds no noise in some direction: a point mass has no divergence",
+    "mu": "the inherited error is 0, so the amplification factor is undefined",
+}
+"""Why a number of a step is missing; the first that applies is given."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +50,25 @@ class ErrorBudget:
         .. math:: \mu_t = \frac{E_{cumu}(t) - E_{mod}(t)}{E_{cumu}(t+1)}
                         = 1 - \frac{E_{con}(t)}{E_{cumu}(t+1)} \le 1
 
-        The second form keeps its digits where the modular error dwarfs the others. Not a number
-        where nothing is inherited or a term does not exist.
+        The second form keeps full precision where the modular error is much larger than the others.
+        Not a number where nothing is inherited or a term does not exist.
         """
         defined = self.e_con.isfinite() & self.inherited.isfinite() & (self.inherited > 0)
         return torch.where(defined, 1 - self.e_con / self.inherited, math.nan)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The budget as plain data, one row a step from T down to 1; None where undefined.
+        """The budget as plain data, one row per step from T down to 1; None where undefined.
 
         A row that lacks a number says why under ``"reason"``.
         """
-        columns = {
-            "inherited": self.inherited,
-            "e_mod": self.e_mod,
-            "e_cumu": self.e_cumu,
-            "e_con": self.e_con,
-            "mu": self.mu,
-        }
+        columns = {name: getattr(self, name).tolist() for name in COLUMNS}
         rows = []
         for i in reversed(range(len(self.e_cumu))):
-            numbers = {name: float(column[i]) for name, column in columns.items()}
-            row: dict[str, Any] = {"t": i + 1}
-            row |= {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-            if reason := _why_undefined(row):
-                row["reason"] = reason
-            rows.append(row)
+            numbers = {name: column[i] for name, column in columns.items()}
+            missing = {name for name, x in numbers.items() if not math.isfinite(x)}
+            row: dict[str, Any] = {"t": i + 1, **numbers, **dict.fromkeys(missing)}
+            reasons = [reason for name, reason in REASONS.items() if name in missing]
+            rows.append(row | ({"reason": reasons[0]} if reasons else {}))
         return rows
 
     @property
@@ -83,15 +84,3 @@ class ErrorBudget:
         residual = self.e_cumu - (self.inherited + self.e_mod - self.e_con)
         ratio = (residual.abs() / scale)[terms.isfinite().all(0)]
         return float(ratio.max()) if len(ratio) else 0.0
-
-
-def _why_undefined(row: dict[str, Any]) -> str | None:
-    if row["e_cumu"] is None:
-        return "the sampled distribution is singular, so its divergence is infinite"
-    if row["inherited"] is None:
-        return "the sampled distribution before this step is singular"
-    if row["e_mod"] is None:
-        return "the step adds no noise in some direction: a point mass has no divergence"
-    if row["mu"] is None:
-        return "the inherited error is 0, so the amplification factor is undefined"
-    return None

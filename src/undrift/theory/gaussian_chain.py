@@ -50,7 +50,7 @@ class GaussianChain:
         betas: Forward variances, with shape :math:`(T,)`.
         slope: :math:`A_t`, with shape :math:`(T, d, d)`.
         offset: :math:`b_t`, with shape :math:`(T, d)`.
-        var: Reverse variances: one number a step :math:`(T,)`, one a dimension :math:`(T, d)`, or
+        var: Reverse variances: one per step :math:`(T,)`, one per dimension :math:`(T, d)`, or
             full covariances :math:`(T, d, d)`. 0 makes a step deterministic.
         prior_mean: Mean of :math:`p_T`; 0 when None.
         prior_cov: Covariance of :math:`p_T`; the identity when None.
@@ -81,10 +81,8 @@ class GaussianChain:
         prior_mean: Tensor | None = None,
         prior_cov: Tensor | None = None,
     ) -> None:
-        self.mean, self.betas = (
-            as_vector("mean", mean, "dimension"),
-            as_vector("betas", betas, "step"),
-        )
+        self.mean = as_vector("mean", mean, "dimension")
+        self.betas = as_vector("betas", betas, "step")
         if not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise InvalidInput("betas must lie between 0 and 1, both excluded")
         self.num_steps, self.dim = steps, dim = len(self.betas), len(self.mean)
@@ -92,9 +90,10 @@ class GaussianChain:
         self.slope = as_float64("slope", slope, (steps, dim, dim))
         self.offset = as_float64("offset", offset, (steps, dim))
         self.noise = as_step_covariances(var, steps, dim)
-        zero, one = torch.zeros_like(self.mean), torch.eye(dim, dtype=torch.float64)
-        self.prior_mean = zero if prior_mean is None else as_float64("prior", prior_mean, (dim,))
-        self.prior_cov = one if prior_cov is None else as_covariance("prior", prior_cov, dim)
+        prior_mean = torch.zeros(dim) if prior_mean is None else prior_mean
+        self.prior_mean = as_float64("prior mean", prior_mean, (dim,))
+        prior_cov = torch.eye(dim) if prior_cov is None else prior_cov
+        self.prior_cov = as_covariance("prior covariance", prior_cov, dim)
         self._spectrum, self._basis = torch.linalg.eigh(self.cov)
 
     @classmethod
@@ -124,11 +123,11 @@ class GaussianChain:
             variance: ``"small"`` (:math:`\tilde\beta_t`, 0 at the last step), ``"large"``
                 (:math:`\beta_t`), ``"optimal"`` (the isotropic variance with the least modular
                 error) or ``"exact"`` (the covariance of the true reverse conditional).
-            slope_error: Relative error of the slope: a number, or one a step with shape
-                :math:`(T,)`, or a matrix a step with shape :math:`(T, d, d)`.
+            slope_error: Relative error of the slope: a number, or one per step with shape
+                :math:`(T,)`, or a matrix per step with shape :math:`(T, d, d)`.
             offset_error: Error of the offset in standard deviations of the data: a number, or one
-                a step with shape :math:`(T,)`.
-            variance_error: Relative error of the reverse variance, a number or one a step.
+                per step with shape :math:`(T,)`.
+            variance_error: Relative error of the reverse variance, a number or one per step.
         """
         grid = schedule.time_grid() if grid is None else grid
         table = schedule.alphas_cumprod[torch.tensor(grid[::-1])]
@@ -248,7 +247,7 @@ class GaussianChain:
         return self._sampled[1]
 
     def step(self, mean: Tensor, cov: Tensor, index: int | Tensor) -> tuple[Tensor, Tensor]:
-        r"""Mean and covariance that denoising steps give, each applied to a Gaussian of its own.
+        r"""Mean and covariance after denoising steps, each applied to a separate Gaussian.
 
         Arguments:
             mean: Means, with shape :math:`(n, d)`, or :math:`(d,)` for a single step.
@@ -328,8 +327,8 @@ def kl_to_standard_normal(cov: Tensor, mean_sq: Tensor) -> Tensor:
     .. math:: \tfrac12 \sum_i (\lambda_i - \log(1 + \lambda_i)) + \tfrac12 \|m\|^2, \qquad
               \lambda = \mathrm{eig}(R - I)
 
-    Any two Gaussians come to this form by whitening with the second. Nearly equal ones lose no
-    digits in it: every term is positive and of second order.
+    Any two Gaussians come to this form by whitening with the second. It keeps full
+    precision for nearly equal ones: every term is positive and of second order.
 
     Arguments:
         cov: :math:`R`, with shape :math:`(*, d, d)`.
@@ -345,7 +344,7 @@ def kl_to_standard_normal(cov: Tensor, mean_sq: Tensor) -> Tensor:
     cov = (cov + cov.mT) / 2
     excess = torch.linalg.eigvalsh(cov - torch.eye(cov.shape[-1], dtype=cov.dtype))
     near = (excess - torch.log1p(excess)).sum(-1)
-    # Far from the identity the diagonal of the factor keeps small variances to more digits.
+    # Far from the identity the diagonal of the factor is more accurate for small variances.
     chol, failed = torch.linalg.cholesky_ex(cov)
     log_det = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     far = cov.diagonal(dim1=-2, dim2=-1).sum(-1) - cov.shape[-1] - log_det

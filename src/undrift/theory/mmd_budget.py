@@ -41,7 +41,7 @@ class MMDBudget:
 
     @property
     def amplification(self) -> Tensor:
-        r""":math:`\lambda` of each segment; not a number where nothing arrives at it."""
+        r""":math:`\lambda` of each segment; not a number where no error arrives at it."""
         upper = self.discrepancy[1:]
         return torch.where(upper > 1e-13, self.inherited / upper, math.nan)
 
@@ -49,7 +49,7 @@ class MMDBudget:
     def gain(self) -> Tensor:
         r""":math:`G` of the error made in each segment, then of :math:`D_T`, with shape (S,).
 
-        An undefined :math:`\lambda` counts as 0: where nothing arrives, nothing is inherited.
+        An undefined :math:`\lambda` counts as 0: where no error arrives, none is inherited.
         """
         later = torch.cumprod(self.amplification.nan_to_num(0.0), 0)
         return torch.cat([torch.ones(1, dtype=later.dtype), later])
@@ -65,7 +65,7 @@ def forward_widths(chain: GaussianChain, states: Sequence[int]) -> Tensor:
     r"""Kernel widths at each state: the multipliers of the mean squared forward distance.
 
     The mean of :math:`\|x - x'\|^2` over two forward draws is :math:`2 \mathrm{tr}\,\Sigma_t`; it
-    does not move with the model. With shape :math:`(S, M)`.
+    does not depend on the model. With shape :math:`(S, M)`.
     """
     mean_sq = 2 * chain.forward_cov[list(states)].diagonal(dim1=-2, dim2=-1).sum(-1)
     return mean_sq[:, None] * torch.tensor(MULTIPLIERS, dtype=torch.float64)
@@ -83,7 +83,7 @@ def mmd_sq_to_forward(
 
 
 def mmd_sq_of_states(chain: GaussianChain, states: Sequence[int] | None = None) -> Tensor:
-    """Exact squared MMD between sampled and forward marginals, one number a state."""
+    """Exact squared MMD between sampled and forward marginals, one number per state."""
     chosen = list(range(chain.num_steps + 1) if states is None else states)
     return mmd_sq_to_forward(chain, chosen, chain.sampled_mean[chosen], chain.sampled_cov[chosen])
 
@@ -127,7 +127,7 @@ def pushforward(
 
     Arguments:
         chain: The chain.
-        upper: The times t, one a segment.
+        upper: The times t, one per segment.
         lower: The times s they lead to, each below its t.
     """
     t, s = torch.tensor(upper), torch.tensor(lower)
@@ -143,7 +143,7 @@ def bootstrap_mmd_sq(chain: GaussianChain, length: int) -> Tensor:
 
     .. math:: MMD^2(K_{t+1} \cdots K_{t+L}\, q_{t+L},\; q_t)
 
-    It contains the error that the last L steps make of forward draws, and nothing inherited.
+    It contains the error that the last L steps make from forward draws, and nothing inherited.
 
     Arguments:
         chain: The chain.
@@ -156,7 +156,7 @@ def bootstrap_mmd_sq(chain: GaussianChain, length: int) -> Tensor:
         InvalidInput: If the chain has fewer steps than the bootstrap.
     """
     if not 1 <= length <= chain.num_steps:
-        raise InvalidInput(f"a bootstrap of {length} steps needs a chain with as many")
+        raise InvalidInput(f"a bootstrap of {length} steps: choose from 1 to {chain.num_steps}")
     states = range(chain.num_steps - length + 1)
     return mmd_sq_to_forward(
         chain, states, *pushforward(chain, [t + length for t in states], states)

@@ -21,7 +21,7 @@ The contraction is estimated from a **second, independent run**, from its defini
 .. math:: E_{con}(t) = E[\log K_t(x_{t-1}|x_t) + \log p_t(x_t) - \log p_{t-1}(x_{t-1})
                         - \log q(x_t|x_{t-1})],
 
-so that the closure of the budget, a difference of independent numbers, is a test.
+so that the closure of the budget, a difference of independent numbers, tests the estimates.
 """
 
 from __future__ import annotations
@@ -91,14 +91,12 @@ def particle_density(
     logs, supports = [], []
     for start in range(0, count, block_size):
         rows = x[start : start + block_size]
-        twice = rows.square() @ precision.T - 2 * rows @ (means * precision).T + constant
-        twice.diagonal(start).fill_(math.inf)
-        peak = twice.amin(1)
-        weight = twice.sub_(peak[:, None]).mul_(-0.5).exp_()
-        total = weight.sum(1)
-        crowding = weight.square_().sum(1) / total.square()
-        log_mean = total.log() - peak / 2 - math.log(count - 1)
-        logs.append(log_mean + (crowding - 1 / (count - 1)) / 2)
+        kernels = rows @ (means * precision).T - (rows.square() @ precision.T + constant) / 2
+        kernels.diagonal(start).fill_(-math.inf)
+        log_total = kernels.logsumexp(1)
+        crowding = kernels.sub_(log_total[:, None]).exp_().square_().sum(1)
+        bias = (1 / (count - 1) - crowding) / 2
+        logs.append(log_total - math.log(count - 1) - bias)
         supports.append(1 / crowding)
     return ParticleDensity(torch.cat(logs), torch.cat(supports))
 
@@ -129,13 +127,6 @@ class BudgetStep:
     support: float
 
     @property
-    def forgotten_by_closure(self) -> Estimate:
-        """The contraction as inherited + fresh − cumulative of the first run."""
-        closed = self.forgotten.value - self.gap.value
-        spread = math.sqrt(max(self.gap.standard_error**2 - self.forgotten.standard_error**2, 0))
-        return Estimate(closed, spread)
-
-    @property
     def mu(self) -> float | None:
         """Amplification factor; None where the inherited error is not distinguishable from zero."""
         if self.inherited.value <= 2 * self.inherited.standard_error:
@@ -151,7 +142,6 @@ class BudgetStep:
             "e_mod_variance": self.fresh.variance,
             "e_mod_shape": self.fresh.shape,
             "e_con": self.forgotten,
-            "e_con_by_closure": self.forgotten_by_closure,
             "e_cumu": self.cumulative,
             "gap": self.gap,
         }
@@ -216,7 +206,7 @@ def particle_budget(
         )
     if not found:
         raise InvalidInput(
-            "no denoising step of this chain has a density: use eta > 0, or measure MMD"
+            "no denoising step of this chain has a density: use eta > 0, or measure only the MMD"
         )
 
 

@@ -1,7 +1,7 @@
 r"""The error budget of a trained network on data whose forward process is known exactly.
 
 The data are a mixture of eight Gaussians in the plane (:mod:`undrift.diffusion.mixture`); a small
-network is trained on them as any diffusion model is. Its error budget is estimated by particles
+network is trained on them like any diffusion model. Its error budget is estimated by particles
 (:mod:`undrift.theory.particles`); that the budget closes is a test of the theory on a model that
 is not Gaussian.
 """
@@ -50,7 +50,7 @@ def train_network(
     num_updates: int = 3000,
     batch_size: int = 512,
     generator: torch.Generator,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Denoiser:
     """A denoiser trained by v-prediction on draws of the forward process.
 
@@ -80,8 +80,7 @@ def train_network(
         loss.backward()
         optimizer.step()
         decay.step()
-        if advance is not None:
-            advance(1)
+        advance(1)
     return denoiser
 
 
@@ -91,7 +90,7 @@ def trained_budget(
     num_updates: int = 3000,
     num_particles: int = 2000,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> list[BudgetStep]:
     """Train on eight Gaussians and estimate the error budget of the sampler, from T to step 2.
 
