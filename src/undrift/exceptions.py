@@ -1,4 +1,8 @@
-"""What goes wrong because of the input, told in one line."""
+"""Errors of the input, each with a message of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
 
 
 class InvalidInput(ValueError):
@@ -7,3 +11,13 @@ class InvalidInput(ValueError):
     The command line prints the message and exits with code 2; library users catch it as a
     :class:`ValueError`.
     """
+
+
+def check_choice(what: str, value: str, known: Collection[str]) -> None:
+    """Check that the value of an option is one of those that are known.
+
+    Raises:
+        InvalidInput: If it is none of them.
+    """
+    if value not in known:
+        raise InvalidInput(f"unknown {what} {value!r}: choose {', '.join(known)}")

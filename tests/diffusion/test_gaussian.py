@@ -85,7 +85,7 @@ DDPM_GRIDS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_ancestral_modules_equal_ddpm_scheduler(prediction_type, variance_type, dtype):
+def test_ancestral_steps_equal_ddpm_scheduler(prediction_type, variance_type, dtype):
     for (num_steps, n, spacing), clip in product(DDPM_GRIDS, (None, 0.7)):
         scheduler = DDPMScheduler(
             num_steps,
@@ -110,7 +110,7 @@ def test_ancestral_modules_equal_ddpm_scheduler(prediction_type, variance_type, 
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2", "sigmoid"])
-def test_all_thousand_modules_equal_ddpm_scheduler(beta_schedule):
+def test_all_thousand_steps_equal_ddpm_scheduler(beta_schedule):
     scheduler = DDPMScheduler(beta_schedule=beta_schedule)
     scheduler.set_timesteps(1000)
     network = Output()
@@ -130,7 +130,7 @@ DDIM_GRIDS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_ddim_modules_equal_ddim_scheduler(prediction_type, eta, dtype):
+def test_ddim_steps_equal_ddim_scheduler(prediction_type, eta, dtype):
     settings = product(DDIM_GRIDS, ((None, False), (0.7, False), (0.7, True)))
     for (num_steps, n, spacing), (clip, clipped_epsilon) in settings:
         scheduler = DDIMScheduler(
@@ -217,7 +217,7 @@ def ideal(schedule, c, prediction_type="epsilon"):
     return Denoiser(network, schedule, prediction_type)
 
 
-def linear_modules(sampler):
+def linear_steps(sampler):
     """Each module as (slope, variance), read off its density at 1."""
     one = torch.ones(1, 1, dtype=torch.float64)
     for t, s in pairwise(sampler.grid):
@@ -229,7 +229,7 @@ def linear_modules(sampler):
 @pytest.mark.parametrize(
     ("name", "variance_type"), [("small", "fixed_small"), ("large", "fixed_large")]
 )
-def test_modules_are_those_of_the_gaussian_chain(name, variance_type, prediction_type):
+def test_steps_are_those_of_the_gaussian_chain(name, variance_type, prediction_type):
     schedule = CosineSchedule(60)
     sampler = AncestralSampler(
         ideal(schedule, 0.6, prediction_type), 12, variance_type=variance_type, clip=None
@@ -237,7 +237,7 @@ def test_modules_are_those_of_the_gaussian_chain(name, variance_type, prediction
     chain = GaussianChain.from_schedule(
         torch.zeros(1), torch.eye(1) * 0.36, schedule, grid=sampler.grid, variance=name
     )
-    found = list(linear_modules(sampler))[::-1]
+    found = list(linear_steps(sampler))[::-1]
     slopes, variances = chain.gain.flatten(), chain.noise.flatten()
     torch.testing.assert_close(torch.tensor([slope for _, slope, _ in found]).double(), slopes)
     torch.testing.assert_close(torch.tensor([v for *_, v in found]).double(), variances)
@@ -251,7 +251,7 @@ def test_ancestral_small_is_exact_for_a_point_and_large_for_unit_variance():
         )
         alpha, sigma = sampler.scale(50)
         marginal = alpha**2 * c**2 + sigma**2
-        for s, slope, variance in linear_modules(sampler):
+        for s, slope, variance in linear_steps(sampler):
             marginal = slope**2 * marginal + variance
             alpha, sigma = sampler.scale(s)
             assert marginal == pytest.approx(alpha**2 * c**2 + sigma**2, rel=1e-10, abs=1e-12)
@@ -269,7 +269,7 @@ def test_ddim_with_full_noise_is_the_ancestral_sampler(prediction_type):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_discretization_error_falls_with_the_number_of_modules(eta):
+def test_discretization_error_falls_with_the_number_of_steps(eta):
     """The standard deviation of p_0 against c: first order in the number of modules."""
     schedule, c, errors = LinearSchedule(4096), 0.5, []
     counts = [128, 256, 512, 1024]
@@ -277,7 +277,7 @@ def test_discretization_error_falls_with_the_number_of_modules(eta):
         sampler = DDIMSampler(ideal(schedule, c), n, eta=eta, clip=None)
         alpha, sigma = sampler.scale(4096)
         marginal = alpha**2 * c**2 + sigma**2
-        for _, slope, variance in linear_modules(sampler):
+        for _, slope, variance in linear_steps(sampler):
             marginal = slope**2 * marginal + variance
         errors.append(abs(marginal**0.5 - c))
     order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
@@ -290,7 +290,7 @@ def test_samples_of_the_ideal_denoiser_have_the_marginals_of_the_chain():
     sampler = AncestralSampler(ideal(schedule, 0.6), 10, clip=None)
     expected, x = {}, sampler.prior((n, 1), generator=noise_source(3), dtype=torch.float64)
     marginal = 1.0
-    for s, slope, variance in linear_modules(sampler):
+    for s, slope, variance in linear_steps(sampler):
         marginal = slope**2 * marginal + variance
         expected[s] = marginal
     for t, x_t in sampler.trajectory(x, generator=noise_source(4)):

@@ -193,7 +193,7 @@ def test_the_cost_of_a_posterior_is_linear_in_the_data() -> None:
     [
         (lambda: GaussianMixture(torch.zeros(2, 2), torch.tensor([1.0, -1.0])), "not positive"),
         (lambda: GaussianMixture(torch.zeros(2, 2), 1.0, torch.ones(3)), "one positive weight"),
-        (lambda: GaussianMixture(torch.zeros(2), 1.0), "one row a component"),
+        (lambda: GaussianMixture(torch.zeros(2), 1.0), "one row per component"),
         (lambda: EmpiricalDistribution(torch.zeros(0, 3)), "empty"),
         (lambda: EmpiricalDistribution(torch.full((2, 3), math.nan)), "not finite"),
         (

@@ -48,7 +48,7 @@ def test_density_of_a_module_integrates_to_one_and_has_its_moments():
         assert float(mean) == pytest.approx(float(kernel.mean[0]), abs=1e-6)
 
 
-def test_draws_have_the_density_of_their_module():
+def test_draws_have_the_density_of_their_step():
     """Mean of the log-density under its own draws: minus the entropy."""
     sampler, n = ancestral(), 40_000
     x_t = torch.full((n, 1), 0.7, dtype=torch.float64)
@@ -183,7 +183,7 @@ def test_a_sampler_of_ones_own_gets_its_times_as_they_are():
             "Minimal does not say what its net",
         ),
         (lambda s: s.x0_hat(torch.ones(1, 2), 2), "Minimal does not say what its net"),
-        (lambda s: s.with_network(torch.nn.Identity()), "Minimal shows no network"),
+        (lambda s: s.with_network(torch.nn.Identity()), "Minimal has no network"),
         (lambda s: s.with_steps(3), "Minimal has one grid of times"),
     ],
 )

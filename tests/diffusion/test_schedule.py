@@ -111,7 +111,7 @@ def test_time_grids_equal_those_of_diffusers(spacing, num_steps):
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_time_grids_fall_to_zero_in_n_modules(spacing):
+def test_time_grids_fall_to_zero_in_n_steps(spacing):
     for n in range(1, 98):
         grid = np.array(LinearSchedule(97).time_grid(n, spacing))
         assert len(grid) == n + 1

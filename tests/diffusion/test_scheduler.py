@@ -397,7 +397,7 @@ def test_times_fall_from_noise_to_data(name, n):
         assert 0 < sampler.grid[0] <= 1001
 
 
-def test_steps_that_diffusers_rounds_together_are_one_module():
+def test_steps_that_diffusers_rounds_together_are_one():
     scheduler = diffusers.DPMSolverMultistepScheduler(100, **KARRAS)
     sampler = DiffusersSampler(network, scheduler, 30)
     scheduler.set_timesteps(30)
@@ -496,10 +496,12 @@ def test_a_wrong_number_of_steps_is_refused(n):
         DiffusersSampler(network, DDPMScheduler(), n)
 
 
-def test_no_module_starts_from_data_or_from_off_the_grid():
+def test_no_step_starts_from_data_or_from_off_the_grid():
     sampler = DiffusersSampler(network, DDPMScheduler(), 10)
     for t in (0, 500.5):
-        with pytest.raises(InvalidInput, match=f"no module of the sampler starts from time {t}"):
+        with pytest.raises(
+            InvalidInput, match=f"no denoising step of the sampler starts from time {t}"
+        ):
             sampler.epsilon(torch.zeros(SHAPE), t)
     with pytest.raises(InvalidInput, match=r"time 0.5 is not on the sampler's grid"):
         list(sampler.trajectory(torch.zeros(SHAPE), start=0.5))

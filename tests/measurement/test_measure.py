@@ -516,7 +516,7 @@ def test_bad_input_is_refused_in_one_line():
         (good, DATA, {"num_permutations": 50}, "at least 99"),
         (good, DATA, {"num_permutations": 0}, "at least 99"),
         (exploding, DATA, {}, "at t=2 are not finite"),
-        (object(), DATA, {}, "is no chain"),
+        (object(), DATA, {}, "cannot sample from a"),
     ]
     for model, data, options, words in cases:
         with pytest.raises(InvalidInput, match=words) as caught:

@@ -667,7 +667,10 @@ def test_a_pipeline_is_regularized_as_its_chain_is():
 def test_what_has_no_network_is_refused_in_one_line():
     sampler = exact_sampler()
     sampler.network = None
-    for model, message in ((sampler, "shows no network that could be trained"), (3, "is no chain")):
+    for model, message in (
+        (sampler, "shows no network that could be trained"),
+        (3, "cannot sample from a"),
+    ):
         with pytest.raises(InvalidInput, match=message) as caught:
             CumulativeErrorRegularizer(model)
         assert "\n" not in str(caught.value)

@@ -167,7 +167,9 @@ def test_a_run_that_was_stopped_goes_on_exactly(method, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert [row["step"] for row in read_log(tmp_path / "part")] == [2, 4, 6]
-    with pytest.raises(InvalidInput, match="is not complete: go on with undrift train --config"):
+    with pytest.raises(
+        InvalidInput, match="is not complete: continue it with undrift train --config"
+    ):
         load_pipeline("part")
     result = train(config(method, output="part", resume=True), IMAGES, progress=False)
     assert_same_weights(tmp_path / "whole", tmp_path / "part")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.diffusion.schedule import Schedule, Time
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, check_choice
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -28,7 +28,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Prediction:
-    r"""What a denoiser says of :math:`x_t`, each tensor with shape :math:`(B, *)`.
+    r"""The estimates of a denoiser at :math:`x_t`, each tensor with shape :math:`(B, *)`.
 
     Arguments:
         x0_hat: Estimate of the data.
@@ -48,7 +48,7 @@ def estimates(
     sigma_t: float | Tensor,
     prediction_type: PredictionType,
 ) -> Prediction:
-    r"""Both estimates from a prediction of one of the three things."""
+    r"""Both estimates from a prediction of one of the three."""
     if prediction_type == "epsilon":
         return Prediction((x_t - sigma_t * output) / alpha_t, output)
     if prediction_type == "sample":
@@ -59,10 +59,10 @@ def estimates(
 def call_network(
     network: Callable[..., Any], x_t: Tensor, timestep: Tensor, conditioning: dict[str, Any]
 ) -> Tensor:
-    """The tensor that a network returns, whatever it wraps it in.
+    """The tensor that a network returns, taken out of a tuple or an output of diffusers.
 
-    A network in another precision than its input gets it in its own, and its output comes back in
-    that of the input: the chain and what is measured on it keep theirs.
+    The input is cast to the precision of the network and the output back to that of the input, so
+    that the precision of the chain and of its measurements does not change.
 
     Arguments:
         network: Returns a tensor, a tuple that starts with one, or an output of diffusers.
@@ -84,7 +84,7 @@ def call_network(
 
 
 def _precision(network: Callable[..., Any]) -> torch.dtype | None:
-    """What the weights of a network are kept in; None for what has none."""
+    """The floating-point type of a network's weights; None for a network without."""
     parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
     return next((p.dtype for p in parameters if p.dtype in PRECISIONS), None)
 
@@ -110,8 +110,8 @@ class Denoiser(nn.Module):
     Arguments:
         network: Called as ``network(x_t, timestep, **conditioning)`` with the timestep
             :math:`t - 1` of diffusers, a tensor with shape :math:`(B,)`. It returns a tensor, a
-            tuple that starts with one, or an output of diffusers (with ``.sample``). Twice as many
-            channels as :math:`x_t` has mean a learned variance.
+            tuple that starts with one, or an output of diffusers (with ``.sample``). If it
+            returns twice the channels of :math:`x_t`, the second half is the learned variance.
         schedule: The noise schedule that it was trained with.
         prediction_type: What it predicts, by diffusers' names.
         conditioning: More keyword arguments of every call (``class_labels`` of a DiT); a tensor
@@ -138,15 +138,16 @@ class Denoiser(nn.Module):
         conditioning: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if prediction_type not in get_args(PredictionType):
-            known = ", ".join(get_args(PredictionType))
-            raise InvalidInput(f"unknown prediction type {prediction_type!r}: choose {known}")
+        check_choice("prediction type", prediction_type, get_args(PredictionType))
         if prediction_type == "epsilon" and schedule.alpha_bar(schedule.num_steps) == 0:
             raise InvalidInput(
-                "the schedule ends without signal, where the noise says nothing of the data: "
+                "the schedule ends without signal, where the noise does not determine the data: "
                 "use v_prediction or sample"
             )
-        if isinstance(_unwrapped(network), Denoiser):
+        inner: Any = network  # under torch.compile, DistributedDataParallel and the like
+        while isinstance(inner, nn.Module) and not isinstance(inner, Denoiser):
+            inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        if isinstance(inner, Denoiser):
             raise InvalidInput(
                 "the network is a denoiser, wrapped: compile or distribute the network inside it"
             )
@@ -160,7 +161,7 @@ class Denoiser(nn.Module):
         return Denoiser(network, self.schedule, self.prediction_type, self.conditioning)
 
     def output(self, x_t: Tensor, t: Time) -> Tensor:
-        """The bare output of the network."""
+        """The raw output of the network."""
         if isinstance(t, Tensor):
             timestep = t.to(x_t.device) - 1
         else:
@@ -181,27 +182,17 @@ class Denoiser(nn.Module):
         out, variance = split_variance(self.output(x_t, t), x_t)
         alpha_t, sigma_t = self.schedule.alpha_sigma(t, x_t)
         prediction = estimates(out, x_t, alpha_t, sigma_t, self.prediction_type)
-        return prediction if variance is None else replace(prediction, variance_output=variance)
+        return replace(prediction, variance_output=variance)
 
     def forward(self, x_t: Tensor, t: Time) -> Tensor:
         r""":math:`\hat x_0`, with the shape of :math:`x_t`."""
         return self.predict(x_t, t).x0_hat
 
     def target(self, x_0: Tensor, noise: Tensor, t: Time) -> Tensor:
-        """What the network should have said: the target of its training loss."""
+        """The target of the network's training loss."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
             return x_0
         alpha_t, sigma_t = self.schedule.alpha_sigma(t, x_0)
         return alpha_t * noise - sigma_t * x_0
-
-
-def _unwrapped(network: Any) -> Any:  # noqa: ANN401
-    """What torch.compile, DistributedDataParallel and the like have wrapped."""
-    while isinstance(network, nn.Module) and not isinstance(network, Denoiser):
-        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
-        if not isinstance(inner, nn.Module):
-            break
-        network = inner
-    return network

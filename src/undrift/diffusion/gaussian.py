@@ -1,18 +1,18 @@
-r"""Samplers with Gaussian modules: ancestral and DDIM.
+r"""Samplers with Gaussian denoising steps: ancestral and DDIM.
 
 With :math:`\alpha_{t|s} = \alpha_t/\alpha_s` and
 :math:`\sigma^2_{t|s} = \sigma_t^2 - \alpha_{t|s}^2\sigma_s^2 = 1 - \bar\alpha_t/\bar\alpha_s`, the
-ancestral module is the forward process' posterior with :math:`\hat x_0` in the place of the data,
+ancestral step is the posterior of the forward process with :math:`\hat x_0` in place of the data,
 
 .. math:: m = \frac{\alpha_{t|s}\sigma_s^2}{\sigma_t^2} x_t
             + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2} \hat x_0, \qquad
           v = \frac{\sigma_{t|s}^2\sigma_s^2}{\sigma_t^2} \text{ (small)}
           \quad\text{or}\quad \sigma_{t|s}^2 \text{ (large)},
 
-and the DDIM module is
+and the DDIM step is
 :math:`m = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - v}\,\hat\epsilon`, :math:`v = \eta^2` times the
-small variance. As in diffusers, the ancestral module from step 1 adds no noise; on a coarse grid
-the last module starts above step 1 and, with the large variance, adds it to the result.
+small variance. As in diffusers, the ancestral step from t = 1 adds no noise; on a coarse grid the
+last step starts above t = 1 and, with the large variance, adds noise to the result.
 
 :math:`1 - \bar\alpha_t/\bar\alpha_s` loses up to four of the seven digits of float32 where the
 steps are small. Coefficients are therefore computed in float64; but where the schedule's table came
@@ -39,7 +39,7 @@ from torch import Tensor
 from undrift.diffusion.denoiser import Denoiser, Prediction
 from undrift.diffusion.sampler import GaussianKernel, Sampler
 from undrift.diffusion.schedule import Schedule, Spacing
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, check_choice
 
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"]
 
@@ -49,7 +49,7 @@ class DenoiserSampler(Sampler):
 
     Arguments:
         denoiser: The model.
-        num_inference_steps: Number of modules; all T steps when None.
+        num_inference_steps: Number of denoising steps; all T when None.
         spacing: How the grid is spaced, by diffusers' names.
         clip: Bound on the estimate of the data; None to leave it.
     """
@@ -104,7 +104,7 @@ class DenoiserSampler(Sampler):
         return x0_hat if self.clip is None else x0_hat.clamp(-self.clip, self.clip)
 
     def kernel(self, x_t: Tensor, t: float, s: float) -> GaussianKernel:
-        """The Gaussian :math:`K_t(x_s | x_t)`; its variance is 0 where the module adds no noise."""
+        """The Gaussian :math:`K_t(x_s | x_t)`; its variance is 0 where the step adds no noise."""
         prediction = self.predict(x_t, t)
         return self._kernel(x_t, self._clipped(prediction.x0_hat), prediction, t, s)
 
@@ -122,11 +122,11 @@ class DenoiserSampler(Sampler):
     def step(
         self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One module: a draw of :math:`x_s` given :math:`x_t`, with its shape; differentiable."""
+        """One denoising step: a draw of :math:`x_s` given :math:`x_t`; differentiable."""
         return self.kernel(x_t, t, s).sample(generator)
 
     def describe(self) -> dict[str, Any]:
-        """How this chain was made, in plain data."""
+        """The options of this chain, as plain data."""
         return {
             "sampler": type(self).__name__,
             "num_inference_steps": len(self.grid) - 1,
@@ -139,11 +139,11 @@ class DenoiserSampler(Sampler):
 
 
 class AncestralSampler(DenoiserSampler):
-    r"""The sampler of DDPM: every module draws from a Gaussian posterior.
+    r"""The sampler of DDPM: every denoising step draws from a Gaussian posterior.
 
     Arguments:
         denoiser: The model.
-        num_inference_steps: Number of modules; all T steps when None.
+        num_inference_steps: Number of denoising steps; all T when None.
         variance_type: Reverse variance, by diffusers' names (``"fixed_small_log"`` is
             ``"fixed_small"``); the learned ones need a network with twice the channels.
         spacing: How the grid is spaced.
@@ -171,9 +171,7 @@ class AncestralSampler(DenoiserSampler):
         clip: float | None = 1.0,
     ) -> None:
         super().__init__(denoiser, num_inference_steps, spacing=spacing, clip=clip)
-        if variance_type not in get_args(VarianceType):
-            known = ", ".join(get_args(VarianceType))
-            raise InvalidInput(f"unknown variance type {variance_type!r}: choose {known}")
+        check_choice("variance type", variance_type, get_args(VarianceType))
         self.variance_type = variance_type
 
     def _kernel(
@@ -207,7 +205,7 @@ class AncestralSampler(DenoiserSampler):
         return torch.exp(share * math.log(large) + (1 - share) * math.log(max(small, 1e-20)))
 
     def describe(self) -> dict[str, Any]:
-        """How this chain was made, in plain data."""
+        """The options of this chain, as plain data."""
         return super().describe() | {"variance_type": self.variance_type}
 
 
@@ -216,7 +214,7 @@ class DDIMSampler(DenoiserSampler):
 
     Arguments:
         denoiser: The model.
-        num_inference_steps: Number of modules; all T steps when None.
+        num_inference_steps: Number of denoising steps; all T when None.
         eta: :math:`\eta`, the share of the small reverse standard deviation that is drawn.
         spacing: How the grid is spaced.
         clip: Bound on the estimate of the data; None to leave it.
@@ -257,5 +255,5 @@ class DDIMSampler(DenoiserSampler):
         return GaussianKernel(mean, float(variance))
 
     def describe(self) -> dict[str, Any]:
-        """How this chain was made, in plain data."""
+        """The options of this chain, as plain data."""
         return super().describe() | {"eta": self.eta, "clipped_epsilon": self.clipped_epsilon}

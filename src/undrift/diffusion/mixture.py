@@ -11,9 +11,9 @@ responsibilities :math:`r_i(x) \propto w_i N(x; \alpha y_i, \alpha^2 S_i + \sigm
     \nabla \log q_t(x_t) &= (\alpha E[x_0 | x_t] - x_t) / \sigma^2 \\
     \log q(x_s | x_t) &= \log q(x_t | x_s) + \log q_s(x_s) - \log q_t(x_t)
 
-A data set is the mixture with one point mass a datum (:math:`S_i = 0`). Its ideal denoiser is the
+A data set is the mixture with one point mass per datum (:math:`S_i = 0`). Its ideal denoiser is the
 memorizing one: at small t it returns the datum next to :math:`x_t`, so a modular error against it
-counts as an error what a user calls generalization. `Posterior.top_weight` says how far this goes.
+counts generalization as an error. `Posterior.top_weight` measures how close it is to that.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
@@ -38,7 +38,7 @@ MEMORIZING = 0.9
 
 @dataclass(frozen=True)
 class Posterior:
-    r"""What a noisy state says of the data behind it; batch dimension B.
+    r"""The posterior of the data given a noisy state; batch dimension B.
 
     Arguments:
         log_density: :math:`\log q_t(x_t)` in nats, with shape :math:`(B,)`.
@@ -55,10 +55,10 @@ class Posterior:
 
 
 class Distribution(ABC):
-    """Data behind a forward process, with everything that the process leaves exact.
+    """Data whose forward process has exact densities and moments.
 
-    All methods take noisy states with any shape :math:`(B, *)` of :math:`d` numbers a row, compute
-    in float64 and return float64.
+    All methods take noisy states with any shape :math:`(B, *)` of :math:`d` numbers per row. They
+    compute in float64 and return float64.
     """
 
     dim: int
@@ -84,7 +84,7 @@ class GaussianMixture(Distribution):
 
     Arguments:
         means: Means of the components, with shape :math:`(k, d)`.
-        covs: One variance for all, one a component with shape :math:`(k,)`, or covariances with
+        covs: One variance for all, one per component with shape :math:`(k,)`, or covariances with
             shape :math:`(k, d, d)`; positive definite.
         weights: Weights, with shape :math:`(k,)`; equal when None.
 
@@ -102,12 +102,12 @@ class GaussianMixture(Distribution):
     def __init__(self, means: Tensor, covs: float | Tensor, weights: Tensor | None = None) -> None:
         self.means = torch.as_tensor(means, dtype=torch.float64)
         if self.means.ndim != 2 or not self.means.numel():
-            raise InvalidInput("a mixture needs means with one row a component")
+            raise InvalidInput("a mixture needs means with one row per component")
         count, self.dim = self.means.shape
         weights = torch.ones(count) if weights is None else weights
         weights = torch.as_tensor(weights, dtype=torch.float64)
         if weights.shape != (count,) or not bool((weights > 0).all()):
-            raise InvalidInput("a mixture needs one positive weight a component")
+            raise InvalidInput("a mixture needs one positive weight per component")
         self.weights = weights / weights.sum()
         cov = torch.as_tensor(covs, dtype=torch.float64)
         if cov.ndim < 2:
@@ -158,11 +158,11 @@ class GaussianMixture(Distribution):
 
 
 class EmpiricalDistribution(Distribution):
-    r"""A data set as a mixture with one point mass a datum.
+    r"""A data set as a mixture with one point mass per datum.
 
     .. math:: q_t = \frac1n \sum_i N(\alpha_t y_i, \sigma_t^2 I)
 
-    One matrix product a block of data and states and a running log-sum-exp: time linear in n,
+    One matrix product per block of data and states and a running log-sum-exp: time linear in n,
     memory :math:`O(\text{block}^2 + Bd)` beyond the data, never :math:`n \times B \times d`.
 
     Arguments:
@@ -214,7 +214,8 @@ class EmpiricalDistribution(Distribution):
         self, x: Tensor, alpha: float, sigma: float, *, moments: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-density, largest responsibility, first and second moment, over blocks of data."""
-        _needs_noise(sigma)
+        if sigma <= 0:
+            raise InvalidInput("without noise there is no density here: take a time above 0")
         peak, total = x.new_full((len(x),), -math.inf), x.new_zeros(len(x))
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         blocks = self.data.split(self.block_size), self._half_sq.split(self.block_size)
@@ -286,7 +287,7 @@ class ForwardProcess:
             x_t: States, with shape :math:`(B, *)`.
             t: Their time.
             s: The earlier time, below t.
-            posterior: What :meth:`posterior` said of the states, to save its cost.
+            posterior: The result of :meth:`posterior` at the states, to save its cost.
         """
         posterior = self.posterior(x_t, t) if posterior is None else posterior
         abar_t, abar_s = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
@@ -298,7 +299,7 @@ class ForwardProcess:
 
 
 class IdealDenoiser:
-    r"""The network that knows the data: predicts :math:`E[x_0|x_t]` (``"sample"``).
+    r"""The ideal denoiser as a network: predicts :math:`E[x_0|x_t]` (``"sample"``).
 
     Wrap it as ``Denoiser(IdealDenoiser(process), schedule, "sample")``. Over a data set it is the
     memorizing denoiser: its samples are the data.
@@ -331,8 +332,3 @@ def _rows(x: Tensor, dim: int) -> Tensor:
     if rows.shape[1] != dim:
         raise InvalidInput(f"states have {rows.shape[1]} numbers, but the data {dim}")
     return rows
-
-
-def _needs_noise(sigma: float) -> None:
-    if sigma <= 0:
-        raise InvalidInput("without noise there is no density here: take a time above 0")

@@ -1,4 +1,4 @@
-"""What is asked of any network: where it is, and to do without dropout for a while."""
+"""Device and evaluation mode of a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def device_of(network: Any) -> torch.device | None:  # noqa: ANN401
-    """Where the weights of a network are; None for what has none."""
+    """Device of a network's weights; None for a network without."""
     parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
     return next((parameter.device for parameter in parameters), None)
 

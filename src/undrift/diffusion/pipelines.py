@@ -1,4 +1,4 @@
-"""Diffusers in and out: pipelines as chains, trained networks as pipelines."""
+"""Conversion from and to pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def as_sampler(
     num_inference_steps: int | None = None,
     schedule: Any = None,  # noqa: ANN401
 ) -> Sampler:
-    """A model as a chain.
+    """A model as a sampler.
 
     Arguments:
         model: A sampler, which is returned; a denoiser, which is sampled ancestrally; a pipeline of
             diffusers with a ``unet`` (or ``transformer``) and a ``scheduler``, or what
             :func:`load_pipeline` finds one by. DDPM and DDIM schedulers become our own samplers
             where these do the same, all others are called as they are.
-        num_inference_steps: Number of modules; all training steps when None.
+        num_inference_steps: Number of denoising steps; all training steps when None.
         schedule: For a bare network, its noise schedule (it predicts the noise), or a scheduler of
             diffusers.
 
@@ -60,10 +60,8 @@ def as_sampler(
         return AncestralSampler(model, num_inference_steps)
     network, scheduler = _parts(model)
     if not _is_ours(scheduler, num_inference_steps):
-        _check_offset(scheduler, num_inference_steps)
         return DiffusersSampler(network, scheduler, num_inference_steps)
-    config = scheduler.config
-    denoiser = Denoiser(network, Schedule.from_diffusers(scheduler), config.prediction_type)
+    config, denoiser = scheduler.config, _denoiser(network, scheduler)
     clip = float(config.clip_sample_range) if config.clip_sample else None
     spacing = config.timestep_spacing
     if type(scheduler).__name__ == "DDIMScheduler":
@@ -88,14 +86,14 @@ def sampler_by_name(
     num_inference_steps: int | None = None,
     eta: float | None = None,
 ) -> Sampler:
-    """A chain over a pipeline's network with another sampler than its own.
+    """Another sampler over the network of a pipeline.
 
     Arguments:
         pipeline: A pipeline of diffusers.
         name: ``"ancestral"``, ``"ddim"``, ``"dpm-solver++"``, ``"heun"``, ``"euler"``,
             ``"unipc"``, or the name of any scheduler class of diffusers; the pipeline's own
             scheduler when None.
-        num_inference_steps: Number of modules; all training steps when None.
+        num_inference_steps: Number of denoising steps; all training steps when None.
         eta: The share of the reverse standard deviation that ``"ddim"`` draws; 0 when None.
 
     Raises:
@@ -109,9 +107,7 @@ def sampler_by_name(
     network, scheduler = _parts(pipeline)
     clip = getattr(own, "clip", 1.0)
     if name in ("ancestral", "ddim"):
-        denoiser = getattr(own, "denoiser", None) or Denoiser(
-            network, Schedule.from_diffusers(scheduler), scheduler.config.prediction_type
-        )
+        denoiser = getattr(own, "denoiser", None) or _denoiser(network, scheduler)
         if name == "ddim":
             return DDIMSampler(denoiser, num_inference_steps, eta=eta or 0.0, clip=clip)
         kind = cast(VarianceType, getattr(own, "variance_type", "fixed_small"))
@@ -145,10 +141,10 @@ def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
 
 
 def check_image_shape(network: Any, shape: tuple[int, ...]) -> None:  # noqa: ANN401
-    """Stop where a network makes other images than the data are.
+    """Check that a network makes images of the shape of the data.
 
     Raises:
-        InvalidInput: If it does.
+        InvalidInput: If it makes others.
     """
     made = image_shape(network)
     if made is not None and made != shape:
@@ -159,10 +155,10 @@ def check_image_shape(network: Any, shape: tuple[int, ...]) -> None:  # noqa: AN
 
 
 def check_weights(network: Any) -> None:  # noqa: ANN401
-    """Stop at the first tensor of weights that is not finite.
+    """Check that all weights are finite.
 
     Raises:
-        InvalidInput: If there is one, with its name.
+        InvalidInput: Names the first tensor that is not.
     """
     for name, value in _weights(network).items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -191,7 +187,7 @@ def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
         return load_pipeline(folder / "pipeline")
     if (folder / "config.yaml").is_file():
         raise InvalidInput(
-            f"the run {path} is not complete: go on with undrift train --config "
+            f"the run {path} is not complete: continue it with undrift train --config "
             f"{folder / 'config.yaml'} --output {path} --resume"
         )
     if folder.exists() and not (folder / PIPELINE_INDEX).is_file():
@@ -203,7 +199,8 @@ def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
         raise InvalidInput(f"no such folder: {path}")
     from diffusers import DiffusionPipeline
 
-    _check_class(folder)
+    if folder.exists():
+        _check_index(folder / PIPELINE_INDEX)
     try:
         with quiet_diffusers():
             return DiffusionPipeline.from_pretrained(str(path))
@@ -243,7 +240,7 @@ def ddpm_scheduler(
 
 @contextmanager
 def quiet_diffusers() -> Iterator[None]:
-    """Keep diffusers' talk and its progress bars off the terminal for a while."""
+    """Suppress the messages and progress bars of diffusers."""
     from diffusers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -280,8 +277,8 @@ def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
     scheduler = getattr(pipeline, "scheduler", None)
     if network is None or scheduler is None:
         raise InvalidInput(
-            f"a {kind} is no chain: give a Sampler, a Denoiser, a network with its schedule, or a "
-            "pipeline of diffusers with unet and scheduler (or its folder or name)"
+            f"cannot sample from a {kind}: give a Sampler, a Denoiser, a network with its "
+            "schedule, or a pipeline of diffusers with unet and scheduler (or its folder or name)"
         )
     more = [name for name in ("vae", "vqvae", "text_encoder") if getattr(pipeline, name, None)]
     if getattr(getattr(network, "config", None), "num_class_embeds", None):
@@ -294,8 +291,12 @@ def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
     return network, scheduler
 
 
+def _denoiser(network: Any, scheduler: Any) -> Denoiser:  # noqa: ANN401
+    return Denoiser(network, Schedule.from_diffusers(scheduler), scheduler.config.prediction_type)
+
+
 def _is_ours(scheduler: Any, num_inference_steps: int | None) -> bool:  # noqa: ANN401
-    """Whether one of our samplers takes the very steps of a scheduler."""
+    """Whether one of our samplers takes the same steps as a scheduler."""
     kind, config = type(scheduler).__name__, scheduler.config
     if kind not in ("DDPMScheduler", "DDIMScheduler"):
         return False
@@ -307,21 +308,10 @@ def _is_ours(scheduler: Any, num_inference_steps: int | None) -> bool:  # noqa: 
         return False
     if kind == "DDPMScheduler":
         return bool(config.variance_type != "fixed_large_log")
-    # DDIM counts on from a time by T // n, which only some grids meet
+    # DDIM continues from a time by T // n, which only some grids meet
     meets = config.timestep_spacing == "leading" or steps % count == 0
     is_even = meets and (config.timestep_spacing != "linspace" or count == steps)
     return bool(is_even and config.set_alpha_to_one)
-
-
-def _check_offset(scheduler: Any, num_inference_steps: int | None) -> None:  # noqa: ANN401
-    config = scheduler.config
-    shifted = config.get("steps_offset") and config.get("timestep_spacing") == "leading"
-    steps = config.get("num_train_timesteps", 0)
-    if shifted and (num_inference_steps or steps) >= steps:
-        raise InvalidInput(
-            f"{type(scheduler).__name__} shifts its steps by {config.steps_offset}, which leaves "
-            f"no room for all {steps}: choose fewer inference steps"
-        )
 
 
 def _weights(network: Any) -> dict[str, Tensor]:  # noqa: ANN401
@@ -335,13 +325,9 @@ def _looks_like_hub_name(path: str) -> bool:
     return is_name and not Path(owner).exists()
 
 
-def _check_class(folder: Path) -> None:
-    """Stop before diffusers does at an index that is damaged."""
-    if not folder.exists():
-        return
+def _check_index(path: Path) -> None:
+    """Check that the index of a pipeline names its class, before diffusers reads it."""
     try:
-        index = json.loads((folder / PIPELINE_INDEX).read_text())
-    except ValueError:
-        raise InvalidInput(f"{folder / PIPELINE_INDEX} is damaged: it is not JSON") from None
-    if not isinstance(index, dict) or "_class_name" not in index:
-        raise InvalidInput(f"{folder / PIPELINE_INDEX} names no pipeline class")
+        json.loads(path.read_text())["_class_name"]
+    except (ValueError, TypeError, KeyError):
+        raise InvalidInput(f"{path} is damaged: it is not JSON that names a pipeline") from None

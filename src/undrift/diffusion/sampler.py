@@ -3,8 +3,8 @@ r"""The chain of denoising steps, from noise to data.
 A sampler is a chain of denoising steps :math:`K_{t_n}, \dots, K_{t_1}` on a descending grid of
 times, which are real numbers. One step maps a state :math:`x_t` to a random state :math:`x_s`,
 :math:`s < t`; running the chain from the prior gives :math:`p_s = K_t p_t`, to be compared with the
-forward marginal :math:`q_s`. The chain is a generator of states, so that whoever measures it needs
-no hook:
+forward marginal :math:`q_s`. The chain is a generator of states, so that measurements need no
+hooks:
 
     >>> for t, x_t in sampler.trajectory(x_T, generator=generator):  # doctest: +SKIP
     ...     print(t, x_t.std())
@@ -36,8 +36,8 @@ class State:
     Arguments:
         t: Its time.
         x: :math:`x_t`, with shape :math:`(B, *)`.
-        history: What a multistep solver remembers of the way here: tensors, numbers, and lists and
-            dictionaries of them; None for nothing.
+        history: What a multistep solver keeps of its last steps: tensors, numbers, and lists and
+            dictionaries of them; None if nothing.
     """
 
     t: float
@@ -149,7 +149,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """How this chain was made, in plain data."""
+        """The options of this chain, as plain data."""
 
     def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
         """One denoising step from a state to the time s, with its history; differentiable."""
@@ -178,7 +178,7 @@ class Sampler(ABC):
             InvalidInput: If the chain does not say where its network is.
         """
         raise InvalidInput(
-            f"{type(self).__name__} shows no network that could be replaced: define with_network, "
+            f"{type(self).__name__} has no network that could be replaced: define with_network, "
             "or use a sampler of undrift"
         )
 
@@ -200,7 +200,7 @@ class Sampler(ABC):
 
     @property
     def timesteps(self) -> list[float]:
-        """What the network is told at the start of each step, in the order of the chain."""
+        """The timesteps passed to the network, one per step, in the order of the chain."""
         return [t - 1 for t in self.grid[:-1]]
 
     def forward(self, x_0: Tensor, t: float, *, generator: torch.Generator | None = None) -> Tensor:
@@ -271,12 +271,17 @@ class Sampler(ABC):
         shape: tuple[int, ...],
         *,
         generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
+        **options: Any,  # noqa: ANN401
     ) -> Tensor:
-        """Run the whole chain from the prior, without gradient: samples of :math:`p_0`."""
+        """Samples of :math:`p_0`: the whole chain from the prior, without gradient.
+
+        Arguments:
+            shape: Shape of the samples, :math:`(B, *)`.
+            generator: Source of all random numbers.
+            options: Device and dtype of the prior.
+        """
+        x = self.prior(shape, generator=generator, **options)
         with torch.no_grad():
-            x = self.prior(shape, generator=generator, device=device, dtype=dtype)
             for _, x_t in self.trajectory(x, generator=generator):
                 x = x_t
         return x

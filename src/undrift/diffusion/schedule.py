@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, check_choice
 
 Time = float | Tensor
 Spacing = Literal["leading", "trailing", "linspace"]
@@ -35,7 +35,7 @@ class Schedule:
             that predicts the noise cannot serve). The precision that it comes in is kept as
             ``dtype``.
         name: What the schedule is called in configurations and reports.
-        options: What a scheduler of diffusers needs to be told to build the same table.
+        options: Arguments with which a scheduler of diffusers builds the same table.
 
     Raises:
         InvalidInput: If the table does not start at 1 or does not fall.
@@ -127,18 +127,19 @@ class Schedule:
         """Descending times from the first state to 0, as diffusers spaces its timesteps.
 
         Arguments:
-            num_inference_steps: Number of modules; all T steps when None.
+            num_inference_steps: Number of denoising steps; all T when None.
             spacing: ``"trailing"`` starts at T, where the prior is right; ``"leading"`` is the
                 default of most schedulers of diffusers and starts below T; ``"linspace"`` rounds
                 an even grid from T to 1.
 
         Raises:
-            InvalidInput: If the number of modules or the spacing is none of these.
+            InvalidInput: If the number of steps or the spacing is none of these.
 
         Example:
             >>> CosineSchedule(100).time_grid(4)
             (100, 75, 50, 25, 0)
         """
+        check_choice("spacing", spacing, get_args(Spacing))
         num_steps = self.num_steps
         n = num_steps if num_inference_steps is None else num_inference_steps
         if not 1 <= n <= num_steps:
@@ -147,11 +148,8 @@ class Schedule:
             times = 1.0 + np.arange(n)[::-1] * (num_steps // n)
         elif spacing == "trailing":
             times = np.arange(num_steps, 0, -num_steps / n)[:n]
-        elif spacing == "linspace":
-            times = 1.0 + np.linspace(0, num_steps - 1, n)[::-1].round()
         else:
-            known = ", ".join(get_args(Spacing))
-            raise InvalidInput(f"unknown spacing {spacing!r} of the time grid: choose {known}")
+            times = 1.0 + np.linspace(0, num_steps - 1, n)[::-1].round()
         return (*(int(t) for t in times.round()), 0)
 
     @classmethod
@@ -184,15 +182,23 @@ class LinearSchedule(Schedule):
     :math:`\bar\alpha_T` is as small for every T.
     """
 
+    _kind = "linear"
+
     def __init__(
         self,
         num_steps: int = 1000,
         beta_start: float | None = None,
         beta_end: float | None = None,
     ) -> None:
-        start, end = _scaled_ends(num_steps, beta_start, beta_end)
-        betas = torch.linspace(start, end, num_steps, dtype=torch.float64)
-        super().__init__(_table(betas), "linear", _options("linear", start, end))
+        scale = 1000 / num_steps
+        start = 1e-4 * scale if beta_start is None else beta_start
+        end = min(0.02 * scale, 0.999) if beta_end is None else beta_end
+        betas = self._betas(num_steps, start, end)
+        super().__init__(_table(betas), self._kind, _options(self._kind, start, end))
+
+    @staticmethod
+    def _betas(num_steps: int, start: float, end: float) -> Tensor:
+        return torch.linspace(start, end, num_steps, dtype=torch.float64)
 
 
 class CosineSchedule(Schedule):
@@ -210,19 +216,15 @@ class CosineSchedule(Schedule):
         super().__init__(_table(betas), "cosine", named)
 
 
-class SigmoidSchedule(Schedule):
+class SigmoidSchedule(LinearSchedule):
     """Betas on a sigmoid from −6 to 6, with the ends of :class:`LinearSchedule`."""
 
-    def __init__(
-        self,
-        num_steps: int = 1000,
-        beta_start: float | None = None,
-        beta_end: float | None = None,
-    ) -> None:
-        start, end = _scaled_ends(num_steps, beta_start, beta_end)
+    _kind = "sigmoid"
+
+    @staticmethod
+    def _betas(num_steps: int, start: float, end: float) -> Tensor:
         u = torch.linspace(-6, 6, num_steps, dtype=torch.float64)
-        betas = torch.sigmoid(u) * (end - start) + start
-        super().__init__(_table(betas), "sigmoid", _options("sigmoid", start, end))
+        return torch.sigmoid(u) * (end - start) + start
 
 
 SCHEDULES = {"linear": LinearSchedule, "cosine": CosineSchedule, "sigmoid": SigmoidSchedule}
@@ -233,15 +235,6 @@ def _table(betas: Tensor) -> Tensor:
     if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
         raise InvalidInput("a schedule needs a vector of betas, each between 0 and 1")
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, 0)])
-
-
-def _scaled_ends(
-    num_steps: int, beta_start: float | None, beta_end: float | None
-) -> tuple[float, float]:
-    scale = 1000 / num_steps
-    start = 1e-4 * scale if beta_start is None else beta_start
-    end = min(0.02 * scale, 0.999) if beta_end is None else beta_end
-    return start, end
 
 
 def _options(name: str, start: float, end: float) -> dict[str, Any]:

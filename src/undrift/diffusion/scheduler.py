@@ -1,4 +1,4 @@
-r"""Every scheduler of diffusers as a chain: one step of its grid is one module.
+r"""Every scheduler of diffusers as a chain: each step of its grid is one denoising step.
 
 The states keep the scaling of the scheduler, :math:`x_t = \alpha_t x_0 + \sigma_t\epsilon` with the
 :math:`(\alpha_t, \sigma_t)` of its own ``add_noise``:
@@ -13,11 +13,10 @@ EDM                                   :math:`(1, \sigma)`                    :ma
 flow matching                         :math:`(1 - \sigma, \sigma)`           :math:`\sigma`
 ====================================  =====================================  ====================
 
-Schedulers that call the network twice a step (Heun, KDPM2) are one module for both calls, and so
-are steps that diffusers rounds to the same timestep. The history of a multistep solver is what its
-``step`` changes about a scheduler, and is kept in the state that it gives
-(:class:`~undrift.diffusion.sampler.State`); a trajectory that starts in the middle starts without,
-with steps of lower order.
+The two network calls per step of Heun and KDPM2 count as one denoising step, and so do steps that
+diffusers rounds to the same timestep. The history of a multistep solver is what its ``step``
+changes in a scheduler. It is kept in the state (:class:`~undrift.diffusion.sampler.State`); a
+trajectory that starts in the middle starts without history, with steps of lower order.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class DiffusersSampler(Sampler):
     Arguments:
         network: The model, called as diffusers' pipelines do.
         scheduler: A scheduler of diffusers; it is copied, never changed.
-        num_inference_steps: Number of modules; all training steps when None.
+        num_inference_steps: Number of denoising steps; all training steps when None.
         conditioning: More keyword arguments of every call of the network; a tensor with one row
             serves every row of a batch.
         step_options: More keyword arguments of the scheduler's ``step`` (``eta``).
@@ -70,40 +69,36 @@ class DiffusersSampler(Sampler):
         timestep_options: dict[str, Any] | None = None,
     ) -> None:
         self.network = network
-        self.scheduler = _prepared(scheduler, num_inference_steps, timestep_options or {})
-        self.prediction_type = _prediction_type(self.scheduler)
+        self.prediction_type = _prediction_type(scheduler)
         self.conditioning = conditioning or {}
         self.step_options = step_options or {}
         self.timestep_options = timestep_options or {}
-        self._takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        self._timesteps = self.scheduler.timesteps
-        calls = range(0, len(self._timesteps), getattr(self.scheduler, "order", 1))
-        times = [_time(self.scheduler, call) for call in calls]
-        changes = [t != before for t, before in zip(times, [None, *times], strict=False)]
-        self._first_calls = [call for call, is_new in zip(calls, changes, strict=True) if is_new]
-        grid = (*(t for t, is_new in zip(times, changes, strict=True) if is_new), 0)
-        if any(t <= s for t, s in zip(grid, grid[1:], strict=False)):
+        self._set_steps(scheduler, num_inference_steps)
+
+    def _set_steps(self, scheduler: Any, num_inference_steps: int | None) -> None:  # noqa: ANN401
+        """Set the grid, and the calls of the network in the step from each of its times."""
+        self.scheduler = _prepared(scheduler, num_inference_steps, self.timestep_options)
+        self._timesteps: Tensor = self.scheduler.timesteps
+        order = getattr(self.scheduler, "order", 1)
+        self._calls: dict[float, list[int]] = {}
+        times = [_time(self.scheduler, call - call % order) for call in range(len(self._timesteps))]
+        for call, t in enumerate(times):
+            self._calls.setdefault(t, []).append(call)
+        if times[-1] <= 0 or times != sorted(times, reverse=True):
             kind = type(scheduler).__name__
             raise InvalidInput(f"{kind} does not run from noise to data: choose one that samples")
-        super().__init__(grid)
+        super().__init__((*self._calls, 0))
 
-    def prior(
-        self,
-        shape: tuple[int, ...],
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    def prior(self, shape: tuple[int, ...], **options: Any) -> Tensor:  # noqa: ANN401
         """Noise with the standard deviation that the scheduler starts from."""
-        noise = super().prior(shape, generator=generator, device=device, dtype=dtype)
-        return noise * float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+        scale = float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+        return super().prior(shape, **options) * scale
 
     def scale(self, t: float) -> tuple[float, float]:
         r""":math:`(\alpha_t, \sigma_t)` of the forward process, from the scheduler's own."""
         if t == 0:
             return 1.0, 0.0
-        call = self._first_calls[self._module(t)]
+        call = self._first_call(t)
         scheduler, timestep = self._scheduler_at(call), self._timesteps[call].expand(2)
         signal, noise = torch.eye(2, dtype=torch.float64)
         if hasattr(scheduler, "add_noise"):
@@ -119,20 +114,15 @@ class DiffusersSampler(Sampler):
         other.network = network
         return other
 
-    def with_steps(self, num_inference_steps: int) -> DiffusersSampler:
+    def with_steps(self, num_inference_steps: int) -> Self:
         """The same scheduler with another number of steps.
 
         Raises:
             InvalidInput: If it cannot be run with so many.
         """
-        return DiffusersSampler(
-            self.network,
-            self.scheduler,
-            num_inference_steps,
-            conditioning=self.conditioning,
-            step_options=self.step_options,
-            timestep_options=self.timestep_options,
-        )
+        other = copy.copy(self)
+        other._set_steps(self.scheduler, num_inference_steps)
+        return other
 
     @property
     def alphas_cumprod(self) -> Tensor | None:
@@ -142,8 +132,9 @@ class DiffusersSampler(Sampler):
 
     @property
     def timesteps(self) -> list[float]:
-        """What the network is told at the start of each step, in the order of the chain."""
-        return self._timesteps[self._first_calls].double().tolist()  # type: ignore[no-any-return]
+        """The timesteps passed to the network, one per step, in the order of the chain."""
+        first_calls = [calls[0] for calls in self._calls.values()]
+        return self._timesteps[first_calls].double().tolist()
 
     def predict(self, x_t: Tensor, t: float) -> Prediction:
         r"""The model's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped.
@@ -151,7 +142,7 @@ class DiffusersSampler(Sampler):
         Raises:
             InvalidInput: If what the model predicts is not known, or the time is 0.
         """
-        call = self._first_calls[self._module(t)]
+        call = self._first_call(t)
         scheduler = self._scheduler_at(call)
         x_in, output = self._evaluate(scheduler, x_t, self._timesteps[call])
         output, _ = split_variance(output, x_t)
@@ -189,15 +180,17 @@ class DiffusersSampler(Sampler):
         times = self.times(state.t, s)
         if len(times) == 1:
             return state
-        module, x = self._module(times[0]), state.x
-        scheduler = self._scheduler_at(self._first_calls[module], state.history)
-        options = {"generator": generator} if self._takes_generator else {}
-        options |= self.step_options
-        for following in range(module, module + len(times) - 1):
+        x, scheduler = state.x, self._scheduler_at(self._first_call(state.t), state.history)
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        options = ({"generator": generator} if takes_generator else {}) | self.step_options
+        for t in times[:-1]:
             if hasattr(scheduler, "get_lms_coefficient"):  # takes its order from the index
                 highest = self.step_options.get("order", 4)
                 options["order"] = min(len(scheduler.derivatives) + 1, highest)
-            for timestep in self._calls(scheduler, following):
+            calls = self._calls[t]
+            if hasattr(scheduler, "plms_timesteps"):  # PNDM corrects its first step in the second
+                calls = calls[:1] * (2 if scheduler.counter == 1 else 1)
+            for timestep in self._timesteps[calls]:
                 _, output = self._evaluate(scheduler, x, timestep)
                 x = scheduler.step(output, timestep, x, **options).prev_sample
         unchanged = vars(self.scheduler)
@@ -205,7 +198,7 @@ class DiffusersSampler(Sampler):
         return State(s, x, history)
 
     def describe(self) -> dict[str, Any]:
-        """How this chain was made, in plain data."""
+        """The options of this chain, as plain data."""
         config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
         if config.get("trained_betas") is not None:
             config["trained_betas"] = f"{len(config['trained_betas'])} numbers"
@@ -218,18 +211,11 @@ class DiffusersSampler(Sampler):
             "scheduler": config,
         }
 
-    def _module(self, t: float) -> int:
-        """Index of the module that starts from a time."""
-        if t == 0 or t not in self.grid:
-            raise InvalidInput(f"no module of the sampler starts from time {t:g}")
-        return self.grid.index(t)
-
-    def _calls(self, scheduler: Any, module: int) -> list[Tensor]:  # noqa: ANN401
-        """Timesteps of the calls of one step, as the scheduler's history asks for."""
-        first, end = (*self._first_calls, len(self._timesteps))[module : module + 2]
-        if hasattr(scheduler, "plms_timesteps"):  # PNDM corrects its first step in the second
-            return [self._timesteps[first]] * (2 if scheduler.counter == 1 else 1)
-        return list(self._timesteps[first:end])
+    def _first_call(self, t: float) -> int:
+        """Index of the first call of the network in the step from a time."""
+        if t not in self._calls:
+            raise InvalidInput(f"no denoising step of the sampler starts from time {t:g}")
+        return self._calls[t][0]
 
     def _evaluate(self, scheduler: Any, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """What the network sees, and its output in the channels that the scheduler expects."""
@@ -242,7 +228,7 @@ class DiffusersSampler(Sampler):
         return x_in, output
 
     def _scheduler_at(self, call: int, history: dict[str, Any] | None = None) -> Any:  # noqa: ANN401
-        """A copy of the scheduler that goes on from a history, or starts at a call without.
+        """A copy of the scheduler that continues from a history, or starts at a call without.
 
         Tables are shared; lists are copied, since a step changes them in place.
         """
@@ -255,7 +241,7 @@ class DiffusersSampler(Sampler):
 
 
 def _prediction_type(scheduler: Any) -> Any:  # noqa: ANN401
-    """What the network predicts, by diffusers' names, or None if the scheduler does not say."""
+    """What the network predicts, by diffusers' names, or None if it is not known."""
     is_flow = type(scheduler).__name__.startswith("FlowMatch")
     return scheduler.config.get("prediction_type", "flow_prediction" if is_flow else None)
 
@@ -288,6 +274,12 @@ def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str
         raise InvalidInput(f"{kind} refuses {num_inference_steps} steps: {reason}") from error
     if len(scheduler.timesteps) == 0:
         raise InvalidInput(f"{num_inference_steps} inference steps asked for: choose 1 or more")
+    steps = scheduler.config.get("num_train_timesteps", 0)
+    if hasattr(scheduler, "alphas_cumprod") and scheduler.timesteps.max() >= steps:
+        raise InvalidInput(
+            f"{kind} shifts its steps beyond the last of the {steps} training steps: choose fewer "
+            "inference steps, or steps_offset=0"
+        )
     return scheduler
 
 
