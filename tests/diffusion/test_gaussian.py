@@ -1,4 +1,4 @@
-"""Ancestral and DDIM modules: parity with diffusers, exact laws, convergence, gradients."""
+"""Ancestral and DDIM steps: parity with diffusers, exact laws, convergence, gradients."""
 
 from itertools import pairwise, product
 
@@ -52,7 +52,7 @@ def in_float64(scheduler):
 
 
 def assert_steps_equal(network, sampler, scheduler, dtype, **options):
-    """Every module of a sampler against the scheduler's step, with the same noise.
+    """Every step of a sampler against the scheduler's step, with the same noise.
 
     Float32: the two round the same coefficients, so what remains is a few roundings of the largest
     element. Float64: the formulas themselves agree, whatever the scheduler rounds in float32.
@@ -70,7 +70,7 @@ def assert_steps_equal(network, sampler, scheduler, dtype, **options):
             # where no noise is left, theirs draws 1e-10 of it to have a logarithm of the variance
             tolerance = {"rtol": 0, "atol": (1e-9 if s == 0 else 1e-11) * largest}
         torch.testing.assert_close(
-            x_s, step.prev_sample, **tolerance, msg=lambda m, t=t: f"module of t={t}: {m}"
+            x_s, step.prev_sample, **tolerance, msg=lambda m, t=t: f"step from t={t}: {m}"
         )
 
 
@@ -218,7 +218,7 @@ def ideal(schedule, c, prediction_type="epsilon"):
 
 
 def linear_steps(sampler):
-    """Each module as (slope, variance), read off its density at 1."""
+    """Each step as (slope, variance), read off its density at 1."""
     one = torch.ones(1, 1, dtype=torch.float64)
     for t, s in pairwise(sampler.grid):
         kernel = sampler.kernel(one, t, s)
@@ -270,7 +270,7 @@ def test_ddim_with_full_noise_is_the_ancestral_sampler(prediction_type):
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_discretization_error_falls_with_the_number_of_steps(eta):
-    """The standard deviation of p_0 against c: first order in the number of modules."""
+    """The standard deviation of p_0 against c: first order in the number of steps."""
     schedule, c, errors = LinearSchedule(4096), 0.5, []
     counts = [128, 256, 512, 1024]
     for n in counts:
@@ -303,7 +303,7 @@ def test_samples_of_the_ideal_denoiser_have_the_marginals_of_the_chain():
 
 
 @pytest.mark.parametrize("kind", ["ancestral", "learned", "ddim", "noisy ddim"])
-def test_gradients_through_several_modules_equal_finite_differences(kind):
+def test_gradients_through_several_steps_equal_finite_differences(kind):
     schedule = CosineSchedule(20)
     weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     x_t = draw((2, 1, 2, 2)).requires_grad_()
@@ -338,7 +338,7 @@ def test_a_generator_decides_everything_and_the_global_one_nothing(eta):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_deterministic_modules_draw_nothing():
+def test_deterministic_steps_draw_nothing():
     generator = noise_source(0)
     before = generator.get_state()
     sampler = DDIMSampler(ideal(CosineSchedule(30), 0.5), 10)

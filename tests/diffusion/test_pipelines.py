@@ -1,4 +1,4 @@
-"""Diffusers in and out: the same steps as its pipelines, and one line for what is no pipeline."""
+"""Conversion from and to diffusers: the same steps as its pipelines, refusal of other models."""
 
 import json
 
@@ -267,9 +267,7 @@ def damaged(folder, how):
         ("weights do not fit", "does not load as a pipeline"),
     ],
 )
-def test_damaged_folders_are_refused_in_one_line_and_nothing_is_said_beside(
-    how, words, saved, capfd
-):
+def test_damaged_folders_are_refused_in_one_line_without_other_output(how, words, saved, capfd):
     with pytest.raises(InvalidInput, match=words) as caught:
         load_pipeline(damaged(saved, how))
     assert "\n" not in str(caught.value) and str(saved) in str(caught.value)
@@ -296,7 +294,7 @@ def test_paths_that_are_not_there(tmp_path, monkeypatch):
         load_pipeline("owner/name")
 
 
-def test_models_that_are_no_chain():
+def test_models_that_cannot_be_sampled_from():
     with pytest.raises(InvalidInput, match="cannot sample from a Linear"):
         as_sampler(nn.Linear(2, 2))
     latent = pipeline()

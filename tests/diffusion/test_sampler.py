@@ -1,4 +1,4 @@
-"""The chain: densities of modules, draws of the forward process, trajectories in parts."""
+"""The chain: densities of steps, draws of the forward process, trajectories in parts."""
 
 import math
 from itertools import pairwise
@@ -36,7 +36,7 @@ def test_log_density_is_that_of_torch_distributions(variance):
     torch.testing.assert_close(GaussianKernel(mean, variance).log_prob(x_s), expected)
 
 
-def test_density_of_a_module_integrates_to_one_and_has_its_moments():
+def test_density_of_a_step_integrates_to_one_and_has_its_moments():
     sampler = ancestral()
     x_s = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
     for t, s in pairwise(sampler.grid[:-1]):
@@ -146,7 +146,7 @@ def test_times_off_the_grid_are_refused(options, message):
         list(ancestral().trajectory(torch.zeros(1, 2), **options))
 
 
-def test_only_gaussian_modules_have_a_density():
+def test_only_gaussian_steps_have_a_density():
     sampler: Sampler = DiffusersSampler(torch.nn.Identity(), DPMSolverMultistepScheduler(), 4)
     assert sampler.kernel(torch.zeros(1, 2), 1000, 751) is None
 

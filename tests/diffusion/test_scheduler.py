@@ -17,7 +17,7 @@ from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 
 KARRAS = {"use_karras_sigmas": True}
-# the history of these is empty at every module boundary: a chain in parts is the chain
+# the history of these is empty between all steps: a chain in parts is the chain
 SINGLE_STEP = {
     "DDPM": ("DDPMScheduler", {}),
     "DDPM learned": ("DDPMScheduler", {"variance_type": "learned_range"}),
@@ -266,13 +266,13 @@ SOLVERS = [name for name in ALL if name not in ("LCM", "TCD", "DDPM learned")]
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_chain_ends_in_the_data_from_wherever_it_starts(name):
-    """Each start is a true forward draw; without history the first modules are of lower order."""
+    """Each start is a true forward draw; without history the first steps are of lower order."""
     sampler = ideal_sampler(make(name), 100)
     x_0 = C * torch.randn(20_000, 1, generator=noise_source(3))
     for start in (sampler.grid[0], sampler.grid[40], sampler.grid[-2]):
         x = sampler.forward(x_0, start, generator=noise_source(4))
         *_, (_, x) = sampler.trajectory(x, start=start, generator=noise_source(5))
-        # 4 standard errors of 20,000 samples are 2 %; the rest is 100 modules of first order
+        # 4 standard errors of 20,000 samples are 2 %; the rest is 100 steps of first order
         assert float(x.std()) == pytest.approx(C, rel=0.1), start
 
 
@@ -283,10 +283,10 @@ DRAWS = ("DDPM", "Euler ancestral", "KDPM2 ancestral", "SDE-DPM++ 2", "SA")
 def test_a_solver_that_starts_in_the_middle_is_as_good_as_one_with_history(name):
     """The flow maps a standard deviation to that of the data; a start late on has little to err."""
     sampler, errors = ideal_sampler(make(name), 40), []
-    for module in (0, 20, 30, 36):
-        alpha, sigma = sampler.scale(sampler.grid[module])
+    for step in (0, 20, 30, 36):
+        alpha, sigma = sampler.scale(sampler.grid[step])
         x = torch.full((1, 1), (alpha**2 * C**2 + sigma**2) ** 0.5)
-        *_, (_, x) = sampler.trajectory(x, start=sampler.grid[module])
+        *_, (_, x) = sampler.trajectory(x, start=sampler.grid[step])
         errors.append(abs(float(x) / C - 1))
     assert max(errors[1:]) < errors[0] + 0.01
     assert errors[0] < 0.1

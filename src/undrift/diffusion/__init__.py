@@ -1,1 +1,1 @@
-"""Diffusion models as chains: schedule, denoiser, samplers, and diffusers' pipelines in and out."""
+"""Diffusion models as chains: schedule, denoiser, samplers, conversion from and to diffusers."""
