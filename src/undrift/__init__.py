@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from undrift.api.compare import compare as compare
+    from undrift.api.evaluate import evaluate as evaluate
     from undrift.api.report import report as report
     from undrift.api.sample import sample as sample
     from undrift.api.train import train as train
@@ -49,6 +50,7 @@ _MODULE_OF = {
     "measure": "measurement.measure",
     "train": "api.train",
     "sample": "api.sample",
+    "evaluate": "api.evaluate",
     "tune": "api.tune",
     "compare": "api.compare",
     "report": "api.report",

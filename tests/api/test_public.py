@@ -143,6 +143,24 @@ def test_compare_takes_a_mapping_and_keeps_what_the_command_keeps(run, tmp_path,
         undrift.compare({"stesp": 3}, "theirs")
 
 
+def test_evaluate_gives_the_record_of_the_command(run, capsys):
+    options = {"num_samples": 40, "features": "pixels", "num_resamples": 3, "seed": 2}
+    found = undrift.evaluate(run, progress=False, remedy="snr_t:0.1", **options)
+    assert capsys.readouterr().out == ""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    printed = result(capsys, "evaluate", run, *flags, "--remedy", "snr_t:0.1", "--quiet")
+    kept = json.loads(Path(printed["saved"]).read_text())
+    assert kept["how"].pop("command").startswith("undrift evaluate run")
+    assert kept == json.loads(json.dumps(found))
+    own = as_sampler(load_pipeline("run/pipeline"))
+    plain = [undrift.evaluate(model, data, progress=False, **options) for model, data in (
+        (run, None), (own, load_data("digits")))]  # fmt: skip
+    assert plain[0]["mmd_sq"] == plain[1]["mmd_sq"] != found["mmd_sq"]
+    assert plain[1]["label"] == "model" and found["label"] == "run, snr_t:0.1"
+    with pytest.raises(InvalidInput, match="^num_samples is 3: an error bar needs at least 4"):
+        undrift.evaluate(run, num_samples=3)
+
+
 def test_tune_finds_what_the_command_finds(run, capsys):
     options = {"values": [0.99, 1.01], "refine": 0, "num_samples": 40, "features": "pixels"}
     found = undrift.tune(run, "epsilon_scaling", progress=False, **options)

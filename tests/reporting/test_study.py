@@ -203,4 +203,4 @@ def test_the_tables_become_markdown(folder, tmp_path, capsys):
     capsys.readouterr()
     profile = DATA.parents[1] / "studies" / "digits-gains.json"
     assert main(["report", str(profile), "--output", str(tmp_path / "new.md")]) == 2
-    assert "choose a .html file" in capsys.readouterr().err
+    assert "give a .html file" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import count
 from pathlib import Path
 
 from undrift.exceptions import InvalidInput
@@ -20,29 +21,30 @@ def slug(text: str) -> str:
 
 
 def place_for(run: str, folder: str) -> Path:
-    """Where results about a model go: a folder inside of the run, or here for a name on the hub."""
+    """The folder of results about a model: inside the run, or here for a name on the hub."""
     path = Path(run)
     return (path if path.is_dir() else Path()) / folder
 
 
-def free_file(folder: Path, stem: str, suffix: str) -> Path:
-    """The first of ``folder/stem-K.suffix`` that is not there yet."""
-    k = 1
-    while (path := folder / f"{stem}-{k}{suffix}").exists():
-        k += 1
-    return path
+def free_file(folder: Path, stem: str, *suffixes: str) -> Path:
+    """``folder/stem-K`` with the first suffix, for the first K that is free with all suffixes."""
+    paths = ([folder / f"{stem}-{k}{suffix}" for suffix in suffixes] for k in count(1))
+    return next(found[0] for found in paths if not any(path.exists() for path in found))
 
 
-def check_free(path: Path, *, folder: bool = False) -> None:
+def check_free(output: str | Path | None, *, folder: bool = False) -> None:
     """Stop before any work if a result would overwrite another, or cannot be written.
 
     Arguments:
-        path: Where it will be.
-        folder: Whether it will be a folder, which may be there already if it is empty.
+        output: Where it will be; None for a name that is free anyway.
+        folder: Whether it will be a folder, which may exist already if it is empty.
 
     Raises:
         InvalidInput: If so.
     """
+    if output is None:
+        return
+    path = Path(output)
     if path.is_dir() and not folder:
         raise InvalidInput(f"{path} is a folder: give a file in it as --output")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

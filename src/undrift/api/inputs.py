@@ -28,12 +28,12 @@ class ChainChoice:
     Arguments:
         run: A run of undrift train, or a pipeline of diffusers (a folder, or a name on the hub).
         sampler: ancestral, ddim, dpm-solver++, heun, euler, unipc, or a class of schedulers of
-            diffusers (the model's own if null).
-        num_inference_steps: Number of steps of the sampler (all training steps if null).
-        eta: Share of the reverse standard deviation that the sampler ddim draws (0 if null).
+            diffusers (default: the sampler of the model).
+        num_inference_steps: Number of denoising steps of the sampler (default: all training steps).
+        eta: Share of the reverse standard deviation that the sampler ddim draws (default: 0).
         remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]`` (default: none).
         batch_size: Images that go through the network at once.
-        device: Where to run (cuda where there is one, else cpu, if null).
+        device: Where to run (default: cuda where there is one, else cpu).
     """
 
     run: str
@@ -47,15 +47,15 @@ class ChainChoice:
 
 @dataclass
 class DataChoice:
-    """Which data; what is left open is what the run was trained on.
+    """Which data; the default of each option is that of the run's training data.
 
     Arguments:
         data: digits, fashion-mnist, patches, an image folder, an array file, or a Hugging Face
-            dataset (what the run was trained on if null).
+            dataset (default: the training data of the run).
         split: Part of the data set.
-        image_size: Size of the images (what the model makes if null).
-        channels: 1 for grayscale, 3 for RGB (what the model makes if null).
-        skip_bad_images: Leave out images that cannot be read instead of stopping.
+        image_size: Size of the images (default: as the model makes them).
+        channels: 1 for grayscale, 3 for RGB (default: as the model makes them).
+        skip_bad_images: Whether to skip images that cannot be read.
     """
 
     data: str | None = None
@@ -63,6 +63,21 @@ class DataChoice:
     image_size: int | None = None
     channels: Literal[1, 3] | None = None
     skip_bad_images: bool | None = None
+
+
+@dataclass
+class Choice(DataChoice, ChainChoice):
+    """Which model, how it is sampled, and which data."""
+
+
+def opened(choice: Choice) -> tuple[Sampler, ImageData]:
+    """The chain with its remedy, and the data, of the size and the channels that the model makes.
+
+    Raises:
+        InvalidInput: If one of them cannot be had, or they do not fit.
+    """
+    sampler = chain(choice)
+    return sampler, data(choice, choice.run, sampler.network)
 
 
 def chain(config: ChainChoice) -> Sampler:
@@ -85,15 +100,14 @@ def bare_chain(config: ChainChoice) -> Sampler:
     from undrift.diffusion.pipelines import check_weights, load_pipeline, sampler_by_name
 
     if config.batch_size < 1:
-        raise InvalidInput(f"--batch-size is {config.batch_size}: at least 1")
+        raise InvalidInput(f"batch_size is {config.batch_size}: at least 1")
     by_name = isinstance(config.run, (str, Path))
     device = _device(config.device) if by_name or config.device else None
     model = load_pipeline(config.run) if by_name else config.run
     sampler = sampler_by_name(model, config.sampler, config.num_inference_steps, config.eta)
-    network = sampler.network
-    check_weights(network)
+    check_weights(sampler.network)
     if device is not None:
-        network.to(device)
+        sampler.network.to(device)
     return sampler
 
 
@@ -106,7 +120,7 @@ def _remedy_data(
     chosen = config if isinstance(config, DataChoice) else DataChoice()
     if chosen.data is None and trained_on(config.run) is None:
         hint = "give --data" if isinstance(config, DataChoice) else "sample a run of undrift train"
-        raise InvalidInput(f"{remedy.remedy} is estimated from data that nobody names: {hint}")
+        raise InvalidInput(f"{remedy.remedy} is estimated from data, and none are given: {hint}")
     logger.info("%s: estimated from the data", remedy.remedy)
     return data(chosen, config.run, sampler.network).images
 
@@ -124,13 +138,11 @@ def data(config: DataChoice, run: Any, network: Any) -> ImageData:  # noqa: ANN4
     made = image_shape(network)
     if made is not None:
         channels, height, width = made
-        for flag, value, wanted in (
-            ("--image-size", config.image_size, height),
-            ("--channels", config.channels, channels),
-        ):
-            if value is not None and value != wanted:
+        for name, wanted in (("image_size", height), ("channels", channels)):
+            value = getattr(config, name)
+            if value not in (None, wanted):
                 raise InvalidInput(
-                    f"{flag} is {value}, but the model {_called(run)} makes images of shape "
+                    f"{name} is {value}, but the model {_called(run)} makes images of shape "
                     f"{made}: leave it out, or give {wanted}"
                 )
         if channels not in (1, 3) or height != width:
@@ -146,17 +158,18 @@ def data(config: DataChoice, run: Any, network: Any) -> ImageData:  # noqa: ANN4
 
 
 def chosen_data(config: DataChoice, run: Any) -> DataConfig:
-    """Which data: what was said, else what the run was trained on.
+    """The data that were chosen, else those that the run was trained on.
 
     Raises:
-        InvalidInput: If neither says.
+        InvalidInput: If there are neither.
     """
     known = trained_on(run)
     if config.data is not None:
         known = DataConfig(data=config.data)
     if known is None:
         raise InvalidInput(
-            f"which data? {_called(run)} is no run of undrift train that would say: give --data"
+            f"which data? {_called(run)} is not a run of undrift train that knows its data: give "
+            "--data"
         )
     given = {f.name: getattr(config, f.name) for f in fields(DataChoice)}
     return replace(known, **{name: value for name, value in given.items() if value is not None})
@@ -184,7 +197,7 @@ def trained_on(run: Any) -> DataConfig | None:
 
 
 def name_of(run: Any) -> str:
-    """What a model is called where nobody says.
+    """Name of a model without a label.
 
     Example:
         >>> name_of("runs/digits-1/"), name_of("runs/digits-1/pipeline"), name_of("owner/model")
@@ -199,7 +212,7 @@ def name_of(run: Any) -> str:
 
 
 def _called(run: Any) -> str:  # noqa: ANN401
-    """What a message calls a model."""
+    """A model as messages name it."""
     return str(run) if isinstance(run, (str, Path)) else f"of this {type(run).__name__}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undrift.api.evaluation import KIND, SCHEMA_VERSION, quality_rows
+from undrift.api.evaluate import KIND, SCHEMA_VERSION, quality_rows
 from undrift.api.files import check_free
 from undrift.api.inputs import name_of, trained_on
 from undrift.data.grids import image_grid
@@ -21,7 +21,7 @@ from undrift.reporting.study import write_study_report
 from undrift.reporting.study_markdown import write_study_markdown
 from undrift.study.record import FILE as STUDY
 from undrift.study.record import StudyRecord
-from undrift.training.runs import load
+from undrift.training.runs import load, read_log
 
 MARKDOWN = ".md"
 DATA_IMAGES = 64
@@ -54,12 +54,12 @@ def report(
         InvalidInput: If a source cannot be read, or the output is there and no report.
     """
     check_output(Path(output))
-    return write(gather(sources), Path(output), title, command)
+    return write(collect(sources), Path(output), title, command)
 
 
 @dataclass
 class Records:
-    """What the sources hold."""
+    """The records of the sources."""
 
     profiles: list[ErrorProfile] = field(default_factory=list)
     logs: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
@@ -68,8 +68,8 @@ class Records:
     study: Path | None = None
 
 
-def gather(sources: Source | Iterable[Source]) -> Records:
-    """The records that profiles, runs or a study hold.
+def collect(sources: Source | Iterable[Source]) -> Records:
+    """The records of profiles, runs or a study.
 
     Raises:
         InvalidInput: If there are none, or one cannot be read.
@@ -93,7 +93,7 @@ def gather(sources: Source | Iterable[Source]) -> Records:
 
 
 def write(found: Records, output: Path, title: str = TITLE, command: str = "") -> Path:
-    """Write the page of what the sources hold, and return its path.
+    """Write the page of the records, and return its path.
 
     Raises:
         InvalidInput: If only a study can be written that way.
@@ -102,19 +102,17 @@ def write(found: Records, output: Path, title: str = TITLE, command: str = "") -
         study, folder = StudyRecord.load(found.study).to_dict(), found.study.parent
         if output.suffix == MARKDOWN:
             return write_study_markdown(study, folder, output)
-        page = output / "report.html" if output.is_dir() else output
-        return write_study_report(study, folder, page)
+        return write_study_report(study, folder, _page(output))
     if output.suffix == MARKDOWN:
-        raise InvalidInput(f"{output} would be Markdown, as a study can have: choose a .html file")
+        raise InvalidInput(f"{output}: Markdown is available for studies only: give a .html file")
     content = ReportInput(
-        title=title,
-        profiles=[profile.to_dict() for profile in found.profiles],
-        sample_grids=found.grids,
-        training_logs=found.logs,
-        quality=found.quality,
-        command=command,
+        title, found.profiles, found.grids, found.logs, quality=found.quality, command=command
     )
     return write_report(content, output)
+
+
+def _page(output: Path) -> Path:
+    return output / "report.html" if output.is_dir() else output
 
 
 def check_output(path: Path) -> None:
@@ -123,7 +121,7 @@ def check_output(path: Path) -> None:
     Raises:
         InvalidInput: If so.
     """
-    path = path / "report.html" if path.is_dir() else path
+    path = _page(path)
     if not path.exists():
         check_free(path)
     elif not path.is_file() or MARK not in path.read_text("utf-8", errors="replace"):
@@ -138,20 +136,18 @@ def _study_file(source: Path) -> Path | None:
 
 
 def _add_run(folder: Path, found: Records) -> None:
-    """Add what a run holds.
+    """Add the records of a run.
 
     Raises:
         InvalidInput: If it holds no profile, or one that cannot be read.
     """
-    files = [
-        *sorted((folder / "profiles").glob("*.json")),
-        *(path for path in [folder / "profile.json"] if path.is_file()),
-    ]
+    files = [*sorted((folder / "profiles").glob("*.json")), *folder.glob("profile.json")]
     if not files:
         raise InvalidInput(f"{folder} holds no profile yet: run undrift measure {folder} first")
     found.profiles += without_parts([ErrorProfile.load(file) for file in files])
     name = name_of(folder)
-    _add_log(folder, name, found)
+    if rows := _log(folder):
+        found.logs.append((name, rows))
     _add_grids(folder, name, found)
     for file in sorted((folder / "evaluations").glob("*.json")):
         found.quality += _quality(file)
@@ -164,20 +160,15 @@ def without_parts(profiles: Sequence[ErrorProfile]) -> list[ErrorProfile]:
     return sorted(kept, key=lambda profile: profile.created)
 
 
-def _add_log(folder: Path, name: str, found: Records) -> None:
-    file = folder / "log.jsonl"
-    if not file.is_file():
-        return
+def _log(folder: Path) -> list[dict[str, Any]]:
     try:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line]
+        return read_log(folder)
     except ValueError:
-        raise InvalidInput(f"{file} is damaged: a line is no JSON") from None
-    if rows:
-        found.logs.append((name, rows))
+        raise InvalidInput(f"{folder / 'log.jsonl'} is damaged: a line is no JSON") from None
 
 
 def _add_grids(folder: Path, name: str, found: Records) -> None:
-    """The last sample grid of a run; before the first of all, the data, where they are at hand."""
+    """Add the last sample grid of a run; before the first one, the data, if they can be loaded."""
     if not found.grids and (grid := _data_grid(folder)) is not None:
         found.grids.append(grid)
     grids = sorted((folder / "samples").glob("*.png"))
@@ -188,13 +179,12 @@ def _add_grids(folder: Path, name: str, found: Records) -> None:
 
 def _data_grid(folder: Path) -> tuple[str, Any, str] | None:
     try:
-        data = trained_on(folder)
-        if data is None:
-            return None
-        images = load(data, limit=DATA_IMAGES).images
-        return "data", image_grid(images), f"{data.data}, {data.split}"
-    except (InvalidInput, OSError):  # moved or gone since: the report goes without
-        return None
+        if (data := trained_on(folder)) is not None:
+            grid = image_grid(load(data, limit=DATA_IMAGES).images)
+            return "data", grid, f"{data.data}, {data.split}"
+    except (InvalidInput, OSError):  # the data were moved since: the report has no grid of them
+        pass
+    return None
 
 
 def _quality(file: Path) -> list[tuple[str, str, float | None, float | None]]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from undrift.api.inputs import ChainChoice, chain
 from undrift.diffusion.pipelines import image_shape
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.measurement.cumulative import check_states
 from undrift.measurement.population import draw_samples
@@ -18,42 +19,44 @@ def sample(
     model: Any,  # noqa: ANN401
     num_images: int = 64,
     *,
-    sampler: str | None = None,
-    num_inference_steps: int | None = None,
-    eta: float | None = None,
-    remedy: str | None = None,
-    batch_size: int = 250,
-    device: str | None = None,
     seed: int = 0,
     progress: bool = True,
+    **choice: Any,  # noqa: ANN401
 ) -> Tensor:
     """Images of a model, with shape (N, C, H, W), in [-1, 1] for a model of images, on the CPU.
 
     Arguments:
         model: A run, a pipeline of diffusers (or its folder or name), a sampler or a denoiser.
-        num_images: How many.
-        sampler: As in ``undrift sample``, like the next five.
-        num_inference_steps: Number of denoising steps.
-        eta: Share of the reverse standard deviation that the sampler ddim draws.
-        remedy: A remedy at sampling time, as text.
-        batch_size: Images that go through the network at once.
-        device: Where to run.
+        num_images: Number of images.
         seed: Seed of all noise; the same as in :func:`undrift.measure` gives the same images.
         progress: Whether to draw a progress bar on stderr.
+        **choice: Further options of ``undrift sample``, which choose the chain, the fields of
+            :class:`undrift.api.inputs.ChainChoice`: ``sampler``, ``num_inference_steps``, ``eta``,
+            ``remedy``, ``batch_size``, ``device``.
 
     Raises:
         InvalidInput: If an option cannot be used, the model does not say what images it makes, or
             the samples are not finite.
     """
-    if num_images < 1:
-        raise InvalidInput(f"--num-images is {num_images}: at least 1")
-    choice = ChainChoice(model, sampler, num_inference_steps, eta, remedy, batch_size, device)
-    chosen = chain(choice)
-    shape = image_shape(chosen.network)
+    chosen = ChainChoice(model, **choice)
+    return images_of(chain(chosen), num_images, seed, chosen.batch_size, progress=progress)
+
+
+def images_of(
+    sampler: Sampler, count: int, seed: int, batch_size: int, *, progress: bool
+) -> Tensor:
+    """Images of a sampler, the same noise for every sampler.
+
+    Raises:
+        InvalidInput: If there are none to draw, the model does not say what images it makes, or
+            they are not finite.
+    """
+    shape = image_shape(sampler.network)
+    if count < 1:
+        raise InvalidInput(f"num_images is {count}: at least 1")
     if shape is None:
         raise InvalidInput("the model does not say what size of images it makes")
-    passes = num_images * (len(chosen.grid) - 1)
-    with progress_bar("sampling", passes, show=progress) as tick:
-        x = draw_samples(chosen, (num_images, *shape), seed, batch_size=batch_size, tick=tick)
+    with progress_bar("sampling", count * (len(sampler.grid) - 1), show=progress) as tick:
+        x = draw_samples(sampler, (count, *shape), seed, batch_size=batch_size, tick=tick)
     check_states(x, 0, "the sampler's images")
     return x

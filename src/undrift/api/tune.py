@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from undrift.api import inputs
-from undrift.api.inputs import ChainChoice, DataChoice
+from undrift.api.inputs import Choice
 from undrift.exceptions import InvalidInput
 from undrift.quality.feature_choice import choose_features
 from undrift.remedies import search
 from undrift.remedies.registry import REMEDIES, parse
 from undrift.remedies.remedy import Remedy
-from undrift.remedies.search import Metric, Tuning
-
-LEAST = 40
-
-
-@dataclass
-class Choice(DataChoice, ChainChoice):
-    """Which model, chain and data."""
+from undrift.remedies.search import LEAST_DATA, Metric, Tuning
 
 
 def tune(
@@ -56,19 +49,20 @@ def tune(
             labels, else pixels, when None.
         seed: Seed of the split and of all noise.
         progress: Whether to draw a progress bar on stderr.
-        **choice: Further options of ``undrift tune``, which choose the chain and the data:
-            ``sampler``, ``num_inference_steps``, ``eta``, ``batch_size``, ``device``; ``split``,
-            ``image_size``, ``channels``, ``skip_bad_images``.
+        **choice: Further options of ``undrift tune``, which choose the chain and the data, the
+            fields of :class:`undrift.api.inputs.Choice` but the remedy.
 
     Raises:
         InvalidInput: If an option cannot be used.
     """
     chosen = open_remedy(remedy)
     grid = strengths(chosen, values, range, num_values)
-    if num_samples < LEAST:
-        raise InvalidInput(f"--num-samples is {num_samples}: error bars need {LEAST}")
-    if refine < 0:
-        raise InvalidInput(f"--refine is {refine}: 0 or more")
+    for name, value, least in (
+        ("num_samples", num_samples, LEAST_DATA),
+        ("refine", refine, 0),
+    ):
+        if value < least:
+            raise InvalidInput(f"{name} is {value}: at least {least}")
     options = Choice(model, data=data, **choice)
     chain = inputs.bare_chain(options)
     images = inputs.data(options, model, chain.network)
@@ -122,7 +116,7 @@ def strengths(
         if len(ends) != 2 or not ends[0] < ends[1]:
             raise InvalidInput("--range takes the lowest and the highest strength, as 0.98,1.02")
         if count < 2:
-            raise InvalidInput(f"--num-values is {count}: at least 2")
+            raise InvalidInput(f"num_values is {count}: at least 2")
         low, step = ends[0], (ends[1] - ends[0]) / (count - 1)
         nearest = remedy.strengths.range.nearest
         values = sorted({nearest(low + step * i) for i in range(count)})

@@ -7,7 +7,7 @@ A command is a module ``undrift/cli/NAME.py`` with
   A field without default has to be given.
 - ``POSITIONALS``, the names of the fields that are written without ``--`` (optional). The last one
   may be a list: it takes all that is left.
-- ``run(config)``, which does the work, prints what a reader wants to see, and returns what
+- ``run(config)``, which does the work, prints the result for the terminal, and returns what
   ``--json`` prints: a mapping of what JSON can hold (tensors, arrays, paths and dataclasses are
   converted), or None.
 
@@ -34,11 +34,12 @@ from types import ModuleType
 from undrift.api.configuration import build
 from undrift.cli.parser import CommandParser
 from undrift.cli.result import to_json, to_yaml
+from undrift.exceptions import InvalidInput
 
 
 @dataclass(frozen=True)
 class Session:
-    """How the running command was called.
+    """The invocation of the running command.
 
     Arguments:
         command: The command line, which the result repeats.
@@ -76,7 +77,10 @@ def execute(name: str, module: ModuleType, argv: Sequence[str]) -> int:
         return 0
     called = Session(shlex.join(["undrift", name, *argv]), given.json, given.quiet)
     with _messages(called), redirect_stdout(sys.stderr) if given.json else nullcontext():
-        result = module.run(config)
+        try:
+            result = module.run(config)
+        except InvalidInput as error:
+            raise InvalidInput(parser.in_flags(str(error))) from error
     if given.json:
         print(to_json({**(result or {}), "config": config}))
     return 0

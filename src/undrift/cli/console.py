@@ -1,14 +1,11 @@
-"""What a command shows on the terminal beside plain lines: tables."""
+"""Tables on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from undrift.cli.command import session
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def show(*parts: Any, **options: Any) -> None:  # noqa: ANN401
@@ -20,17 +17,21 @@ def show(*parts: Any, **options: Any) -> None:  # noqa: ANN401
         console.print(part, **options)
 
 
-def table(title: str, columns: Mapping[str, Literal["left", "right"]]) -> Table:
-    """An empty table in the style of all commands.
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, num_names: int = 1
+) -> None:
+    """Print a table.
 
     Arguments:
         title: What it shows.
-        columns: Their names, each with the side that its cells keep to.
+        columns: Headings.
+        rows: Cells as text.
+        num_names: Number of first columns that hold names, which are aligned on the left.
     """
-    from rich import box
-    from rich.table import Table
+    from undrift.reporting.console import rich_table
+    from undrift.reporting.tables import Table
 
-    made = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for name, side in columns.items():
-        made.add_column(name, justify=side, no_wrap=side == "right")
-    return made
+    drawn = rich_table(Table(title, columns, rows))
+    for column in drawn.columns[:num_names]:
+        column.justify, column.no_wrap = "left", False
+    show(drawn)

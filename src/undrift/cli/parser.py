@@ -1,8 +1,9 @@
-"""How a command looks to the person who types it: flags, positionals, help, and the YAML file."""
+"""Flags, positional arguments, help and YAML file of a command."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING
 from difflib import get_close_matches
@@ -67,6 +68,12 @@ class CommandParser(argparse.ArgumentParser):
     def written(self, option: Option) -> str:
         """How an option is written on the command line."""
         return option.key.upper() if option.key in self.positionals else option.flag
+
+    def in_flags(self, message: str) -> str:
+        """A message of a function, in which parameters are written as the flags of the command."""
+        flags = {option.key: self.written(option) for option in self.options}
+        names = r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.-])|^[a-z]+(?= is -?\d)"
+        return re.sub(names, lambda found: flags.get(found[0], found[0]), message)
 
     def error(self, message: str) -> NoReturn:
         """Raise what the command line ends with, as one line."""

@@ -34,19 +34,18 @@ POSITIONALS = ("sources",)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Gather the records and write the page."""
-    from undrift.api.report import check_output, gather, write
+    """Collect the records and write the page."""
+    from undrift.api.report import check_output, collect, write
     from undrift.reporting.console import console_table
     from undrift.study.record import StudyRecord
 
     output = Path(config.output)
     check_output(output)
-    found = gather(config.sources)
+    found = collect(config.sources)
     path = write(found, output, config.title, session().command)
-    result = {"report": str(path)}
-    if found.study:
-        print(f"report  {path}")
-        return result | {"rows": len(StudyRecord.load(found.study).rows)}
-    show(console_table([profile.to_dict() for profile in found.profiles]))
+    if not found.study:
+        show(console_table(found.profiles))
     print(f"report  {path}")
-    return result | {"profiles": [profile.label for profile in found.profiles]}
+    if found.study:
+        return {"report": str(path), "rows": len(StudyRecord.load(found.study).rows)}
+    return {"report": str(path), "profiles": [profile.label for profile in found.profiles]}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from undrift.cli.command import session
+from undrift.cli.console import show, table
 
 if TYPE_CHECKING:
     from undrift.reporting.theory import ChainView
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Config:
-    """Test the paper's claims on Gaussian chains, or compute the error budget of one of your own.
+    """Test the paper's claims on Gaussian chains, or compute the error budget of your own chain.
 
     A Gaussian chain is a JSON file {"mean": [d], "cov": [d][d], "betas": [T], "slope": [T][d][d],
     "offset": [T][d], "var": [T]}: entry t - 1 belongs to step t, the denoiser is x0 = slope x_t +
@@ -45,14 +46,21 @@ POSITIONALS = ()
 
 def run(config: Config) -> Mapping[str, Any]:
     """Compute and print; write the HTML page if `output` is given."""
+    from undrift.reporting.theory import TheoryPage, step_table, write_theory
+
     result, views, title = _gaussian(config) if config.gaussian else _claims(config)
     if config.mixture:
         result["mixture"], view = _mixture(config)
         views.append(view)
-    _print(result, views)
+    for claim in result.get("claims", ()):
+        show(f"[bold]{claim.verdict:>9}[/bold]  {claim.name}", highlight=False)
+        show(f"[dim]{claim.evidence}[/dim]\n", highlight=False)
+    for view in views:
+        header, body = step_table(view.rows)
+        shown = body[::-1][:: max(1, len(body) // 20)][::-1]
+        table(f"{view.title}: error budget in nats", header, shown, num_names=0)
+        show(view.closure, highlight=False)
     if config.output:
-        from undrift.reporting.theory import TheoryPage, write_theory
-
         page = TheoryPage(title, views, result.get("claims", ()), session().command)
         result["report"] = str(write_theory(page, config.output))
         print(f"\nreport  {result['report']}")
@@ -106,8 +114,8 @@ def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
     from undrift.reporting.theory import ChainView
     from undrift.theory.trained_mixture import trained_budget
 
-    show = not session().quiet
-    with progress_bar("train on eight Gaussians", config.num_updates, show=show) as advance:
+    total, visible = config.num_updates, not session().quiet
+    with progress_bar("train on eight Gaussians", total, show=visible) as advance:
         steps = trained_budget(
             num_updates=config.num_updates,
             num_particles=config.num_particles,
@@ -115,11 +123,9 @@ def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
             advance=advance,
         )
     rows = [step.row() for step in steps]
-    parts = [sum(row[f"e_mod_{part}"] for row in rows) for part in ("mean", "variance", "shape")]
-    shares = ", ".join(
-        f"{value / sum(parts):.0%} in the {name}"
-        for value, name in zip(parts, ("mean", "variance", "shape"), strict=True)
-    )
+    names = ("mean", "variance", "shape")
+    parts = [sum(row[f"e_mod_{name}"] for row in rows) for name in names]
+    shares = [f"{x / sum(parts):.0%} in the {name}" for x, name in zip(parts, names, strict=True)]
     largest = max(abs(step.gap_in_errors) for step in steps)
     closure = (
         f"The budget closes within {largest:.2f} standard errors at each of {len(rows)} steps."
@@ -128,25 +134,8 @@ def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
         "A small network trained on a ring of eight Gaussians, T = "
         f"{rows[0]['t']}. Estimates from {config.num_particles:,} particles; the forgotten error "
         "comes from a second, independent run. The last step adds no noise, so its divergences do "
-        f"not exist. Of the modular errors, {shares}. {advice(*parts)}"
+        f"not exist. Of the modular errors, {', '.join(shares)}. {advice(*parts)}"
     )
     result = {"steps": rows, "largest_gap_in_errors": largest, "closes": largest < 3}
     result["advice"] = advice(*parts)
     return result, ChainView("A trained network", text, rows, closure)
-
-
-def _print(result: Mapping[str, Any], views: Sequence[ChainView]) -> None:
-    """The claims and the budgets as tables for the terminal."""
-    from undrift.cli.console import show, table
-    from undrift.reporting.theory import step_table
-
-    for claim in result.get("claims", ()):
-        show(f"[bold]{claim.verdict:>9}[/bold]  {claim.name}", highlight=False)
-        show(f"[dim]{claim.evidence}[/dim]\n", highlight=False)
-    for view in views:
-        header, body = step_table(view.rows)
-        shown = table(f"{view.title}: error budget in nats", dict.fromkeys(header, "right"))
-        for row in body[::-1][:: max(1, len(body) // 20)][::-1]:
-            shown.add_row(*row)
-        show(shown)
-        show(view.closure, highlight=False)

@@ -138,6 +138,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 
 
 def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)
