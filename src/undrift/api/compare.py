@@ -25,7 +25,7 @@ def compare(
     workers: int | None = None,
     progress: bool = True,
     on_row: Callable[[StudyRow], None] = lambda row: None,
-    before: Callable[[Mapping[str, Any]], None] = lambda judged_by: None,
+    before: Callable[[Mapping[str, Any]], None] = lambda question: None,
     command: str | None = None,
 ) -> StudyRecord:
     """Compare training methods over seeds, each against plain training, and write a report.
@@ -33,17 +33,17 @@ def compare(
     Arguments:
         study: The plan: a YAML file, a mapping of what such a file holds, or a
             :class:`~undrift.study.config.StudyConfig`.
-        output: Folder of the study, which goes on there if it was stopped; for a file, one of its
+        output: Folder of the study; an interrupted study continues there; for a file, one of its
             name under ``runs`` when None.
-        seeds: Seeds, in the place of those of the plan.
-        workers: Runs that go on at once, in the place of the plan's.
+        seeds: Seeds, instead of those of the plan.
+        workers: Number of runs at the same time, instead of that of the plan.
         progress: Whether to draw a progress bar on stderr.
         on_row: Called with each result as it comes.
-        before: Called before the first run with how all models will be judged.
+        before: Called before the first run with how all models will be evaluated.
         command: The command line, for the record.
 
     Returns:
-        The rows and the changes against plain, as they are in ``study.json`` of the folder, beside
+        The rows and the changes against plain, as they are in ``study.json`` of the folder, next to
         its ``report.html``.
 
     Raises:

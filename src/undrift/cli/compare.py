@@ -73,7 +73,7 @@ def run(config: Config) -> dict[str, Any]:
         console.print(f"not in the tables: {where}: {failed.reason}")
     rows = [
         [
-            *(change.protocol, change.budget or "", change.method, SHOWN[change.metric]),
+            *(change.protocol or "", change.budget or "", change.method, SHOWN[change.metric]),
             f"{change.mean:+.1%}",
             "{:+.1%} to {:+.1%}".format(*change.interval) if change.interval else "–",
             str(change.num_seeds),
