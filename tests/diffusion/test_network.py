@@ -10,7 +10,7 @@ from tiny import TinyNetwork, tiny_sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.published import STRENGTHS
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.options import CHOSEN, RegularizerConfig
+from undrift.regularizer.options import VARIANTS, RegularizerConfig
 from undrift.training.building import build_network
 from undrift.training.checkpoint import StartingPoint, difference, same_run
 from undrift.training.config import (
@@ -129,7 +129,7 @@ def test_a_run_tells_what_its_variant_chose_so_that_another_default_makes_anothe
     assert larger == "batch_size: 40 there, 80 now"  # not what follows from it
 
 
-@pytest.mark.parametrize("variant", sorted(CHOSEN))
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_the_library_chooses_what_the_configuration_says(variant):
     config = TrainConfig(method=variant, batch_size=24)
     sampler = tiny_sampler(TinyNetwork(), 20)
@@ -144,9 +144,11 @@ def test_the_library_chooses_what_the_configuration_says(variant):
 def test_the_help_names_the_values_of_the_tables():
     """The help cannot read the tables: it has to be changed with them."""
     text = " ".join(RegularizerConfig.__doc__.split())
-    persistent, official = CHOSEN["persistent"], CHOSEN["official"]
-    assert CHOSEN["full"] == CHOSEN["truncated"]
-    assert f"{persistent.window:g} for persistent, {CHOSEN['full'].window:g} for truncated" in text
+    persistent, official = VARIANTS["persistent"], VARIANTS["official"]
+    assert VARIANTS["full"] == VARIANTS["truncated"]
+    assert (
+        f"{persistent.window:g} for persistent, {VARIANTS['full'].window:g} for truncated" in text
+    )
     assert f"({persistent.num_forward} if null; for official, as many as states)" in text
     assert f"(if null, {persistent.every}; {official.every} for official" in text
     assert f"by gradient norms; {official.strength:g} for official" in text

@@ -20,9 +20,9 @@ from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import RBFMixture
 from undrift.regularizer.balance import GradientBalance
+from undrift.regularizer.bootstrap import integer, rollout_streams
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.pyramid import Pyramid
-from undrift.regularizer.streams import Streams
+from undrift.regularizer.spaces import FeatureSpace, Pyramid
 
 VARIANTS = ("official", "full", "truncated", "persistent")
 DATA = torch.randn(12, 3, generator=noise_source(100))
@@ -79,8 +79,8 @@ def ddim_module(network, schedule, x, t, s):
 
 def value_by_hand(network, variant, seed, length=3):
     """The value of a first call with 4 states against 8 draws (4 for the released loss)."""
-    sampler, streams = tiny_sampler(network), Streams.seeded(seed)
-    grid, schedule, noise = sampler.grid, sampler.schedule, streams.noise
+    sampler, streams = tiny_sampler(network), rollout_streams(seed)
+    grid, schedule, noise = sampler.grid, sampler.schedule, streams["noise"]
     order = torch.randperm(12 if variant != "official" else 8, generator=noise)
     data = DATA if variant != "official" else DATA[-8:]
     starts, targets = data[order[:4]], data[order[4:]]
@@ -89,8 +89,8 @@ def value_by_hand(network, variant, seed, length=3):
         x = torch.randn(4, 3, generator=noise)
     else:
         modules = len(grid) - 1
-        end = streams.integer(1, modules - (variant == "official"))
-        length = streams.integer(1, length) if variant == "official" else length
+        end = integer(1, modules - (variant == "official"), streams["choice"])
+        length = integer(1, length, streams["choice"]) if variant == "official" else length
         begin = max(0, end - length)
         epsilon = torch.randn(4, 3, generator=noise)
         x = schedule.alpha(grid[begin]) * starts + schedule.sigma(grid[begin]) * epsilon
@@ -475,7 +475,7 @@ def test_default_sizes_are_shares_of_the_batch():
 def test_a_feature_map_takes_the_place_of_the_states():
     matrix = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], requires_grad=True)
     network = TinyNetwork()
-    mapped = make(network, "full", feature_map=lambda x: x @ matrix)
+    mapped = make(network, "full", space=FeatureSpace(lambda x: x @ matrix))
     mapped.backward(network, DATA, lambda: main_term(network))
     kernel = RBFMixture(feature_map=lambda x: x @ matrix.detach())
     other = TinyNetwork()
@@ -616,7 +616,7 @@ def in_each_process():
     for _ in range(8):
         regularizer(wrapped, x_0, main_term(wrapped, x_0))
         shared += [regularizer.log["regularizer_t"], regularizer.log["lambda"]]
-        own.append(torch.randn((), generator=regularizer.streams.noise).item())
+        own.append(torch.randn((), generator=regularizer.streams["noise"]).item())
     shared, own = (
         gather(torch.tensor(row, dtype=torch.float64)).reshape(2, -1) for row in (shared, own)
     )
@@ -632,14 +632,15 @@ def test_two_processes_make_one_kernel_and_one_gradient():
 
 def test_a_pyramid_sees_noise_alike_at_all_levels_and_brightness_most_at_the_top():
     noise = torch.randn(4000, 2, 8, 8, generator=noise_source())
-    variances = Pyramid()(noise).var(0)
+    pyramid = Pyramid()
+    variances = pyramid(noise, 0)[0].flatten(1).var(0)
     assert variances.shape == (2 * (64 + 16 + 4 + 1),)
     assert variances.min() > 0.85 and variances.max() < 1.15
-    brighter = Pyramid()(noise + 0.1) - Pyramid()(noise)
+    brighter = (pyramid(noise + 0.1, 0)[0] - pyramid(noise, 0)[0]).flatten(1)
     sizes = [0.1] * 128 + [0.2] * 32 + [0.4] * 8 + [0.8] * 2
     torch.testing.assert_close(brighter.mean(0), torch.tensor(sizes))
     odd = torch.arange(6.0).view(1, 1, 2, 3)  # the last column belongs to no block of 2x2
-    torch.testing.assert_close(Pyramid()(odd)[0, -1], torch.tensor((0 + 1 + 3 + 4) / 2))
+    torch.testing.assert_close(pyramid(odd, 0)[0][0, -1, 0], torch.tensor((0 + 1 + 3 + 4) / 2))
 
 
 def test_a_pipeline_is_regularized_as_its_chain_is():

@@ -18,12 +18,11 @@ from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import LinearSchedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.bootstrap import BootstrapRollout
+from undrift.regularizer.bootstrap import BootstrapRollout, integer, rollout_streams
 from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.grid import window_start
 from undrift.regularizer.pool import ForwardPool
-from undrift.regularizer.streams import Streams
+from undrift.regularizer.weighting import window_start
 
 
 def through_a_file(state):
@@ -34,16 +33,16 @@ def through_a_file(state):
 
 
 def test_processes_share_choices_but_not_noise():
-    first, second = Streams.seeded(5, rank=0), Streams.seeded(5, rank=1)
-    choices = [[s.integer(1, 1000) for _ in range(20)] for s in (first, second)]
+    first, second = rollout_streams(5, rank=0), rollout_streams(5, rank=1)
+    choices = [[integer(1, 1000, s["choice"]) for _ in range(20)] for s in (first, second)]
     assert choices[0] == choices[1]
-    noise = [torch.randn(1000, generator=s.noise) for s in (first, second)]
+    noise = [torch.randn(1000, generator=s["noise"]) for s in (first, second)]
     assert abs(float(torch.corrcoef(torch.stack(noise))[0, 1])) < 4 / math.sqrt(1000)
 
 
 def test_choices_are_uniform_on_both_ends():
-    streams = Streams.seeded(0)
-    counts = Counter(streams.integer(2, 5) for _ in range(4000))
+    streams = rollout_streams(0)
+    counts = Counter(integer(2, 5, streams["choice"]) for _ in range(4000))
     assert set(counts) == {2, 3, 4, 5}
     assert sum((n - 1000) ** 2 / 1000 for n in counts.values()) < 16.3  # chi², 3 df, p = 0.001
 
@@ -125,7 +124,7 @@ def roll(rollout, sampler, streams, calls=1, size=6):
 @pytest.mark.parametrize(("gradient", "with_graph"), [("all", 4), ("last", 1)])
 def test_the_graph_goes_through_all_modules_or_the_last(gradient, with_graph):
     network = TinyNetwork()
-    streams = Streams.seeded(0)
+    streams = rollout_streams(0)
     while True:  # a rollout that is not cut where the grid begins
         network.timesteps, network.with_graph = [], 0
         states, _ = roll(BootstrapRollout(4, gradient), tiny_sampler(network), streams)
@@ -137,13 +136,13 @@ def test_the_graph_goes_through_all_modules_or_the_last(gradient, with_graph):
 
 def test_a_rollout_is_the_samplers_trajectory_from_a_forward_draw():
     sampler, starts = exact_sampler(), torch.randn(5, 3, generator=noise_source(9))
-    rollout, streams, copy = BootstrapRollout(3), Streams.seeded(1), Streams.seeded(1)
+    rollout, streams, copy = BootstrapRollout(3), rollout_streams(1), rollout_streams(1)
     for _ in range(20):
         states, end = rollout(sampler, starts, 5, streams)
-        copy.integer(1, 10)
+        integer(1, 10, copy["choice"])
         begin = sampler.grid[max(0, end - 3)]
-        x = sampler.forward(starts, begin, generator=copy.noise)
-        path = sampler.trajectory(x, start=begin, stop=sampler.grid[end], generator=copy.noise)
+        x = sampler.forward(starts, begin, generator=copy["noise"])
+        path = sampler.trajectory(x, start=begin, stop=sampler.grid[end], generator=copy["noise"])
         *_, (t, expected) = path
         assert t == sampler.grid[end]
         torch.testing.assert_close(states, expected, rtol=0, atol=0)
@@ -162,7 +161,7 @@ def test_a_rollout_is_the_samplers_trajectory_from_a_forward_draw():
 )
 def test_every_module_is_the_last_as_often(last_step, window, ends):
     rollout = BootstrapRollout(1, "last", last_step=last_step, window=window)
-    sampler, streams = exact_sampler(), Streams.seeded(3)
+    sampler, streams = exact_sampler(), rollout_streams(3)
     counts = Counter(roll(rollout, sampler, streams, size=2)[1] for _ in range(2000))
     assert set(counts) == set(ends)
     expected = 2000 / len(ends)
@@ -172,7 +171,7 @@ def test_every_module_is_the_last_as_often(last_step, window, ends):
 
 def test_released_lengths_are_uniform():
     network = TinyNetwork()
-    sampler, streams, counts = tiny_sampler(network), Streams.seeded(4), Counter()
+    sampler, streams, counts = tiny_sampler(network), rollout_streams(4), Counter()
     rollout = BootstrapRollout(5, "all", random_length=True, last_step=False)
     for _ in range(3000):
         network.timesteps = []
@@ -187,8 +186,8 @@ def test_released_lengths_are_uniform():
 @pytest.mark.parametrize(("window", "first"), [(1.0, 0), (0.3, 7)])
 def test_one_cohort_is_the_samplers_trajectory_again_and_again(window, first):
     sampler = exact_sampler()
-    cohorts, streams = PersistentCohorts(1, window), Streams.seeded(2)
-    replay = Streams.seeded(2).noise
+    cohorts, streams = PersistentCohorts(1, window), rollout_streams(2)
+    replay = rollout_streams(2)["noise"]
     for _ in range(3):
         x = sampler.prior((6, 3), generator=replay)
         states = list(sampler.trajectory(x, generator=replay))
@@ -199,7 +198,7 @@ def test_one_cohort_is_the_samplers_trajectory_again_and_again(window, first):
 
 
 def test_cohorts_are_spread_over_the_grid_and_take_turns():
-    cohorts, sampler, streams = PersistentCohorts(4), exact_sampler(20), Streams.seeded(0)
+    cohorts, sampler, streams = PersistentCohorts(4), exact_sampler(20), rollout_streams(0)
     ends = [roll(cohorts, sampler, streams)[1] for _ in range(8)]
     assert ends == [1, 6, 11, 16, 2, 7, 12, 17]
     lap = [roll(cohorts, sampler, streams)[1] for _ in range(80)]
@@ -209,7 +208,7 @@ def test_cohorts_are_spread_over_the_grid_and_take_turns():
 
 def test_a_window_gets_all_the_gradients():
     network = TinyNetwork()
-    cohorts, streams = PersistentCohorts(3, window=0.25), Streams.seeded(0)
+    cohorts, streams = PersistentCohorts(3, window=0.25), rollout_streams(0)
     sampler = tiny_sampler(network, 20)
     ends = Counter(roll(cohorts, sampler, streams)[1] for _ in range(60))
     assert ends == {position: 12 for position in range(16, 21)}
@@ -218,7 +217,7 @@ def test_a_window_gets_all_the_gradients():
 
 def test_a_cohort_is_whole_from_the_start_and_holds_no_graph():
     network = TinyNetwork()
-    cohorts, sampler, streams = PersistentCohorts(3), tiny_sampler(network), Streams.seeded(0)
+    cohorts, sampler, streams = PersistentCohorts(3), tiny_sampler(network), rollout_streams(0)
     starts = torch.randn(2, 3, generator=noise_source())
     for _ in range(40):
         states, _ = cohorts(sampler, starts, 7, streams)
@@ -241,7 +240,7 @@ def test_cohorts_follow_the_law_of_the_walk(window, stride):
         variance = float(kernel.mean) ** 2 * variance + float(kernel.variance)
         variances[b] = variance
     assert min(variances.values()) < 0.9
-    cohorts, streams = PersistentCohorts(3, window, stride), Streams.seeded(1)
+    cohorts, streams = PersistentCohorts(3, window, stride), rollout_streams(1)
     like = torch.zeros(2, 1)
     for _ in range(3 * modules * 2):
         states, position = cohorts(sampler, like, count, streams)
@@ -252,12 +251,12 @@ def test_cohorts_follow_the_law_of_the_walk(window, stride):
 
 @pytest.mark.parametrize("calls", [0, 1, 13])
 def test_cohorts_go_on_exactly(calls):
-    sampler, streams = exact_sampler(), Streams.seeded(0)
+    sampler, streams = exact_sampler(), rollout_streams(0)
     cohorts = PersistentCohorts(3)
     if calls:
         roll(cohorts, sampler, streams, calls)
     saved = through_a_file({"cohorts": cohorts.state_dict(), "streams": streams.state_dict()})
-    copy, again = PersistentCohorts(3), Streams.seeded(77)
+    copy, again = PersistentCohorts(3), rollout_streams(77)
     copy.load_state_dict(saved["cohorts"])
     again.load_state_dict(saved["streams"])
     assert copy.num_cohorts == 3
@@ -271,7 +270,7 @@ def test_cohorts_go_on_exactly(calls):
 
 
 def test_a_saved_state_does_not_move_on():
-    sampler, streams = exact_sampler(), Streams.seeded(0)
+    sampler, streams = exact_sampler(), rollout_streams(0)
     cohorts = PersistentCohorts(2)
     roll(cohorts, sampler, streams)
     saved = cohorts.state_dict()
@@ -286,8 +285,8 @@ def test_a_saved_state_does_not_move_on():
 def test_a_cohort_of_a_multistep_solver_is_its_trajectory_with_its_history(kind):
     """On its way to the window, in it, and from a file in the middle of it."""
     sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), kind(), 8)
-    cohorts, streams = PersistentCohorts(1, window=0.5, stride=2), Streams.seeded(2)
-    replay = Streams.seeded(2).noise
+    cohorts, streams = PersistentCohorts(1, window=0.5, stride=2), rollout_streams(2)
+    replay = rollout_streams(2)["noise"]
     for lap in range(2):
         states = list(sampler.trajectory(sampler.prior((6, 3), generator=replay)))
         for position in range(5, 9):
@@ -304,13 +303,13 @@ def test_a_cohort_of_a_multistep_solver_is_its_trajectory_with_its_history(kind)
 
 def test_a_short_rollout_of_a_multistep_solver_keeps_its_history():
     sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), UniPCMultistepScheduler(), 8)
-    starts, streams = torch.randn(5, 3, generator=noise_source(9)), Streams.seeded(1)
-    copy = Streams.seeded(1)
+    starts, streams = torch.randn(5, 3, generator=noise_source(9)), rollout_streams(1)
+    copy = rollout_streams(1)
     for _ in range(10):
         states, end = BootstrapRollout(3)(sampler, starts, 5, streams)
-        copy.integer(1, 8)
+        integer(1, 8, copy["choice"])
         begin = sampler.grid[max(0, end - 3)]
-        x = sampler.forward(starts, begin, generator=copy.noise)
+        x = sampler.forward(starts, begin, generator=copy["noise"])
         *_, (_, expected) = sampler.trajectory(x, start=begin, stop=sampler.grid[end])
         torch.testing.assert_close(states, expected, rtol=0, atol=0)
 

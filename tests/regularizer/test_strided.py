@@ -12,10 +12,10 @@ from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
 from undrift.diffusion.schedule import CosineSchedule, LinearSchedule
 from undrift.exceptions import InvalidInput
 from undrift.measurement.measure import measure
+from undrift.regularizer.bootstrap import rollout_streams
 from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.options import RegularizerConfig
-from undrift.regularizer.streams import Streams
 from undrift.training.building import build_regularizer, build_sampler, build_scheduler
 from undrift.training.config import ChainConfig, MethodConfig
 
@@ -84,8 +84,8 @@ def test_a_configuration_gives_the_chain_that_build_sampler_makes():
 def test_a_cohort_is_the_trajectory_of_the_coarse_sampler():
     sampler = gaussian_sampler(LinearSchedule(1000))
     coarse = gaussian_sampler(LinearSchedule(1000), 20)
-    cohort, streams = PersistentCohorts(1, window=0.3), Streams.seeded(2)
-    replay = Streams.seeded(2).noise
+    cohort, streams = PersistentCohorts(1, window=0.3), rollout_streams(2)
+    replay = rollout_streams(2)["noise"]
     for _ in range(2):
         x = coarse.prior((5, 3), generator=replay)
         states = list(coarse.trajectory(x, generator=replay))

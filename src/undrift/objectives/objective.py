@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from undrift.diffusion.denoiser import Denoiser, PredictionType, split_variance
 from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.balance import NoOpWatch
+from undrift.regularizer.balance import NoEffectWarning
 from undrift.regularizer.gradients import gradient_norm
 from undrift.regularizer.processes import process_index
 from undrift.seeds import stream_seed
@@ -225,7 +225,7 @@ class TermObjective(Plain):
             raise InvalidInput(f"log_every is {log_every}: choose at least 1")
         self.log_every = log_every
         self.calls = 0
-        self.watch = NoOpWatch(f"the term of {type(self).__name__}", "raise its strength")
+        self.watch = NoEffectWarning(f"the term of {type(self).__name__}", "raise its strength")
 
     @abstractmethod
     def term(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""How strong a term is beside the main one, by measured gradient norms."""
+r"""The strength of a term relative to the main one, by measured gradient norms."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from undrift.exceptions import InvalidInput
+from undrift.regularizer.options import Limits
+from undrift.regularizer.resumable import Resumable
 
-NO_OP_SHARE = 0.01
-NO_OP_CALLS = 100
+NO_EFFECT_SHARE = 0.01
+NO_EFFECT_CALLS = 100
 
 
 @dataclass
-class GradientBalance:
+class GradientBalance(Resumable):
     r"""The strength λ that keeps the regularizer's gradient at a share of the main term's.
 
     .. math:: \lambda = \text{share} \cdot
@@ -26,8 +27,8 @@ class GradientBalance:
     Arguments:
         share: The wanted :math:`\lambda\|g_\text{reg}\| / \|g_\text{main}\|`.
         decay: Weight of the past in the averages.
-        every: After how many terms the norms are measured again where that costs backward passes
-            of their own; a prime, so that all cohorts and steps are met.
+        every: After how many terms the norms are measured again where that costs extra
+            backward passes; a prime, so that all cohorts and steps occur.
 
     Example:
         >>> balance = GradientBalance(share=0.5)
@@ -42,15 +43,16 @@ class GradientBalance:
     main_sq: float = 0.0
     reg_sq: float = 0.0
 
+    saved = ("main_sq", "reg_sq")
+
     def __post_init__(self) -> None:
         """Check the options."""
-        if not 0 < self.share < math.inf:
-            raise InvalidInput(f"a share of {self.share} of the gradient: choose a number above 0")
-        if not 0 <= self.decay < 1 or self.every < 1:
-            raise InvalidInput(f"decay {self.decay}, every {self.every}: choose below 1, from 1 on")
+        Limits(0, ends="()").check("the share of the gradient norm", self.share)
+        Limits(0, 1).check("the decay of the averages", self.decay)
+        Limits(1).check("the interval of the measured norms", self.every)
 
     def update(self, main_norm: float, reg_norm: float) -> None:
-        """Take in the two gradient norms of one step; norms that are not finite are passed over."""
+        """Record the two gradient norms of one step; norms that are not finite are ignored."""
         if math.isfinite(main_norm) and math.isfinite(reg_norm):
             self.main_sq = self.decay * self.main_sq + (1 - self.decay) * main_norm**2
             self.reg_sq = self.decay * self.reg_sq + (1 - self.decay) * reg_norm**2
@@ -62,21 +64,23 @@ class GradientBalance:
 
 
 @dataclass
-class NoOpWatch:
-    """Warns of a term that never changes anything.
+class NoEffectWarning(Resumable):
+    """Warns of a term without effect.
 
     Arguments:
         name: What the term is called in the warning.
-        remedy: What to do then.
+        advice: What to do then.
         weak_since: The term from which on its gradient was negligible; None if it is not now.
     """
 
     name: str = "the regularizer"
-    remedy: str = "raise its strength or balance it"
+    advice: str = "raise its strength or balance it"
     weak_since: int | None = None
 
+    saved = ("weak_since",)
+
     def note(self, term: int, main_norm: float, reg_norm: float, strength: float) -> None:
-        """Take in the norms of one step.
+        """Record the norms of one step.
 
         Arguments:
             term: Which term it is, counted.
@@ -84,14 +88,15 @@ class NoOpWatch:
             reg_norm: Norm of the regularizer's gradient, λ included.
             strength: λ.
         """
-        if not reg_norm < NO_OP_SHARE * main_norm:
+        if not reg_norm < NO_EFFECT_SHARE * main_norm:
             self.weak_since = None
             return
         self.weak_since = term if self.weak_since is None else self.weak_since
-        if term - self.weak_since + 1 >= NO_OP_CALLS:
-            self.weak_since = term + 10 * NO_OP_CALLS  # once in a while is enough
+        if term - self.weak_since + 1 >= NO_EFFECT_CALLS:
+            self.weak_since = term + 10 * NO_EFFECT_CALLS  # once in a while is enough
             warnings.warn(
-                f"the gradient of {self.name} stayed below {NO_OP_SHARE:.0%} of the main term's "
-                f"for {NO_OP_CALLS} calls: it has no effect; {self.remedy} (now {strength:.3g})",
+                f"the gradient of {self.name} stayed below {NO_EFFECT_SHARE:.0%} of that of the "
+                f"main term for {NO_EFFECT_CALLS} calls: it has no effect; {self.advice} "
+                f"(now {strength:.3g})",
                 stacklevel=4,
             )

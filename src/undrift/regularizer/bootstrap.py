@@ -1,24 +1,26 @@
-"""Rollouts, and the short one from true forward draws."""
+"""Rollouts, and the short one from forward draws."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler, State
-from undrift.regularizer.grid import window_start
-from undrift.regularizer.streams import Streams
+from undrift.regularizer.resumable import Resumable, Streams
+from undrift.regularizer.weighting import window_start
 
 Gradient = Literal["all", "last"]
 
 
-class Rollout(Protocol):
-    """Makes states to compare; remembers what has to live on between calls."""
+class Rollout(Resumable, ABC):
+    """Makes states to compare with forward draws; its state is what it keeps between calls."""
 
+    @abstractmethod
     def __call__(
         self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
     ) -> tuple[Tensor, int]:
@@ -28,29 +30,36 @@ class Rollout(Protocol):
             sampler: The chain.
             starts: Data to start from, no more than ``num_states``, with shape :math:`(B, *)`.
             num_states: How many states are wanted.
-            streams: Random streams.
+            streams: Random streams, ``choice`` and ``noise``.
         """
 
     @property
     def num_chains(self) -> int:
-        """How many sets of states live on between calls."""
+        """How many sets of states are kept between calls."""
+        return 0
 
     def starting_passes(self, grid: tuple[float, ...]) -> int:
         """Network calls of the first call on a grid, besides those of every call."""
+        return 0
 
+    @abstractmethod
     def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
-        """Take states of noise for those that live on, and be as long as possible from now on."""
+        """Replace the kept states by noise, and make rollouts as long as possible from now on."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What lives on."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+def rollout_streams(seed: int, rank: int = 0) -> Streams:
+    """Random streams of rollouts: choices are the same in all processes of a run, noise is not."""
+    return Streams(seed, own=["noise"], shared=["choice"], rank=rank)
+
+
+def integer(low: int, high: int, generator: torch.Generator) -> int:
+    """A random integer from low to high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 @dataclass
-class BootstrapRollout:
-    """L denoising steps from true forward draws to a time of the grid that is drawn uniformly.
+class BootstrapRollout(Rollout):
+    """L denoising steps from forward draws to a time of the grid that is drawn uniformly.
 
     Arguments:
         length: L, cut where the grid begins.
@@ -70,33 +79,18 @@ class BootstrapRollout:
         self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
     ) -> tuple[Tensor, int]:
         """States with gradient, one for each start, and their position on the grid."""
-        del num_states
-        grid = sampler.grid
+        grid, choice, noise = sampler.grid, streams["choice"], streams["noise"]
         first = window_start(grid, self.window) + 1
         final = len(grid) - 1 if self.last_step else max(first, len(grid) - 2)
-        end = streams.integer(first, final)
-        length = streams.integer(1, self.length) if self.random_length else self.length
+        end = integer(first, final, choice)
+        length = integer(1, self.length, choice) if self.random_length else self.length
         begin = max(0, end - length)
-        x = sampler.forward(starts, grid[begin], generator=streams.noise)
-        state = State(grid[begin], x)
+        state = State(grid[begin], sampler.forward(starts, grid[begin], generator=noise))
         with torch.set_grad_enabled(self.gradient == "all" and torch.is_grad_enabled()):
             for s in grid[begin + 1 : end]:
-                state = sampler.advance(state, s, generator=streams.noise)
-        return sampler.advance(state, grid[end], generator=streams.noise).x, end
-
-    num_chains = 0
-
-    def starting_passes(self, grid: tuple[float, ...]) -> int:
-        """Network calls of the first call besides those of every call: none."""
-        return 0
+                state = sampler.advance(state, s, generator=noise)
+        return sampler.advance(state, grid[end], generator=noise).x, end
 
     def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
         """Roll out as many denoising steps as possible from now on."""
         self.random_length = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """What lives on: nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""

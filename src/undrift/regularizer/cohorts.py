@@ -1,8 +1,8 @@
-"""Chains of the model that live on between calls."""
+"""Chains of the model that are kept between calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,31 +10,33 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler, State
-from undrift.regularizer.grid import window_start
-from undrift.regularizer.streams import Streams
+from undrift.regularizer.bootstrap import Rollout
+from undrift.regularizer.resumable import Streams
+from undrift.regularizer.weighting import window_start
 
 
 @dataclass
-class PersistentCohorts:
+class PersistentCohorts(Rollout):
     """Cohorts of chains from the prior; each call moves one of them by one step, in turn.
 
-    At first they are spread evenly over the window by the model as it is then, each by a pass of
-    its own: chains with common ancestors would all deviate from their law to the same side, call
-    after call, and training would run after the deviation. For the same reason one cohort is too
-    few. At the end of the grid a cohort starts again from the prior and is brought to the window
-    without gradient: a shorter window means more independent chains for the same number of
-    gradients, spent where the error is.
+    At first they are spread evenly over the window by the model as it is then, each by a separate
+    pass: chains with common ancestors would all deviate from their distribution in the same
+    direction, call after call, and training would follow that deviation. For the same reason one
+    cohort is too few. At the end of the grid a cohort starts again from the prior and is brought to
+    the window without gradient: a shorter window means more independent chains for the same number
+    of gradients, in the part of the chain where the error is.
 
     On the way to the window one step spans k steps of the grid. That costs less, and larger steps
-    have larger errors, of the chain's own kind, which are easier to distinguish from noise.
+    have larger errors, of the same kind as those of the chain, which are easier to distinguish from
+    noise.
 
     With n steps on the grid, C cohorts and a window of W, bringing them to their places at first
     takes about :math:`C n ((1 - W)/k + W/2)` passes of a cohort through the network, without
-    gradient, and a term :math:`(1 - W)/(k W)` of them in the mean, besides the one that has a
-    gradient. A cohort is :math:`C n W` terms old when it ends, made by networks of as many
-    different states of training. So n is better small: with T = 1000, C = 4, W = 0.15 and k = 3
-    the start takes 1,360 passes and a cohort lives for 600 terms; on a grid of 50 steps it takes
-    68 and 32.
+    gradient, and a term takes :math:`(1 - W)/(k W)` of them on average, besides the one that has a
+    gradient. A cohort is :math:`C n W` terms old when it ends, made with the weights of as many
+    training steps. So choose a small n: with T = 1000, C = 4, W = 0.15 and k = 3 the start takes
+    1,360 passes and a cohort is used for 600 terms; on a grid of 50 steps the start takes 68 passes
+    and a cohort is used for 32 terms.
 
     Arguments:
         num_cohorts: How many there are.
@@ -52,19 +54,20 @@ class PersistentCohorts:
         self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
     ) -> tuple[Tensor, int]:
         """States with gradient, those of one cohort, and their position on the grid."""
-        grid, first = sampler.grid, window_start(sampler.grid, self.window)
+        grid, noise = sampler.grid, streams["noise"]
+        first = window_start(grid, self.window)
         if not self.states:
+            shape = num_states, *starts.shape[1:]
             self.states = [
-                self._brought(sampler, starts, num_states, position, streams)
+                self._brought(sampler, starts.new_empty(shape), position, noise)
                 for position in self.places(grid)
             ]
         c = self.turn
-        if self.states[c].t == grid[-1]:
-            count = len(self.states[c].x)
-            self.states[c] = self._brought(sampler, starts, count, first, streams)
-        position = grid.index(self.states[c].t) + 1
         before = self.states[c].to(starts)
-        state = sampler.advance(before, grid[position], generator=streams.noise)
+        if before.t == grid[-1]:
+            before = self._brought(sampler, before.x, first, noise)
+        position = grid.index(before.t) + 1
+        state = sampler.advance(before, grid[position], generator=noise)
         self.states[c] = state.detach()
         self.turn = (c + 1) % self.num_cohorts
         return state.x, position
@@ -82,15 +85,11 @@ class PersistentCohorts:
 
     @property
     def num_chains(self) -> int:
-        """How many sets of states live on between calls: the cohorts."""
+        """How many sets of states are kept between calls: the cohorts."""
         return self.num_cohorts
 
     def starting_passes(self, grid: tuple[float, ...]) -> int:
-        """Network calls, each with all states of a cohort, until all cohorts are in their places.
-
-        Arguments:
-            grid: The grid of the chain.
-        """
+        """Network calls, each with a whole cohort, that bring all cohorts to their places."""
         return sum(len(self.way(grid, position)) - 1 for position in self.places(grid))
 
     def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
@@ -99,16 +98,10 @@ class PersistentCohorts:
 
     @torch.no_grad()
     def _brought(
-        self,
-        sampler: Sampler,
-        like: Tensor,
-        num_states: int,
-        position: int,
-        streams: Streams,
+        self, sampler: Sampler, like: Tensor, position: int, noise: torch.Generator
     ) -> State:
-        """New chains from the prior, brought to a position of the grid."""
-        shape, noise = (num_states, *like.shape[1:]), streams.noise
-        x = sampler.prior(shape, generator=noise, device=like.device, dtype=like.dtype)
+        """New chains from the prior, as many as in a batch, brought to a position of the grid."""
+        x = sampler.prior(like.shape, generator=noise, device=like.device, dtype=like.dtype)
         first, *times = self.way(sampler.grid, position)
         state = State(first, x)
         for s in times:
@@ -116,10 +109,10 @@ class PersistentCohorts:
         return state
 
     def state_dict(self) -> dict[str, Any]:
-        """What lives on: the chains, their times and histories."""
+        """The chains, their times and histories."""
         return {"states": [dict(vars(state)) for state in self.states], "turn": self.turn}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there, with as many cohorts as there were."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a saved state, with as many cohorts as there were."""
         self.states = [State(**saved) for saved in state["states"]]
         self.turn, self.num_cohorts = int(state["turn"]), len(self.states) or self.num_cohorts

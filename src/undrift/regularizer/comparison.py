@@ -1,33 +1,49 @@
 r"""The comparison of the model's states with forward draws, by :math:`\mathrm{MMD}^2`.
 
-The kernel block of the forward draws alone has no gradient and is left out of the loss; it is there
-in the value that is logged, beside the same estimator on forward draws alone, its null floor.
+The kernel block of the forward draws alone has no gradient and is left out of the loss. The value
+that is logged contains it, and is logged together with its null floor: the same estimator on
+forward draws alone.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import Kernel, RadialKernel
+from undrift.mmd.kernels import RadialKernel
 from undrift.regularizer.population import Population
 from undrift.regularizer.processes import gather
+from undrift.regularizer.resumable import Resumable
 from undrift.regularizer.spaces import Space
 
 
-class Comparison(Protocol):
-    """Compares states with forward draws."""
+@dataclass
+class Comparison(Resumable, ABC):
+    """Compares states with forward draws.
+
+    Arguments:
+        space: What is compared.
+        kernel: The kernel.
+    """
+
+    space: Space
+    kernel: RadialKernel
+
+    saved = ("space",)
 
     def num_forward(self, t: float, num_states: int, num_forward: int) -> int:
-        """How many forward draws the term at a time needs, of those that there are."""
+        """How many forward draws the term at a time needs, of those that there are: all."""
+        return num_forward
 
+    @abstractmethod
     def loss(self, states: Tensor, forward: Tensor, t: float) -> Tensor:
         """The discrepancy, without the part that has no gradient.
 
@@ -40,6 +56,7 @@ class Comparison(Protocol):
             InvalidInput: If the states are not finite.
         """
 
+    @abstractmethod
     def logged(self, loss: Tensor, null: Tensor, forward: Tensor, t: float) -> dict[str, float]:
         """The discrepancy with all its parts, and that of forward draws alone, its null floor.
 
@@ -51,95 +68,67 @@ class Comparison(Protocol):
         """
 
     def fill(self, times: Sequence[float], draw: Callable[[int], Tensor], num_forward: int) -> None:
-        """Hold at each time what it holds in the middle of a run, made of noise.
+        """Hold at each time, made of noise, what it holds in the middle of a run: nothing.
 
         Arguments:
             times: Times of the terms.
-            draw: Makes as many states of noise as it is told.
+            draw: Makes a number of states of noise.
             num_forward: Number of forward draws.
         """
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a saved state."""
+    def features(self, samples: Tensor, t: float) -> list[Tensor]:
+        """Blocks of features of the samples of all processes."""
+        return self.space(gather(samples), t)
 
 
 @dataclass
-class BatchComparison:
+class BatchComparison(Comparison):
     r""":math:`\mathrm{MMD}^2` between the states and the forward draws of all processes.
 
     Arguments:
-        kernel: The kernel.
-        feature_map: Map from states to what the kernel compares; the states themselves when None.
         estimator: ``"u"``, without the block of the forward draws in the loss; or ``"v"``, with it.
     """
 
-    kernel: Kernel
-    feature_map: Callable[[Tensor], Tensor] | None
-    estimator: Literal["u", "v"]
-
-    def num_forward(self, t: float, num_states: int, num_forward: int) -> int:
-        """All of them."""
-        del t, num_states
-        return num_forward
+    estimator: Literal["u", "v"] = "u"
 
     def loss(self, states: Tensor, forward: Tensor, t: float) -> Tensor:
         """The discrepancy, without the part that has no gradient."""
         with torch.no_grad():
-            y = self._features(forward)
-        with named_if_not_finite(states, t):
-            return self._mmd_sq(self._features(states), y, "omit")
+            y = self.features(forward, t)
+        return self._mmd_sq(self.features(states, t), y, "omit")
 
     @torch.no_grad()
     def logged(self, loss: Tensor, null: Tensor, forward: Tensor, t: float) -> dict[str, float]:
         """The discrepancy with all its parts, and that of forward draws alone, its null floor."""
-        del t
-        null, y = self._features(null), self._features(forward)
-        floor = self._mmd_sq(null, y, "include")
-        omitted = floor - self._mmd_sq(null, y, "omit")
+        x, y = self.features(null, t), self.features(forward, t)
+        floor = self._mmd_sq(x, y, "include")
+        omitted = floor - self._mmd_sq(x, y, "omit")
         return {"regularizer": float(loss + omitted), "regularizer_null": float(floor)}
 
-    def fill(self, times: Sequence[float], draw: Callable[[int], Tensor], num_forward: int) -> None:
-        """Hold nothing: each batch is compared by itself."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: each batch is compared by itself."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore nothing."""
-
-    def _features(self, samples: Tensor) -> Tensor:
-        """What the kernel compares, of the samples of all processes."""
-        x = gather(samples)
-        return x if self.feature_map is None else self.feature_map(x)
-
-    def _mmd_sq(self, x: Tensor, y: Tensor, block: Literal["include", "omit"]) -> Tensor:
-        with full_precision(x):
-            if self.estimator == "v":
-                return mmd_sq(x, y, kernel=self.kernel, estimator="v")
-            return mmd_sq(x, y, kernel=self.kernel, estimator="u", reference_block=block)
+    def _mmd_sq(
+        self, x: list[Tensor], y: list[Tensor], block: Literal["include", "omit"]
+    ) -> Tensor:
+        """The mean over blocks of features."""
+        options: Any = {"kernel": self.kernel, "estimator": self.estimator}
+        if self.estimator == "u":
+            options["reference_block"] = block
+        return torch.stack([mmd_sq(a, b, **options) for a, b in zip(x, y, strict=True)]).mean()
 
 
 @dataclass
-class PopulationComparison:
+class PopulationComparison(Comparison):
     """States as a part of a population of generated states, in a space of features.
 
-    Each time of the chain has a population of its own (:mod:`undrift.regularizer.population`). Its
-    first term takes all forward draws, the others as many as there are states.
+    Each time of the chain has its own population (:mod:`undrift.regularizer.population`), and its
+    bandwidths are fixed by the first forward draws. The first term of a time takes all forward
+    draws, the others as many as there are states.
 
     Arguments:
-        space: What is compared.
         size: Length of the queue of generated states.
-        kernel: The kernel; its bandwidth is fixed by the first forward draws of a time.
         populations: By time.
     """
 
-    space: Space
-    size: int
-    kernel: RadialKernel
+    size: int = 2048
     populations: dict[float, Population] = field(default_factory=dict)
 
     def num_forward(self, t: float, num_states: int, num_forward: int) -> int:
@@ -149,14 +138,12 @@ class PopulationComparison:
     def loss(self, states: Tensor, forward: Tensor, t: float) -> Tensor:
         """The loss of the states as a part of their population, which they join."""
         population = self.populations.setdefault(t, Population(self.size, self.kernel))
-        with full_precision(states), named_if_not_finite(states, t):
-            with torch.no_grad():
-                population.renew(self.space(gather(forward), t))
-            return population.compare(self.space(gather(states), t))
+        with torch.no_grad():
+            population.renew(self.features(forward, t))
+        return population.compare(self.features(states, t))
 
     def logged(self, loss: Tensor, null: Tensor, forward: Tensor, t: float) -> dict[str, float]:
         """The discrepancy of the whole population, and that of forward draws alone."""
-        del loss, null, forward
         value, floor = self.populations[t].discrepancy()
         return {"regularizer": value, "regularizer_null": floor}
 
@@ -169,31 +156,28 @@ class PopulationComparison:
     def state_dict(self) -> dict[str, Any]:
         """The populations, and what the space needs."""
         populations = {t: population.state_dict() for t, population in self.populations.items()}
-        return {"populations": populations, "space": self.space.state_dict()}
+        return super().state_dict() | {"populations": populations}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the populations and the space."""
-        self.populations = {}
+        super().load_state_dict(state)
         for t, saved in state["populations"].items():
             self.populations[t] = Population(self.size, self.kernel)
             self.populations[t].load_state_dict(saved)
-        self.space.load_state_dict(state["space"])
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """No autocast: squared distances from a product in half precision would be noise."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 @contextmanager
-def named_if_not_finite(states: Tensor, t: float) -> Iterator[None]:
-    """Name the time where states are not finite, instead of what fails because of it.
+def comparing(states: Tensor, t: float) -> Iterator[None]:
+    """Compute without autocast, and name the time of states that are not finite.
+
+    In half precision squared distances, which are differences of products, would be noise.
 
     Raises:
-        InvalidInput: If they are not.
+        InvalidInput: If the states are not finite.
     """
     try:
-        yield
+        with torch.autocast(states.device.type, enabled=False):
+            yield
     except InvalidInput:
         if bool(states.isfinite().all()):
             raise

@@ -1,8 +1,9 @@
-"""The regularizer: one call in anybody's training loop."""
+"""The regularizer: one call in any training loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,24 +14,27 @@ from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.mmd.kernels import RadialKernel, RBFMixture
-from undrift.regularizer.balance import GradientBalance, NoOpWatch
-from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout
+from undrift.regularizer.balance import GradientBalance, NoEffectWarning
+from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout, rollout_streams
 from undrift.regularizer.cohorts import PersistentCohorts
-from undrift.regularizer.comparison import BatchComparison, Comparison, PopulationComparison
+from undrift.regularizer.comparison import (
+    BatchComparison,
+    Comparison,
+    PopulationComparison,
+    comparing,
+)
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.grid import window_start
-from undrift.regularizer.limits import Limits
-from undrift.regularizer.options import CHOSEN, DEFAULTS, Variant, check_options
+from undrift.regularizer.options import DEFAULTS, LIMITS, VARIANTS, Limits, Variant, check_options
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.processes import num_processes, process_index
-from undrift.regularizer.spaces import FeatureSpace, PixelSpace, Space
-from undrift.regularizer.streams import Streams
-from undrift.regularizer.weighting import Weighting, step_weights
+from undrift.regularizer.resumable import Resumable, Streams
+from undrift.regularizer.spaces import PixelSpace, Space
+from undrift.regularizer.weighting import Weighting, step_weights, window_start
 from undrift.seeds import stream_seed
 
 
-class CumulativeErrorRegularizer:
-    r"""A regularizer on the cumulative error: one call in anybody's training loop.
+class CumulativeErrorRegularizer(Resumable):
+    r"""A regularizer on the cumulative error: one call in any training loop.
 
     >>> loss = nll + regularizer(model, x_0, main_loss=nll)  # doctest: +SKIP
 
@@ -51,13 +55,13 @@ class CumulativeErrorRegularizer:
             gradient of the discrepancy itself is about a hundred times smaller than the main
             term's: λ = 1 has no visible effect. When None, a balance, or 1 for ``"official"``.
         num_inference_steps: Number of denoising steps of the chain that rollouts follow; those of
-            the sampler when None. Give what the model will be sampled with: with T = 1000 nobody
-            runs all steps, and cohorts would be old
-            (:class:`~undrift.regularizer.cohorts.PersistentCohorts` says what they cost). The term
-            is then about the coarse chain, with what its long steps do wrong even over an ideal
-            denoiser; training makes up for that too, for this chain alone. A large reverse variance
-            is noise in the samples of a coarse chain: choose the small one. It has no effect with
-            ``"official"``, which follows the sampler's own chain, as released.
+            the sampler when None. Give what the model will be sampled with: with T = 1000
+            sampling rarely uses all steps, and cohorts would stem from old weights (see
+            :class:`~undrift.regularizer.cohorts.PersistentCohorts` for their cost). The term
+            is then about the coarse chain, including the errors that its long steps make even with
+            an ideal denoiser; training corrects these too, for this chain alone. A large reverse
+            variance is noise in the samples of a coarse chain: choose the small one. It has no
+            effect with ``"official"``, which follows the sampler's own chain, as released.
         length: L, the number of denoising steps of a rollout (no effect with ``"persistent"``).
         num_states: Number of states that are rolled out, and the size of a cohort. When None, a
             share of the batch that bounds the cost of a training step: half for ``"persistent"``, a
@@ -73,26 +77,24 @@ class CumulativeErrorRegularizer:
             for ``"official"``. Where the error is not distinguishable from zero (see a profile) the
             term is only noise; it is distinguishable at the end.
         stride: Times of the chain that one step of a new cohort spans on its way to the window of
-            ``"persistent"``; 1 is the chain itself. Larger steps have larger errors, which the
-            gradient of the term tells from noise more easily, and cost less; too large ones make
-            training correct too much (docs/results).
+            ``"persistent"``; 1 is the chain itself. Larger steps have larger errors, which are
+            more easily distinguishable from noise in the gradient, and cost less; too large ones
+            make training correct too much (docs/results).
         weighting: :math:`w_t`, of mean 1 over the window: ``"uniform"``; ``"exponential"``,
             proportional to :math:`e^{\rho (T - t)/T}`; or a table of times and weights, such as the
             measured downstream gains of a profile, interpolated.
         rho: ρ of the exponential weights.
         kernel: A kernel on states; a bandwidth that is no number is set anew from the forward
             draws in each call. When None, the mixture of Gaussian kernels.
-        feature_map: Map from states to what the kernel compares, such as :class:`Pyramid`; the
-            states themselves when None.
-        space: What is compared with a population, in blocks on their own scales
-            (:mod:`undrift.regularizer.spaces`); ``feature_map``, or pixels, when None.
+        space: What is compared (:mod:`undrift.regularizer.spaces`): pixels when None. Each block of
+            its features is compared on its own scale.
         population: Generated states of each time that the states of a term are compared as a part
             of, the last that were made (:mod:`undrift.regularizer.population`); 0 compares them
             alone.
-        log_every: After how many terms the discrepancy is logged, beside its null floor: the same
-            estimator on forward draws alone. A fixed strength is compared with the main term as
+        log_every: After how many terms the discrepancy is logged, together with its null floor:
+            the same estimator on forward draws alone. A fixed strength is compared with the main term as
             often, where that is given.
-        seed: Seed of the regularizer's own random streams.
+        seed: Seed of the regularizer's random streams.
 
     Attributes:
         log: What the last call measured; empty after a call without a term. ``regularizer`` and
@@ -100,7 +102,7 @@ class CumulativeErrorRegularizer:
             ``grad_norm_regularizer`` has both.
 
     Raises:
-        InvalidInput: If an option has no meaning, or the model is no chain that can be regularized.
+        InvalidInput: If an option is invalid, or the model is no chain that can be regularized.
 
     References:
         | On Error Propagation of Diffusion Models (Li & van der Schaar, 2024)
@@ -123,48 +125,50 @@ class CumulativeErrorRegularizer:
         weighting: Weighting = "uniform",
         rho: float = DEFAULTS.rho,
         kernel: RadialKernel | None = None,
-        feature_map: Callable[[Tensor], Tensor] | None = None,
         space: Space | None = None,
         population: int = DEFAULTS.population,
         log_every: int = 25,
         seed: int = 0,
     ) -> None:
-        fixed = None if isinstance(strength, GradientBalance) else strength
-        sizes = {"length": length, "num_states": num_states, "num_forward": num_forward}
-        pace = {"num_cohorts": num_cohorts, "every": every, "stride": stride, "window": window}
-        check_options(variant, strength=fixed, population=population, **sizes, **pace)
+        given = {k: v for k, v in locals().items() if k in LIMITS}
+        if isinstance(strength, GradientBalance):
+            del given["strength"]
+        check_options(variant, **given)
         Limits(1).check("log_every of the regularizer", log_every)
-        chosen, released = CHOSEN[variant], variant == "official"
-        window = window if window is not None else chosen.window
+        defaults, released = VARIANTS[variant], variant == "official"
+        window = defaults.window if window is None else window
         sampler = _trainable_chain(model)
         coarse = None if released else num_inference_steps
         self.sampler = sampler if coarse is None else sampler.with_steps(coarse)
         self.variant = variant
-        strength = strength if strength is not None else chosen.strength
-        self.strength = strength if strength is not None else GradientBalance()
+        strength = defaults.strength if strength is None else strength
+        self.strength = GradientBalance() if strength is None else strength
         self.num_states = num_states
-        self.num_forward = num_forward or chosen.num_forward
-        self.every = every if every is not None else chosen.every
+        self.num_forward = num_forward or defaults.num_forward
+        self.every = every or defaults.every
         grid = self.sampler.grid
         self.weights = step_weights(grid, weighting, rho, window_start(grid, window))
         own = RBFMixture("pooled", reduction="sum") if released else RBFMixture()
-        self.comparison = _comparison(kernel or own, feature_map, space, population, released)
+        self.comparison: Comparison = (
+            PopulationComparison(space or PixelSpace(), kernel or own, population)
+            if population
+            else BatchComparison(space or PixelSpace(), kernel or own, "v" if released else "u")
+        )
         self.log_every = log_every
         self.seed = seed
         self.rollout = _rollout(variant, length, num_cohorts, window, stride)
         self.pool = ForwardPool()
         self.calls = 0
         self.terms = 0
-        self.watch = NoOpWatch()
+        self.watch = NoEffectWarning()
         self.log: dict[str, float] = {}
-        self._streams: Streams | None = None
+        self.saved = ("calls", "terms", "watch", "rollout", "streams", "pool", "comparison")
+        self.saved += ("balance",) if self.balance else ()
 
-    @property
+    @cached_property
     def streams(self) -> Streams:
         """The random streams of this process, which may join others until the first call."""
-        if self._streams is None:
-            self._streams = Streams.seeded(self.seed, process_index())
-        return self._streams
+        return rollout_streams(self.seed, process_index())
 
     @property
     def balance(self) -> GradientBalance | None:
@@ -179,7 +183,7 @@ class CumulativeErrorRegularizer:
                 :class:`~undrift.diffusion.denoiser.Denoiser` over it.
             x_0: A batch of data, with shape :math:`(B, *)`.
             main_loss: The main term, with its graph: needed by a :class:`GradientBalance`, which
-                now and then takes its gradient (the graph is kept).
+                takes its gradient from time to time (the graph is kept).
 
         Returns:
             A scalar; 0 in the calls without a term.
@@ -244,7 +248,7 @@ class CumulativeErrorRegularizer:
         def share(total: int) -> int:
             return max(2, -(-total // num_processes()))
 
-        own = CHOSEN[self.variant].num_states(batch)
+        own = VARIANTS[self.variant].num_states(batch)
         num_states = share(self.num_states) if self.num_states else own
         return num_states, share(self.num_forward) if self.num_forward else num_states
 
@@ -263,10 +267,10 @@ class CumulativeErrorRegularizer:
         return self.rollout.starting_passes(self.sampler.grid)
 
     def fill(self, batch: int, share: float, draw: Callable[[int], Tensor]) -> None:
-        """Let the next call cost what a call in the middle of a run costs, on noise.
+        """Prepare a dry run: the next call costs what a call in the middle of a run costs.
 
-        The next call computes the term, its chains are in their places, and the rollout is as long
-        as it gets: what a dry run measures. No training goes on from here.
+        The next call computes the term, its chains are in their places, filled with noise, and its
+        rollout has the full length. Do not continue training from here.
 
         Arguments:
             batch: Number of data in this process' share of a batch.
@@ -285,21 +289,10 @@ class CumulativeErrorRegularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: chains, data pool, random streams, averages."""
-        balance = self.balance
-        return {
-            "grid": self.sampler.grid,
-            "calls": self.calls,
-            "terms": self.terms,
-            "weak_since": self.watch.weak_since,
-            "rollout": self.rollout.state_dict(),
-            "streams": self.streams.state_dict(),
-            "pool": self.pool.state_dict(),
-            "comparison": self.comparison.state_dict(),
-            "balance": (balance.main_sq, balance.reg_sq) if balance else None,
-        }
+        return {"grid": self.sampler.grid} | super().state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Restore a saved state.
 
         Raises:
             InvalidInput: If its chains have another grid.
@@ -311,14 +304,7 @@ class CumulativeErrorRegularizer:
                 f"{saved[0]:g}, this one of {len(grid) - 1} from {grid[0]:g}: use the same "
                 "num_inference_steps"
             )
-        self.calls, self.terms = state["calls"], state["terms"]
-        self.watch.weak_since = state["weak_since"]
-        self.rollout.load_state_dict(state["rollout"])
-        self.streams.load_state_dict(state["streams"])
-        self.pool.load_state_dict(state["pool"])
-        self.comparison.load_state_dict(state["comparison"])
-        if self.balance and state["balance"]:
-            self.balance.main_sq, self.balance.reg_sq = state["balance"]
+        super().load_state_dict(state)
 
     def _discrepancy(self, model: nn.Module, x_0: Tensor) -> Tensor | None:
         r""":math:`w_t \mathrm{MMD}^2` of this call, or None in a call without a term."""
@@ -331,23 +317,24 @@ class CumulativeErrorRegularizer:
             return None
         self.terms += 1
         network = model.network if isinstance(model, Denoiser) else model
-        sampler, noise = self.sampler.with_network(network), self.streams.noise
+        sampler, noise = self.sampler.with_network(network), self.streams["noise"]
         starts, targets = self.pool.draw(num_states, num_forward, noise)
         states, position = self.rollout(sampler, starts, num_states, self.streams)
         t = sampler.grid[position]
         wanted = self.comparison.num_forward(t, len(states), len(targets))
         forward = sampler.forward(targets[:wanted], t, generator=noise)
-        value = self.comparison.loss(states, forward, t)
         self.log["regularizer_t"] = float(t)
-        if (self.terms - 1) % self.log_every == 0:
-            null = sampler.forward(starts, t, generator=self._log_noise())
-            self.log |= self.comparison.logged(value.detach(), null, forward, t)
+        with comparing(states, t):
+            value = self.comparison.loss(states, forward, t)
+            if (self.terms - 1) % self.log_every == 0:
+                null = sampler.forward(starts, t, generator=self._log_noise())
+                self.log |= self.comparison.logged(value.detach(), null, forward, t)
         return self.weights[position] * value
 
     def _log_noise(self) -> torch.Generator:
-        """A stream of its own, so that a run does not depend on what is logged."""
-        name = "log", process_index(), self.terms
-        return torch.Generator().manual_seed(stream_seed(self.seed, *name))
+        """A separate random stream, so that a run does not depend on what is logged."""
+        seed = stream_seed(self.seed, "log", process_index(), self.terms)
+        return torch.Generator().manual_seed(seed)
 
     def _strength(self) -> float:
         known = self.strength
@@ -355,7 +342,7 @@ class CumulativeErrorRegularizer:
         return self.log["lambda"]
 
     def _measure(self, model: nn.Module, value: Tensor, main_loss: Tensor) -> None:
-        """Measure both gradient norms now and then, each by a backward pass of its own."""
+        """Measure both gradient norms from time to time, each by a separate backward pass."""
         every = self.balance.every if self.balance else self.log_every
         at_first = self.balance is not None and self.terms <= every
         if not torch.is_grad_enabled() or ((self.terms - 1) % every and not at_first):
@@ -383,22 +370,6 @@ def _trainable_chain(model: Any) -> Sampler:  # noqa: ANN401
             "undrift, or define network and with_network"
         )
     return sampler
-
-
-def _comparison(
-    kernel: RadialKernel,
-    feature_map: Callable[[Tensor], Tensor] | None,
-    space: Space | None,
-    population: int,
-    released: bool,
-) -> Comparison:
-    """How states are compared with forward draws."""
-    if population:
-        mapped = PixelSpace() if feature_map is None else FeatureSpace(feature_map)
-        return PopulationComparison(space or mapped, population, kernel)
-    if space is not None:
-        raise InvalidInput("a space is compared with a population: give its size")
-    return BatchComparison(kernel, feature_map, "v" if released else "u")
 
 
 def _rollout(variant: str, length: int, num_cohorts: int, window: float, stride: int) -> Rollout:

@@ -1,15 +1,15 @@
-"""The regularizer's options: their defaults, what each variant chooses where they are null, limits.
+"""The regularizer's options: their defaults, those of each variant, and their ranges.
 
 Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.limits import Limits
 
 Variant = Literal["official", "full", "truncated", "persistent"]
 
@@ -72,7 +72,7 @@ class RegularizerConfig:
     seed: int = 0
 
     def chosen(self, variant: Variant, batch_size: int) -> RegularizerConfig:
-        """The options with what a variant chooses where they are null.
+        """The options with the defaults of a variant where they are null.
 
         Arguments:
             variant: The variant.
@@ -82,14 +82,15 @@ class RegularizerConfig:
             >>> RegularizerConfig(every=3).chosen("persistent", batch_size=64).num_states
             32
         """
-        table = CHOSEN[variant]
+        table = VARIANTS[variant]
         choice = table._asdict() | {"num_states": table.num_states(batch_size)}
-        null = {name for name, value in vars(self).items() if value is None}
-        return replace(self, **{name: choice[name] for name in null & choice.keys()})
+        return replace(
+            self, **{k: choice[k] for k, v in vars(self).items() if v is None and k in choice}
+        )
 
 
-class Chosen(NamedTuple):
-    """What a variant of the regularizer chooses where an option is null.
+class VariantDefaults(NamedTuple):
+    """The defaults of a variant of the regularizer, for the options that are null.
 
     Arguments:
         states: States that are rolled out, as a share of the batch, which bounds the cost of a
@@ -111,14 +112,50 @@ class Chosen(NamedTuple):
         return max(2, int(self.states * batch_size))
 
 
+class Limits(NamedTuple):
+    """An interval of numbers.
+
+    Arguments:
+        low: Its lower end.
+        high: Its upper end.
+        ends: Which ends belong to it: ``"[)"``, ``"()"`` or ``"(]"``.
+
+    Example:
+        >>> str(Limits(0, 1)), str(Limits(0, 1, "(]")), str(Limits(1))
+        ('at least 0 and less than 1', 'above 0 and at most 1', 'at least 1')
+    """
+
+    low: float
+    high: float = math.inf
+    ends: str = "[)"
+
+    def __str__(self) -> str:
+        """Return what to choose."""
+        low = f"{'at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
+        if self.high == math.inf:
+            return low
+        return f"{low} and {'at most' if self.ends[1] == ']' else 'less than'} {self.high:g}"
+
+    def check(self, name: str, value: float | None) -> None:
+        """Check that a number lies in the interval; None is not checked.
+
+        Raises:
+            InvalidInput: Names it, and what to choose.
+        """
+        if value is None or self.low < value < self.high:
+            return
+        if (value, self.ends[0]) != (self.low, "[") and (value, self.ends[1]) != (self.high, "]"):
+            raise InvalidInput(f"{name} is {value}: choose {self}")
+
+
 DEFAULTS = RegularizerConfig()
-CHOSEN: dict[Variant, Chosen] = {
-    "official": Chosen(1.0, None, 1, 1.0, 1.0),  # as released
-    "full": Chosen(0.25, 1024, 2, 0.3),
-    "truncated": Chosen(0.25, 1024, 2, 0.3),
-    "persistent": Chosen(0.5, 1024, 2, 0.15),
+VARIANTS: dict[Variant, VariantDefaults] = {
+    "official": VariantDefaults(1.0, None, 1, 1.0, 1.0),  # as released
+    "full": VariantDefaults(0.25, 1024, 2, 0.3),
+    "truncated": VariantDefaults(0.25, 1024, 2, 0.3),
+    "persistent": VariantDefaults(0.5, 1024, 2, 0.15),
 }
-"""What null stands for in the regularizer's options."""
+"""The defaults of the options that are null."""
 UNUSED: dict[Variant, set[str]] = {
     "persistent": {"length"},
     "truncated": {"num_cohorts", "stride"},
@@ -142,13 +179,13 @@ LIMITS: dict[str, Limits] = {
 
 
 def check_options(variant: str, **options: float | None) -> None:
-    """Stop at an unknown variant, or at an option outside of its range.
+    """Check that the variant is known and every option lies in its range.
 
     Raises:
         InvalidInput: Names it.
     """
-    if variant not in CHOSEN:
-        known = ", ".join(CHOSEN)
+    if variant not in VARIANTS:
+        known = ", ".join(VARIANTS)
         raise InvalidInput(f"unknown variant {variant!r} of the regularizer: choose {known}")
     for name, value in options.items():
         LIMITS[name].check(f"{name} of the regularizer", value)

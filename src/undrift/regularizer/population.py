@@ -1,15 +1,15 @@
 r"""A population of generated states to compare with forward draws, larger than a batch.
 
-The gradient of :math:`\mathrm{MMD}^2` of a batch alone is noisy, and its noise harms. A queue of
-the last N generated features stands for the model's distribution, of which only the B newest have a
-gradient:
+The gradient of :math:`\mathrm{MMD}^2` of a batch alone is noisy, which disturbs training. A queue
+of the last N generated features stands for the distribution of the model, of which only the B
+newest have a gradient:
 
 .. math:: L = \frac{2}{B} \sum_{i=1}^{B} \Bigl[
           \frac{1}{N - 1} \sum_{j \ne i} k\bigl(v_i, \operatorname{sg}(q_j)\bigr)
           - \frac{1}{M} \sum_{j=1}^{M} k(v_i, y_j) \Bigr],
 
 :math:`v` the features of the batch, :math:`q` those of the queue with the batch in it, :math:`y`
-those of forward draws. While the model stands still,
+those of forward draws. While the model does not change,
 
 - :math:`E L = 2 (E k(x, x') - E k(x, y))`, which is 0 where both distributions are equal, and
 - :math:`\partial L / \partial v_i` is :math:`N / B` times the derivative of the unbiased
@@ -17,10 +17,10 @@ those of forward draws. While the model stands still,
   has as a part of the population, not the one that it has alone.
 
 Features are compared in blocks (:mod:`undrift.regularizer.spaces`), in units of their forward draws
-(mean 0, mean variance 1 in each group), each block with a bandwidth of its own; L is the mean over
+(mean 0, mean variance 1 in each group), each block with its own bandwidth; L is the mean over
 blocks. Units and bandwidths are fixed once, by the first forward draws, so that the kernel does not
-move with the model. Those draws are replaced, a few at each call: draws that have set their own
-units look a little nearer than others, by the order of :math:`1/M`.
+change with the model. Those draws are replaced, a few at each call, because draws look a little
+nearer in units that were fixed by themselves, by the order of :math:`1/M`.
 
 References:
     | Momentum Contrast for Unsupervised Visual Representation Learning (He et al., 2020)
@@ -38,10 +38,10 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 from undrift.mmd.distances import squared_distances
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import RadialKernel, RBFMixture
+from undrift.mmd.kernels import Kernel, RadialKernel, RBFMixture
 
 MIN_SPREAD = 0.01
-"""Least unit of a group, over that of its block: what hardly varies is not blown up."""
+"""Least unit of a group, relative to that of its block, so that a constant is not amplified."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Population:
 
     @torch.no_grad()
     def renew(self, forward: Sequence[Tensor]) -> None:
-        """Take in forward draws: the first fix units and bandwidths, later ones replace the oldest.
+        """Add forward draws: the first fix units and bandwidths, later ones replace the oldest.
 
         Arguments:
             forward: Their features, in blocks with shapes :math:`(M, G_k, D_k)`.
@@ -148,19 +148,17 @@ class Population:
         found = []
         for block in self.blocks:
             halves = block.forward.split(-(-len(block.forward) // 2))
-            found.append(
-                [
-                    float(mmd_sq(x, y, kernel=block.kernel))
-                    for x, y in ((block.queue, block.forward), halves)
-                ]
-            )
+            pairs = (block.queue, block.forward), halves
+            found.append([float(mmd_sq(x, y, kernel=block.kernel)) for x, y in pairs])
         value, null = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
         return value, null
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
-        return {"blocks": [vars(block) for block in self.blocks]}
+        """Everything that a resumed run needs."""
+        return {"blocks": [vars(b) | {"kernel": b.kernel.to_dict()} for b in self.blocks]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
-        self.blocks = [Block(**block) for block in state["blocks"]]
+        """Restore a saved state."""
+        self.blocks = [
+            Block(**b | {"kernel": Kernel.from_dict(b["kernel"])}) for b in state["blocks"]
+        ]

@@ -1,16 +1,16 @@
 r"""Spaces in which generated states and forward draws are compared.
 
 A space maps states :math:`x_t` to blocks of features,
-:math:`\varphi_1(x_t, t), \dots, \varphi_K(x_t, t)`, each of which is compared by a kernel of its
-own (:mod:`undrift.regularizer.population`). A block has shape :math:`(B, G, D)`: the D features
-of one of its G groups are measured in one unit. Pixels are one group; pooled activations are each a
-group of their own, so that none drowns the others.
+:math:`\varphi_1(x_t, t), \dots, \varphi_K(x_t, t)`, each of which is compared by a separate kernel
+(:mod:`undrift.regularizer.population`). A block has shape :math:`(B, G, D)`: the D features of one
+of its G groups are measured in one unit. Pixels are one group; each pooled activation is a group,
+so that none dominates the others.
 
-A discrepancy in pixels is about what has most variance, which in photographs is color and
-brightness; what a viewer sees lies elsewhere. The frozen starting model knows it: its activations
-at :math:`(x_t, t)` describe a noisy state at every noise level, so no other network is needed
-(:class:`NetworkSpace`). Of each stage the means and the root mean squares of its channels are
-taken, over a few regions of the image.
+A discrepancy in pixels is dominated by what has most variance, in photographs color and brightness,
+not by what a viewer sees. The activations of the frozen starting model at :math:`(x_t, t)` describe
+a noisy state at every noise level, so no other network is needed (:class:`NetworkSpace`). Of each
+stage the means and the root mean squares of its channels are taken, over a few regions of the
+image.
 
 References:
     | Generative Moment Matching Networks (Li et al., 2015)
@@ -32,10 +32,11 @@ from torch import Tensor, nn
 
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
+from undrift.regularizer.resumable import Resumable
 
 
-class Space(ABC):
-    """Maps states to blocks of features."""
+class Space(Resumable, ABC):
+    """Maps states to blocks of features; a resumed run needs nothing of a fixed map."""
 
     @abstractmethod
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
@@ -49,14 +50,6 @@ class Space(ABC):
             Blocks with shapes :math:`(B, G_k, D_k)`.
         """
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of it; nothing for a fixed map."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a saved state."""
-        assert not state
-
 
 class PixelSpace(Space):
     """The states themselves, one block of one group.
@@ -68,7 +61,6 @@ class PixelSpace(Space):
 
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
         """Flattened states."""
-        del t
         return [x_t.flatten(1)[:, None]]
 
 
@@ -84,8 +76,31 @@ class FeatureSpace(Space):
 
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
         """Features of the states, whatever their time."""
-        del t
         return [self.feature_map(x_t).flatten(1)[..., None]]
+
+
+class Pyramid(Space):
+    r"""Block means of an image at all sizes of block, each of the same noise.
+
+    .. math:: \varphi(x) = \big(2^l\, \bar x_B : |B| = 2^l \times 2^l,\; l = 0, 1, \dots\big)
+
+    where :math:`\bar x_B` is the mean over a block B. White noise of variance 1 has variance 1 in
+    every feature, but what neighboring pixels have in common grows with the block: a kernel on
+    these features is more sensitive to brightness and coarse shape than to texture. Levels end
+    where a block would be larger than the image; rows and columns that are left over at a level
+    belong to none of its blocks.
+
+    Example:
+        >>> Pyramid()(torch.ones(1, 1, 2, 2), 0)[0].flatten()
+        tensor([1., 1., 1., 1., 2.])
+    """
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """Means of blocks, for states with shape :math:`(B, C, H, W)`, one block of features."""
+        levels = [x_t]
+        while min(levels[-1].shape[-2:]) > 1:
+            levels.append(2 * F.avg_pool2d(levels[-1], 2))
+        return [torch.cat([level.flatten(1) for level in levels], 1)[..., None]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,7 @@ class JointSpace(Space):
 
 
 class NetworkSpace(Space):
-    r"""The activations of a frozen copy of a model, pooled, one block a stage.
+    r"""The activations of a frozen copy of a model, pooled, one block per stage.
 
     Stages are the blocks of a U-Net (down, middle, up) or of a transformer. Of an activation with
     shape :math:`(B, C, H, W)` the means and the root mean squares over ``regions`` × ``regions``
@@ -131,22 +146,22 @@ class NetworkSpace(Space):
         InvalidInput: If the network has no stages, or the sampler does not say what it predicts.
     """
 
+    saved = ("frozen",)  # the weights of the copy: those of a resumed run have changed since
+
     def __init__(self, sampler: Sampler, *, regions: int = 2) -> None:
         network = sampler.network
         if not isinstance(network, nn.Module):
             raise InvalidInput("a network's own features need a torch module as its network")
-        frozen = copy.deepcopy(network).eval().requires_grad_(False)
-        self.frozen = frozen
-        self.sampler = sampler.with_network(frozen)
-        self.stages = stages(frozen)
+        self.frozen = copy.deepcopy(network).eval().requires_grad_(False)
+        self.sampler = sampler.with_network(self.frozen)
+        self.stages = stages(self.frozen)
         self.regions = regions
 
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
-        """Pooled activations at the states, one block a stage."""
+        """Pooled activations at the states, one block per stage."""
         found: list[Tensor] = []
 
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
-            del module, inputs
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             found.append(output[0] if isinstance(output, tuple) else output)
 
         hooks = [stage.register_forward_hook(keep) for stage in self.stages]
@@ -156,14 +171,6 @@ class NetworkSpace(Space):
             for hook in hooks:
                 hook.remove()
         return [pooled(activation, self.regions)[..., None] for activation in found]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The weights of the copy: a resumed run must not take those that it has come to."""
-        return self.frozen.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the weights of the copy."""
-        self.frozen.load_state_dict(state)
 
 
 def stages(network: nn.Module) -> list[nn.Module]:

@@ -1,8 +1,8 @@
-r"""Weights :math:`w_t` of the steps of a chain.
+r"""Which steps of a chain are regularized, and their weights :math:`w_t`.
 
-The discrepancy after the denoising step that ends at t counts :math:`w_t`, of mean 1, so that
-weights shift the emphasis and leave the strength λ what it is. The downstream gain :math:`G_t`,
-measured, says by how much an error made there counts in the samples.
+The discrepancy after the denoising step that ends at t has the weight :math:`w_t`; their mean is 1,
+so that weights shift the emphasis and do not change the strength λ. The measured downstream gain
+:math:`G_t` is the factor by which an error made there contributes to the error of the samples.
 """
 
 from __future__ import annotations
@@ -19,17 +19,28 @@ from undrift.exceptions import InvalidInput
 Weighting = Literal["uniform", "exponential"] | Mapping[float, float]
 
 
+def window_start(grid: tuple[float, ...], window: float) -> int:
+    """Position on a grid where a window begins that holds this share of the steps, one at least.
+
+    Example:
+        >>> window_start((4, 3, 2, 1, 0), 0.5), window_start((4, 3, 2, 1, 0), 1.0)
+        (2, 0)
+    """
+    steps = len(grid) - 1
+    return steps - max(1, round(window * steps))
+
+
 def step_weights(
     grid: tuple[float, ...], weighting: Weighting, rho: float, first: int = 0
 ) -> list[float]:
-    r"""One weight for each position of a grid, of mean 1 over the ends of the steps that count.
+    r"""One weight for each position of a grid, of mean 1 over the ends of the regularized steps.
 
     Arguments:
         grid: Descending times.
         weighting: ``"uniform"``; ``"exponential"``, proportional to :math:`e^{\rho (T - t)/T}`; or
             times and weights, interpolated linearly and constant beyond the first and the last.
         rho: ρ of the exponential weights.
-        first: Position where the first step begins that counts; weights up to there are 0.
+        first: Position where the first regularized step begins; weights up to there are 0.
 
     Raises:
         InvalidInput: If the weighting is unknown, or a weight negative or not finite.

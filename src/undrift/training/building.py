@@ -27,8 +27,7 @@ from undrift.objectives.scheduled_sampling import ScheduledSampling
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.options import RegularizerConfig
-from undrift.regularizer.pyramid import Pyramid
-from undrift.regularizer.spaces import JointSpace, NetworkSpace, PixelSpace
+from undrift.regularizer.spaces import JointSpace, NetworkSpace, PixelSpace, Pyramid
 from undrift.regularizer.weighting import Weighting
 from undrift.seeds import stream_seed
 from undrift.training.checkpoint import StartingPoint
@@ -294,7 +293,7 @@ def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
     kernel = EnergyKernel() if config.kernel == "energy" else RBFMixture("mean", multipliers)
     options: dict[str, Any] = {"kernel": kernel, "population": config.population}
     if config.features == "pyramid":
-        options["feature_map"] = Pyramid()
+        options["space"] = Pyramid()
     if config.features in ("network", "both"):
         if not config.population:
             raise InvalidInput(

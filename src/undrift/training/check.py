@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from operator import attrgetter
 
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.limits import Limits
 from undrift.regularizer.options import LIMITS as REGULARIZER_LIMITS
+from undrift.regularizer.options import Limits
 from undrift.training.config import TrainConfig
 
 COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "chain.num_steps")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from undrift.objectives.published import LENGTH, OPTIONS, PublishedMethod
-from undrift.regularizer.options import CHOSEN, UNUSED, RegularizerConfig, Variant
+from undrift.regularizer.options import UNUSED, RegularizerConfig, Variant
 
 Method = Literal["plain", "regularized", Variant, PublishedMethod]
-VARIANTS: dict[str, Variant] = {"regularized": "persistent", **{name: name for name in CHOSEN}}
-"""The regularizer's variant of each method that has one; ``regularized`` is the best of them."""
+BEST_VARIANT: Variant = "persistent"
+"""The variant that ``regularized`` stands for: the best one in our studies."""
 
 IN_MEMORY = "(in memory)"
 """What stands for the data of a run that was given images instead of a name."""
@@ -148,7 +148,9 @@ class MethodConfig:
     @property
     def variant(self) -> Variant | None:
         """The regularizer's variant, or None for a method without one."""
-        return VARIANTS.get(self.method)
+        if self.method == "regularized":
+            return BEST_VARIANT
+        return self.method if self.method in UNUSED else None
 
     @property
     def in_use(self) -> dict[str, set[str]]:

@@ -1,0 +1,59 @@
+"""What a resumed run restores: random streams, and attributes of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from undrift.seeds import stream_seed
+
+
+class Resumable:
+    """An object whose state is that of some of its attributes: values, or objects with a state."""
+
+    saved: tuple[str, ...] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        parts = {name: getattr(self, name) for name in self.saved}
+        return {k: p.state_dict() if hasattr(p, "state_dict") else p for k, p in parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a saved state."""
+        for name in self.saved:
+            part = getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, state[name])
+
+
+class Streams(dict[str, torch.Generator]):
+    """Random streams by name.
+
+    Arguments:
+        seed: Seed of all of them.
+        own: Names of the streams that differ between the processes of a run.
+        shared: Names of the streams that are the same in all processes.
+        rank: Index of this process.
+    """
+
+    def __init__(
+        self, seed: int, own: Sequence[str], shared: Sequence[str] = (), rank: int = 0
+    ) -> None:
+        paths = [*((name,) for name in shared), *((name, rank) for name in own)]
+        super().__init__(
+            (str(path[0]), torch.Generator().manual_seed(stream_seed(seed, *path)))
+            for path in paths
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of every stream."""
+        return {name: stream.get_state() for name, stream in self.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the positions of all streams."""
+        for name, stream in self.items():
+            stream.set_state(state[name].cpu())
