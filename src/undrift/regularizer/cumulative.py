@@ -92,8 +92,8 @@ class CumulativeErrorRegularizer(Resumable):
             of, the last that were made (:mod:`undrift.regularizer.population`); 0 compares them
             alone.
         log_every: After how many terms the discrepancy is logged, together with its null floor:
-            the same estimator on forward draws alone. A fixed strength is compared with the main term as
-            often, where that is given.
+            the same estimator on forward draws alone. A fixed strength is compared with the main
+            term as often, where that is given.
         seed: Seed of the regularizer's random streams.
 
     Attributes:
