@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.limits import Limits
+from undrift.regularizer.options import Limits
 from undrift.remedies.registry import apply_remedy
 from undrift.study.config import PLAIN, StudyConfig
 from undrift.study.jobs import with_method
