@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undrift.mmd.estimate import MMDEstimate, gaussian_mmd_sq, mmd_estimate
+from undrift.mmd.gaussian import rbf_mmd_sq
+from undrift.mmd.interval import MMDEstimate
 from undrift.mmd.kernels import RBFMixture
+from undrift.mmd.two_sample import mmd_estimate
 
 DISTANCES = (0, 0.5, 1, 2, 3, 4, 6, 10, 30, 100)
 FARTHEST = {"mean": 20.0, "one": 50.0, "scale": 0.9999}
@@ -51,7 +53,8 @@ class Model:
 
     def truth(self, size: float) -> float:
         p, q = self.moments(size), self.moments(0.0)
-        return float(gaussian_mmd_sq(p[0], p[1].diag(), q[0], q[1].diag(), self.kernel))
+        widths = torch.tensor(self.kernel.scales, dtype=torch.float64)
+        return float(rbf_mmd_sq(p[0], p[1].diag(), q[0], q[1].diag(), widths))
 
     def size_at(self, mmd_sq: float) -> float:
         low, high = 0.0, FARTHEST[self.change]

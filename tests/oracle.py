@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler
 from undrift.diffusion.mixture import ForwardProcess
 from undrift.diffusion.schedule import Schedule
+from undrift.mmd.gaussian import rbf_mmd_sq
+from undrift.mmd.kernels import RBFMixture
 from undrift.theory.gaussian_chain import GaussianChain
 
 Function = Callable[[Tensor, int], Tensor]
@@ -84,3 +86,13 @@ def reverse_log_prob(process: ForwardProcess, x_s: Tensor, x_t: Tensor, t: int, 
     """The log-density of the exact reverse conditional in nats, by Bayes' rule, with shape (B,)."""
     marginals = process.log_prob(x_s, s) - process.log_prob(x_t, t)
     return process.forward_log_prob(x_t, x_s, t, s) + marginals
+
+
+def gaussian_mmd_sq(
+    mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor, kernel: RBFMixture
+) -> float:
+    """MMD² of two Gaussians; a kernel without a bandwidth gets that of the population Q."""
+    if isinstance(kernel.bandwidth, str):
+        kernel = replace(kernel, bandwidth=2 * float(cov_q.trace()))
+    widths = torch.tensor(kernel.scales, dtype=cov_q.dtype)
+    return kernel.self_value * float(rbf_mmd_sq(mean_p, cov_p, mean_q, cov_q, widths))

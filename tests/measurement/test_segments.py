@@ -19,7 +19,7 @@ from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.measurement.modular import Estimate
 from undrift.measurement.segments import data_process, prior_terms, segment_errors
 from undrift.mmd.kernels import EnergyKernel, RBFMixture
-from undrift.mmd.kl_bounds import LEVEL, MOST_SKEWED, kl_upper_limit, mmd_sq_lower_limit
+from undrift.mmd.kl_bounds import LEVEL, NULL_QUANTILE, kl_upper_limit, mmd_sq_lower_limit
 from undrift.theory.gaussian_chain import GaussianChain
 
 SCHEDULE = CosineSchedule(12)
@@ -234,11 +234,11 @@ def test_merging_with_a_plain_profile_drops_modular_errors_and_says_so() -> None
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 200])
-def test_no_law_of_the_null_reaches_beyond_the_limit_without_permutations(count) -> None:
+def test_no_distribution_of_the_null_reaches_beyond_the_limit_without_permutations(count) -> None:
     """Standardized sums of k equal χ²: at most 2.5 % above 2.845, exactly so for one."""
     from scipy.stats import chi2
 
-    beyond = float(chi2.sf(count + MOST_SKEWED * math.sqrt(2 * count), count))
+    beyond = float(chi2.sf(count + NULL_QUANTILE * math.sqrt(2 * count), count))
     assert beyond == pytest.approx(0.025, rel=1e-3) if count == 1 else beyond < 0.025
 
 

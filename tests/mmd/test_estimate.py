@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from oracle import gaussian_mmd_sq
 from undrift.exceptions import InvalidInput
-from undrift.mmd.estimate import gaussian_mmd_sq, mmd_sq
+from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import EnergyKernel, RBFMixture
 
 KERNELS = [RBFMixture(3.0), RBFMixture(3.0, multipliers=(2.0, 0.7)), EnergyKernel()]
@@ -249,7 +250,7 @@ def with_nan(row):
     [
         (GOOD[:1], GOOD, {}, "1 samples of x"),
         (GOOD, GOOD[:1], {}, "1 of y"),
-        (GOOD, torch.zeros(5, 3), {}, "2 features a sample and y has 3"),
+        (GOOD, torch.zeros(5, 3), {}, "2 features per sample and y has 3"),
         (with_nan(3), GOOD, {}, "x is NaN in row 3"),
         (GOOD, with_nan(2), {}, "y is NaN in row 2"),
         (GOOD + math.inf, GOOD, {}, "x is too large or infinite in row 0"),

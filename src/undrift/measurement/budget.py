@@ -19,8 +19,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from undrift.measurement.state import Budget
-from undrift.mmd.estimate import mmd_estimate
 from undrift.mmd.kernels import Kernel
+from undrift.mmd.two_sample import mmd_estimate
 
 
 def error_budget(

@@ -22,8 +22,8 @@ from undrift.measurement.exposure import epsilon_norms, variance_error
 from undrift.measurement.placement import RESOLVED, candidates
 from undrift.measurement.population import Population
 from undrift.measurement.state import Budget, ErrorState, Exposure
-from undrift.mmd.estimate import mmd_estimate
 from undrift.mmd.kernels import Kernel
+from undrift.mmd.two_sample import mmd_estimate
 from undrift.seeds import stream_seed
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.measurement.state import CumulativeError, KLLimits
-from undrift.mmd.estimate import MMDEstimate, mmd_estimate
+from undrift.mmd.interval import MMDEstimate
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.mmd.kl_bounds import LEVEL, kl_lower_bound, mmd_sq_lower_limit
+from undrift.mmd.two_sample import mmd_estimate
 from undrift.seeds import stream_seed
 
 Reference = Literal["population", "empirical"]

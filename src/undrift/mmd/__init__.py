@@ -1,1 +1,1 @@
-"""Maximum mean discrepancy: kernels, estimates with error bars, tests, and what it says of KL."""
+"""Maximum mean discrepancy: kernels, estimates, tests, and bounds on the KL divergence."""

@@ -1,8 +1,9 @@
-r"""Squared distances between samples, and what a bandwidth is taken from: their mean or median.
+r"""Squared distances between samples, and their mean or median, from which a bandwidth is taken.
 
 .. math:: \|x_i - y_j\|^2 = \|x_i\|^2 + \|y_j\|^2 - 2 \langle x_i, y_j \rangle
 
-is one matrix product. The cancellation costs digits where the norms exceed the distances by much.
+is one matrix product. Cancellation loses precision where the norms are much larger than the
+distances.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ def squared_distances(
 ) -> Tensor:
     r"""Squared distances between all rows, from one matrix product.
 
-    .. math:: \|x_i - y_j\|^2 = \|x_i\|^2 + \|y_j\|^2 - 2 \langle x_i, y_j \rangle
-
-    The cancellation costs digits where the norms exceed the distances by much: center the samples.
+    Center the samples before: cancellation loses precision where the norms are much larger than the
+    distances.
 
     Arguments:
         x: Samples, with shape :math:`(N, D)`.
@@ -52,26 +52,27 @@ def mean_squared_distance(y: Tensor) -> float:
     center = y.mean(0)
     about_zero = float(torch.linalg.vector_norm(y, dim=1).square_().sum())
     total = about_zero - len(y) * float(center.square().sum())
-    if total < 0.1 * about_zero:  # too many digits were lost
+    if total < 0.1 * about_zero:  # cancellation has lost too much precision
         total = sum(float((rows - center).square_().sum()) for rows in y.split(1024))
     return 2 * total / (len(y) - 1)
 
 
-def median_squared_distance(y: Tensor, *, max_samples: int = MEDIAN_SUBSAMPLE) -> float:
+def median_squared_distance(y: Tensor) -> float:
     r"""Median squared distance between different samples, on a bounded subsample.
 
-    Beyond ``max_samples`` rows the median is that of a random subset, always the same one for the
+    Beyond 1024 rows the median is that of a random subset, always the same one for the
     same number of rows, so that a bandwidth is reproducible.
 
     Arguments:
         y: Samples, with shape :math:`(N, D)`.
-        max_samples: The largest number of rows that enter the median.
 
     Returns:
         The median, in squared units of ``y``.
     """
-    if len(y) > max_samples:
-        chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:max_samples]
+    if len(y) > MEDIAN_SUBSAMPLE:
+        chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[
+            :MEDIAN_SUBSAMPLE
+        ]
         y = y[chosen.to(y.device)]
     y = y - y.mean(0)
     rows, columns = torch.triu_indices(len(y), len(y), offset=1, device=y.device)

@@ -16,14 +16,14 @@ and three estimators replace the expectations by means over pairs of samples:
                                                                                random numbers
 =============  ==============================  ==============================  =================
 
-The gradient comes out of the same pass: with :math:`g'` the derivative of the kernel by the squared
-distance,
+The gradient is computed in the same pass: with :math:`g'` the derivative of the kernel by the
+squared distance,
 
 .. math::
     \partial_{x_i} \sum_j g(\|x_i - z_j\|^2)
     = 2 \Big( x_i \sum_j g'_{ij} - \sum_j g'_{ij} z_j \Big),
 
-one more matrix product a tile. Beyond the samples and their gradients the memory is
+one more matrix product per tile. Beyond the samples and their gradients the memory is
 :math:`O(\text{block\_size}^2)`.
 
 References:
@@ -33,15 +33,14 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
-from undrift.mmd.gaussian import rbf_mmd_sq
-from undrift.mmd.interval import MMDEstimate
-from undrift.mmd.kernels import Kernel, RadialKernel, RBFMixture
+from undrift.mmd.kernels import Kernel, RadialKernel
 from undrift.mmd.tiles import (
     Sample,
     blocks,
@@ -51,11 +50,8 @@ from undrift.mmd.tiles import (
     sq_dist_tile,
     tile_size,
     total_dtype,
-    upper_tiles,
 )
-from undrift.mmd.two_sample import DEFAULT_KERNEL, mmd_estimate
-
-__all__ = ["Estimator", "MMDEstimate", "gaussian_mmd_sq", "mmd_estimate", "mmd_sq"]
+from undrift.mmd.two_sample import DEFAULT_KERNEL
 
 Estimator = Literal["u", "v", "paired"]
 ReferenceBlock = Literal["include", "omit"]
@@ -77,8 +73,8 @@ def mmd_sq(
     :math:`(1/N + 1/M)(1 - E k)` when nothing differs.
 
     ``reference_block="omit"`` leaves out the :math:`y y'` term. It has no gradient by
-    :math:`x`, so a training loss loses nothing but a constant, and many forward draws :math:`y`
-    become cheap; the value is then no squared distance.
+    :math:`x`, so it changes a training loss only by a constant; without it many forward draws
+    :math:`y` are cheap. The value is then not a squared distance.
 
     A kernel without a fixed bandwidth is fitted to :math:`y` in each call, without a gradient
     through the bandwidth. Half precision is computed in single precision.
@@ -89,7 +85,7 @@ def mmd_sq(
         kernel: The kernel, on the samples or on its feature map.
         estimator: ``"u"``, ``"v"`` or ``"paired"``.
         reference_block: Whether the term in :math:`y` alone is computed.
-        block_size: Rows of a tile; by default what suits the device.
+        block_size: Rows of a tile; by default chosen for the device.
 
     Returns:
         The estimate, with shape :math:`()`, in units of the kernel.
@@ -98,7 +94,7 @@ def mmd_sq(
         InvalidInput: If the samples are too few, do not match or are not finite.
 
     Example:
-        >>> import torch
+        >>> from undrift.mmd.kernels import RBFMixture
         >>> x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0], [2.0]])
         >>> mmd_sq(x, y, kernel=RBFMixture(bandwidth=1.0, multipliers=(1.0,)))
         tensor(-0.4214)
@@ -117,42 +113,8 @@ def mmd_sq(
     return value
 
 
-def gaussian_mmd_sq(
-    mean_p: Tensor, cov_p: Tensor, mean_q: Tensor, cov_q: Tensor, kernel: RBFMixture
-) -> Tensor:
-    r"""Squared MMD of two Gaussian distributions in closed form.
-
-    It rests on :math:`E \exp(-\|u\|^2/h) = \det(I + 2C/h)^{-1/2} \exp(-m^\top (hI + 2C)^{-1} m)`
-    for :math:`u \sim N(m, C)`. With ``bandwidth="mean"`` the bandwidth is that of the population
-    :math:`Q`, :math:`2 \operatorname{tr} C_q`.
-
-    Arguments:
-        mean_p: Mean of P, with shape :math:`(d)`.
-        cov_p: Covariance of P, with shape :math:`(d, d)`.
-        mean_q: Mean of Q, with shape :math:`(d)`.
-        cov_q: Covariance of Q, with shape :math:`(d, d)`.
-        kernel: An RBF mixture without a feature map.
-
-    Returns:
-        The squared MMD, with shape :math:`()`, in units of the kernel.
-
-    Example:
-        >>> import torch
-        >>> mean, cov = torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)
-        >>> kernel = RBFMixture(bandwidth=2.0, multipliers=(1.0,))
-        >>> round(float(gaussian_mmd_sq(mean + 1, cov, mean, cov, kernel)), 6)  # √⅓ · 2(1 − e^−⅙)
-        0.177268
-    """
-    if kernel.feature_map is not None:
-        raise InvalidInput("the closed form has no feature map: pass a kernel without one")
-    if kernel.bandwidth == "mean":
-        kernel = RBFMixture(2 * float(cov_q.trace()), kernel.multipliers, kernel.reduction)
-    widths = torch.tensor(kernel.scales, dtype=cov_q.dtype, device=cov_q.device)
-    return kernel.self_value * rbf_mmd_sq(mean_p, cov_p, mean_q, cov_q, widths)
-
-
 def _check_choices(x: Tensor, y: Tensor, estimator: str, reference_block: str) -> None:
-    """Refuse what no estimator is defined for."""
+    """Check that the estimator is defined for these samples."""
     if estimator not in get_args(Estimator):
         raise InvalidInput(f"estimator {estimator!r}: use one of {get_args(Estimator)}")
     if reference_block not in get_args(ReferenceBlock):
@@ -172,7 +134,7 @@ def _check_choices(x: Tensor, y: Tensor, estimator: str, reference_block: str) -
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one call computes: the weight of each block, and which pairs of equal index count."""
+    """Weights of the blocks in one call, and how pairs of equal index are treated."""
 
     kernel: Kernel
     weight_x: float
@@ -186,36 +148,31 @@ class _Plan:
         cls, kernel: Kernel, n: int, m: int, estimator: Estimator, reference: bool, block_size: int
     ) -> _Plan:
         """The weights of an estimator for n and m samples."""
-        if estimator == "v":
-            weights = (1 / n**2, 1 / m**2, 2 / (n * m))
-        elif estimator == "u":
-            weights = (1 / (n * (n - 1)), 1 / (m * max(m - 1, 1)), 2 / (n * m))
-        else:
-            weights = (1 / (n * (n - 1)),) * 2 + (2 / (n * (n - 1)),)
-        x, y, xy = weights
+        x, y = (1 / (k**2 if estimator == "v" else k * max(k - 1, 1)) for k in (n, m))
+        xy = 2 * x if estimator == "paired" else 2 / (n * m)
         return cls(kernel, x, y if reference else 0.0, xy, estimator, block_size)
 
 
 class _Gradient:
-    r"""Gathers :math:`\sum_j w_{ij} (x_i - z_j)` over tiles, for all points of one sample."""
+    r"""Accumulates :math:`\sum_j w_{ij} (x_i - z_j)` over tiles, for all points of one sample."""
 
     def __init__(self, sample: Sample) -> None:
         self.points = sample.points
         self.row_sums = torch.zeros_like(sample.sq_norms)
-        self.gathered = torch.zeros_like(sample.points)
+        self.products = torch.zeros_like(sample.points)
 
     def add(self, rows: slice, slope: Tensor, others: Tensor, weight: float) -> None:
         """Add a tile of slopes between these rows and the other points."""
         self.row_sums[rows].add_(slope.sum(1), alpha=weight)
-        self.gathered[rows].addmm_(slope, others, alpha=-weight)
+        self.products[rows].addmm_(slope, others, alpha=-weight)
 
     def total(self) -> Tensor:
         """The gradient."""
-        return self.gathered.addcmul_(self.row_sums[:, None], self.points)
+        return self.products.addcmul_(self.row_sums[:, None], self.points)
 
 
 class _BlockedMMD(torch.autograd.Function):
-    """The weighted sum over all tiles; the gradient is made in the same pass and kept."""
+    """The weighted sum over all tiles; the gradient is computed in the same pass and stored."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, plan: _Plan) -> Tensor:
@@ -244,7 +201,7 @@ class _BlockedMMD(torch.autograd.Function):
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """Passes a gradient on, and refuses to have it differentiated as though it were constant."""
+    """Returns the stored gradient; raises when a second derivative is requested."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, source: Tensor) -> Tensor:
@@ -262,7 +219,8 @@ def _within(
 ) -> Tensor:
     """Sum of the kernel over pairs of one sample, each tile off the diagonal counted twice."""
     total = torch.zeros((), dtype=total_dtype(sample.points.device), device=sample.points.device)
-    for rows, columns in upper_tiles(blocks(len(sample), plan.block_size)):
+    parts = blocks(len(sample), plan.block_size)
+    for rows, columns in combinations_with_replacement(parts, 2):
         sq_dist = sq_dist_tile(sample, rows, sample, columns)
         if rows == columns:
             sq_dist.fill_diagonal_(0)

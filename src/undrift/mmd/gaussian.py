@@ -12,7 +12,7 @@ For the kernel :math:`k(x, y) = \mathrm{mean}_m \exp(-\|x - y\|^2 / h_m)` and tw
 
 It follows from :math:`E k(X, Y) = \det(I + 2C/h)^{-1/2} \exp(-m^\top (hI + 2C)^{-1} m)` for
 :math:`X - Y \sim N(m, C)`: the three covariances are :math:`B` and :math:`B \pm 2(P - Q)`. All
-three terms in the bracket are positive, so nearly equal Gaussians lose no digits.
+three terms in the bracket are positive, so nearly equal Gaussians keep full precision.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-r"""An estimate of MMD² and the values of the true MMD² that it agrees with.
+r"""A confidence interval of MMD² by inverting its test.
 
 The unbiased statistic T is normal far from :math:`\theta = \mathrm{MMD}^2 = 0` and a weighted sum
 of :math:`\chi^2` at 0. A normal interval misses the truth up to 24 times in 100 in between, because
-it takes its width from the same noise. So the test of every :math:`\theta \ge 0` is inverted.
+its width comes from the same noise. So the test of every :math:`\theta \ge 0` is inverted.
 
 In coordinates that diagonalize the kernel,
 :math:`T = \sum_l \lambda_l \left[ (a_l + g_l)^2 - E g_l^2 \right]` with
@@ -13,12 +13,13 @@ In coordinates that diagonalize the kernel,
 
 :math:`T_b` the statistic under a random relabeling, a draw of the first sum, and :math:`\ell_b` the
 standardized inner product of the *same* relabeling with the witness function, the second. The two
-are uncorrelated but not independent: skewness lasts longer than the second-order variance. At
-:math:`\theta = 0` this is the permutation test, far away it is the normal law.
+are uncorrelated but not independent: skewness decreases more slowly than the second-order variance.
+At :math:`\theta = 0` this is the permutation test, far away the normal distribution.
 
 :math:`\rho` is the first-order variance per unit of :math:`\theta`: :math:`\hat\tau^2 / T` where T
-stands out of the noise. Within the noise that is 0/0, and the regression of :math:`\hat\tau_b^2` on
-:math:`T_b` over relabelings, :math:`\hat\tau_b^2 \approx \rho_0 T_b`, replaces it,
+is far above its noise. Near zero this quotient is undefined, and the regression of
+:math:`\hat\tau_b^2` on :math:`T_b` over relabelings, :math:`\hat\tau_b^2 \approx \rho_0 T_b`,
+replaces it,
 
 .. math:: \hat\rho = \rho_0 + \frac{\hat\tau^2 - \rho_0 T}{\max(T, 0) + c \cdot \text{null sd}} .
 
@@ -83,7 +84,7 @@ class MMDEstimate:
         Returns:
             Lower and upper limit, in units of the kernel; the lower one is 0 exactly if equal
             distributions are not rejected. Without permutations the limits are the normal ones,
-            which are too narrow just beyond the noise.
+            which are too narrow near the null standard deviation.
 
         Raises:
             InvalidInput: If the permutations are too few for the level.
@@ -92,9 +93,12 @@ class MMDEstimate:
         if not self.null_draws:
             half = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
             return max(self.mmd_sq - half, 0.0), max(self.mmd_sq + half, 0.0)
-        lower = self._crossing(lambda theta: theta + self._upper_quantile(theta, level, split=True))
-        upper = self._crossing(lambda theta: theta + self._lower_quantile(theta, level))
-        return lower, upper
+
+        def below(theta: float) -> float:
+            return (1 - level) * self._lower_share(theta)
+
+        lower = self._crossing(lambda theta: self._upper_quantile(theta, 1 - level - below(theta)))
+        return lower, self._crossing(lambda theta: self._lower_quantile(theta, below(theta)))
 
     def lower_confidence_limit(self, level: float = 0.95) -> float:
         r"""A value that the true MMD² exceeds with the given probability; 0 is always one.
@@ -111,10 +115,10 @@ class MMDEstimate:
         self._check_level(1 - level, level)
         if not self.null_draws:
             return max(self.mmd_sq - NormalDist().inv_cdf(level) * self.standard_error, 0.0)
-        return self._crossing(lambda theta: theta + self._upper_quantile(theta, level, split=False))
+        return self._crossing(lambda theta: self._upper_quantile(theta, 1 - level))
 
     def _check_level(self, tail: float, level: float) -> None:
-        """Refuse a level that no quantile of the draws can give."""
+        """Check that the draws are enough for a quantile at this level."""
         if not 0 < level < 1:
             raise InvalidInput(f"level {level} is no probability: use a number such as 0.95")
         if self.null_draws and tail * (len(self.null_draws) + 1) < 1 - 1e-9:
@@ -122,26 +126,26 @@ class MMDEstimate:
             raise InvalidInput(f"level {level} needs num_permutations={needed} or more")
 
     def _draws(self, theta: float) -> Tensor:
-        """The sorted law of the estimate around a true value, two draws from each relabeling."""
+        """Sorted draws of the estimate around a true value, two from each relabeling."""
         null = torch.tensor(self.null_draws, dtype=torch.float64)
         linear = torch.tensor(self.linear_draws, dtype=torch.float64)
         linear *= math.sqrt(self.variance_slope * theta)
-        return torch.cat([null + linear, null - linear]).sort().values
+        return theta + torch.cat([null + linear, null - linear]).sort().values
 
     def _lower_share(self, theta: float) -> float:
         """Share of the error probability below: 0 at 0, half from some standard deviations on."""
         spread = math.sqrt(self.null_sd**2 + self.variance_slope * theta)
         return 0.5 * min(1.0, theta / (EQUAL_TAILS_FROM * spread)) if spread > 0 else 0.5
 
-    def _upper_quantile(self, theta: float, level: float, *, split: bool) -> float:
-        share = 1 - self._lower_share(theta) if split else 1.0
-        rank = math.floor((1 - level) * share * (len(self.null_draws) + 1) + 1e-9)
-        return float(self._draws(theta)[-2 * rank])
+    def _upper_quantile(self, theta: float, tail: float) -> float:
+        return float(self._draws(theta)[-2 * self._rank(tail)])
 
-    def _lower_quantile(self, theta: float, level: float) -> float:
-        share = self._lower_share(theta)
-        rank = math.floor((1 - level) * share * (len(self.null_draws) + 1) + 1e-9)
+    def _lower_quantile(self, theta: float, tail: float) -> float:
+        rank = self._rank(tail)
         return float(self._draws(theta)[2 * rank - 1]) if rank else -math.inf
+
+    def _rank(self, tail: float) -> int:
+        return math.floor(tail * (len(self.null_draws) + 1) + 1e-9)
 
     def _crossing(self, limit: Callable[[float], float]) -> float:
         """The value from 0 on at which an increasing limit reaches the estimate, by bisection."""

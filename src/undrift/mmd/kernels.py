@@ -12,13 +12,12 @@ points. Here
 with multipliers :math:`m_i` of one bandwidth :math:`b`, in units of a squared distance. The
 averaged mixture has :math:`0 \le k \le 1` and :math:`k(x, x) = 1`, which the bounds on the
 Kullback-Leibler divergence need. The bandwidth is a statistic of the *forward* samples
-:math:`y \sim q_t` alone, so that the yardstick does not move with the model that is measured.
+:math:`y \sim q_t` alone, so that the kernel does not change with the model that is measured.
 :math:`\varphi` is a feature map, by default the identity.
 
 Five multipliers cost as much as one: for :math:`e = \exp(-\|x-y\|^2 / (m_{\max} b))` the other
-components are :math:`e^2, e^4, e^8, e^{16}`, that is repeated squaring. What the rest of the
-library calls in its inner loops works in place on a buffer of squared distances (names ending in
-``_``).
+components are :math:`e^2, e^4, e^8, e^{16}`, that is repeated squaring. The methods for
+inner loops, whose names end in ``_``, work in place on a buffer of squared distances.
 
 References:
     | A Kernel Two-Sample Test (Gretton et al., 2012)
@@ -29,9 +28,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -61,11 +60,6 @@ class Kernel(ABC):
     feature_map: FeatureMap | None = field(default=None, kw_only=True)
 
     @property
-    def is_fitted(self) -> bool:
-        """Whether the kernel is a fixed function that needs no samples to set a bandwidth."""
-        return True
-
-    @property
     def resolution(self) -> float:
         """The squared distance at which the kernel changes; infinite where it has no bandwidth."""
         return math.inf
@@ -76,7 +70,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def values(self, x: Tensor, y: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
-        r"""The kernel of all rows, in a fresh buffer.
+        r"""The kernel of all rows, in a new tensor.
 
         Arguments:
             x: Features, with shape :math:`(N, D)`.
@@ -108,28 +102,8 @@ class Kernel(ABC):
         """The kernel as plain data; a feature map is recorded by its name only."""
         mapped = self.feature_map
         label = None if mapped is None else getattr(mapped, "__name__", type(mapped).__name__)
-        return {"kernel": self.name, "feature_map": label}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any], feature_map: FeatureMap | None = None) -> Kernel:
-        """The kernel that :meth:`to_dict` described.
-
-        Arguments:
-            data: What :meth:`to_dict` returned.
-            feature_map: The feature map, which plain data cannot hold.
-        """
-        arguments = {key: value for key, value in data.items() if key not in _NOT_ARGUMENTS}
-        kinds = {kind.name: kind for kind in (RBFMixture, EnergyKernel, PolynomialKernel)}
-        if data.get("kernel") not in kinds:
-            raise InvalidInput(f"kernel {data.get('kernel')!r} is unknown: use one of {[*kinds]}")
-        if data.get("feature_map") is not None and feature_map is None:
-            raise InvalidInput(f"pass feature_map: the kernel used {data['feature_map']!r}")
-        if "multipliers" in arguments:
-            arguments["multipliers"] = tuple(arguments["multipliers"])
-        return cast(Kernel, kinds[data["kernel"]](**arguments, feature_map=feature_map))
-
-
-_NOT_ARGUMENTS = ("kernel", "feature_map")
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {"kernel": self.name, **own, "feature_map": label}
 
 
 @dataclass(frozen=True)
@@ -154,11 +128,11 @@ class RadialKernel(Kernel):
         r"""The sum of :math:`k`, and :math:`\partial k/\partial \|x-y\|^2`; destroys its input."""
 
     def values(self, x: Tensor, y: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
-        """The kernel of all rows, in a fresh buffer."""
+        """The kernel of all rows, in a new tensor."""
         return self.radial_(squared_distances(x, y, x_sq, y_sq))
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        r"""The dense kernel matrix, differentiable, for samples few enough.
+        r"""The dense kernel matrix, differentiable; it is stored as a whole.
 
         Arguments:
             x: Samples, with shape :math:`(N, *)`.
@@ -167,8 +141,6 @@ class RadialKernel(Kernel):
         Returns:
             :math:`k(x_i, y_j)`, with shape :math:`(N, M)`.
         """
-        if not self.is_fitted:
-            raise InvalidInput("the kernel has no bandwidth yet: call kernel.fit(y) first")
         x, y = self.features(x), self.features(y)
         center = y.detach().mean(0)
         return self.radial(squared_distances(x - center, y - center))
@@ -218,11 +190,6 @@ class RBFMixture(RadialKernel):
             raise InvalidInput(f"multipliers {self.multipliers} must be positive, at least one")
         if self.reduction not in get_args(Reduction):
             raise InvalidInput(f"reduction {self.reduction!r}: use 'mean' or 'sum'")
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the bandwidth is a number."""
-        return not isinstance(self.bandwidth, str)
 
     @property
     def self_value(self) -> float:
@@ -299,15 +266,6 @@ class RBFMixture(RadialKernel):
                 component = component.square_() if ratio == 2 else component.pow_(ratio)
             yield component, scale
 
-    def to_dict(self) -> dict[str, Any]:
-        """The kernel as plain data."""
-        own = {
-            "bandwidth": self.bandwidth,
-            "multipliers": list(self.multipliers),
-            "reduction": self.reduction,
-        }
-        return {**super().to_dict(), **own}
-
 
 @dataclass(frozen=True)
 class EnergyKernel(RadialKernel):
@@ -369,21 +327,11 @@ class PolynomialKernel(Kernel):
     gamma: float | None = None
     coefficient: float = 1.0
 
-    @property
-    def is_fitted(self) -> bool:
-        r"""Whether :math:`\gamma` is a number."""
-        return self.gamma is not None
-
     def fit_features(self, y: Tensor, x: Tensor | None = None) -> Self:
         r"""Fix :math:`\gamma`."""
         return self if self.gamma is not None else replace(self, gamma=1 / y.shape[1])
 
     def values(self, x: Tensor, y: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
-        """The kernel of all rows, in a fresh buffer."""
+        """The kernel of all rows, in a new tensor."""
         gamma = 1 / x.shape[1] if self.gamma is None else self.gamma
         return (x @ y.T).mul_(gamma).add_(self.coefficient).pow_(self.degree)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The kernel as plain data."""
-        own = {"degree": self.degree, "gamma": self.gamma, "coefficient": self.coefficient}
-        return {**super().to_dict(), **own}

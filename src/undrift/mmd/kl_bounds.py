@@ -1,4 +1,4 @@
-r"""A certified bracket on the cumulative error, in any dimension.
+r"""Limits of the cumulative error in nats, in any dimension.
 
 Let :math:`0 \le k \le 1` and :math:`k(x, x) = 1` (an averaged RBF mixture). Split
 :math:`p - q = \nu_+ - \nu_-`: both parts have mass :math:`TV`, and so
@@ -12,13 +12,12 @@ inequality :math:`KL \ge 2\,TV^2` and that of Bretagnolle and Huber
 
 .. math:: KL \ge \max\{ MMD^2,\; -\log(1 - MMD^2/2) \}.
 
-From above, the error budget without what is forgotten (docs/theory, section 2) gives
+From above, the error budget without its reductions (docs/theory, section 2) gives
 :math:`E_{cumu}(t) \le E_{cumu}(T+1) + \sum_{s \ge t} E_{mod}(s)`.
 
-The words "lower" and "upper bound" are true only of confidence limits: put the lower limit of
-MMD² on the left, the upper limit of the sum on the right. Each holds with probability `LEVEL` in a
-profile, so that both do with 95 %. A small MMD proves nothing small: there
-is no upper bound of a KL in terms of an MMD.
+With estimates, use confidence limits: the lower limit of MMD² on the left, the upper limit of the
+sum on the right. Each holds with probability `LEVEL` in a profile, so that both do with 95 %. A
+small MMD does not imply a small KL: MMD bounds KL only from below.
 """
 
 from __future__ import annotations
@@ -26,19 +25,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import NormalDist
 
 from undrift.exceptions import InvalidInput
 
 LEVEL = 0.975
 """Confidence of each end of a measured bracket; both hold with 95 % or more."""
-MOST_SKEWED = 2.8453
-r"""Quantile of :math:`\chi^2_1` at that level, standardized: no weighted sum of :math:`\chi^2`, the
-law of MMD² near 0, reaches as far, and no normal law (1.96) does."""
+NULL_QUANTILE = 2.8453
+r"""Quantile of :math:`\chi^2_1` at that level, standardized. It is the largest of all weighted
+sums of :math:`\chi^2`, the distribution of MMD² near 0, and of the normal distribution (1.96)."""
 
 
 def mmd_sq_lower_limit(mmd_sq: float, standard_error: float) -> float:
-    """Lower confidence limit of MMD² where no permutations tell the law of its estimate.
+    """Lower confidence limit of MMD² without permutations.
 
     Arguments:
         mmd_sq: An unbiased estimate.
@@ -48,7 +48,7 @@ def mmd_sq_lower_limit(mmd_sq: float, standard_error: float) -> float:
         >>> round(mmd_sq_lower_limit(0.02, 0.001), 4), mmd_sq_lower_limit(0.002, 0.001)
         (0.0172, 0.0)
     """
-    return max(mmd_sq - MOST_SKEWED * standard_error, 0.0)
+    return max(mmd_sq - NULL_QUANTILE * standard_error, 0.0)
 
 
 def kl_upper_limit(path_kl: float, standard_error: float, skew: float = 0.0) -> float:
@@ -58,8 +58,8 @@ def kl_upper_limit(path_kl: float, standard_error: float, skew: float = 0.0) -> 
               + \frac{1 + 2 z^2}{6} \frac{\hat\kappa_3}{\hat\kappa_2}
 
     with the cumulants of the estimate, a mean. Contributions to a divergence are skewed to the
-    right; a mean that is too low then comes with a standard error that is too small, which the
-    normal limit misses.
+    right; a mean that is too low then comes with a standard error that is too small, for
+    which the normal limit does not allow.
 
     Arguments:
         path_kl: Estimate of the divergence of the sampler's paths from the true ones, in nats.
@@ -109,63 +109,44 @@ def kl_lower_bound(mmd_sq: float) -> float:
 
 @dataclass(frozen=True)
 class Bracket:
-    r"""Limits that hold the cumulative error of one state, in nats.
+    r"""Limits between which the cumulative error of one state lies, in nats.
 
     Arguments:
-        lower: From the lower confidence limit of MMD².
-        upper: From the upper confidence limit of the budget; None where it does not exist.
+        lower: From MMD².
+        upper: From the budget; None where it does not exist.
     """
 
     lower: float
     upper: float | None
 
     def __contains__(self, value: float) -> bool:
-        slack = 1e-12
-        above = self.upper is None or value <= self.upper + slack
-        return self.lower - slack <= value and above
+        upper = math.inf if self.upper is None else self.upper
+        return self.lower - 1e-12 <= value <= upper + 1e-12
 
 
 def cumulative_brackets(
-    mmd_sq_limits: Sequence[float],
-    prior_kl: float,
-    modular_errors: Sequence[float | None],
-    standard_errors: Sequence[float] | None = None,
-    *,
-    level: float = 0.95,
+    mmd_sq: Sequence[float], prior_kl: float, modular_errors: Sequence[float | None]
 ) -> list[Bracket]:
     r"""Brackets on :math:`E_{cumu}` along the chain, in the order in which the sampler runs.
 
-    The standard error of a sum of modular errors is at most the sum of theirs, whatever their
-    correlation (the same trajectories feed all of them), so the upper limit keeps its level.
-
     Arguments:
-        mmd_sq_limits: Lower confidence limit of MMD² at the state each step arrives at.
-        prior_kl: :math:`E_{cumu}(T+1)`, or an upper confidence limit of it.
-        modular_errors: :math:`E_{mod}` of each step; None where it does not exist, after which
-            nothing bounds from above.
-        standard_errors: Standard errors of the modular errors; exact ones when None.
-        level: Confidence of the upper limit (one-sided).
+        mmd_sq: MMD² at the state where each step ends.
+        prior_kl: :math:`E_{cumu}(T+1)`.
+        modular_errors: :math:`E_{mod}` of each step; None or infinite where it does not exist,
+            after which nothing bounds from above.
 
     Returns:
-        One bracket a step.
+        One bracket per step.
 
     Raises:
-        InvalidInput: If the sequences differ in length, or the level is not inside of (0, 1).
+        InvalidInput: If the sequences differ in length, or an MMD² is above 2.
 
     Example:
         >>> cumulative_brackets([0.01, 0.02], 0.25, [0.5, None])
         [Bracket(lower=0.01, upper=0.75), Bracket(lower=0.02, upper=None)]
     """
-    errors = [0.0] * len(modular_errors) if standard_errors is None else list(standard_errors)
-    if not len(mmd_sq_limits) == len(modular_errors) == len(errors):
-        raise InvalidInput("the bracket needs one MMD² and one modular error a step")
-    if not 0 < level < 1:
-        raise InvalidInput(f"the level is {level}: choose one between 0 and 1")
-    z, total, error = NormalDist().inv_cdf(level), prior_kl, 0.0
-    brackets, known = [], True
-    for mmd_sq, fresh, fresh_error in zip(mmd_sq_limits, modular_errors, errors, strict=True):
-        known = known and fresh is not None and math.isfinite(fresh)
-        if known and fresh is not None:
-            total, error = total + fresh, error + fresh_error
-        brackets.append(Bracket(kl_lower_bound(mmd_sq), total + z * error if known else None))
-    return brackets
+    if len(mmd_sq) != len(modular_errors):
+        raise InvalidInput("the bracket needs one MMD² and one modular error per step")
+    sums = accumulate(math.inf if error is None else error for error in modular_errors)
+    uppers = [prior_kl + total if math.isfinite(total) else None for total in sums]
+    return [Bracket(kl_lower_bound(m), upper) for m, upper in zip(mmd_sq, uppers, strict=True)]

@@ -1,22 +1,23 @@
-r"""Blocks of kernel matrices: samples made ready, and the squared distances of a tile.
+r"""Blocks of kernel matrices: prepared samples, and the squared distances of a tile.
 
-No kernel matrix is ever whole. A sum over all pairs is a sum over tiles of ``block_size`` rows and
-columns, each of them one matrix product
+The kernel matrix is never stored as a whole. A sum over all pairs is a sum over tiles of
+``block_size`` rows and columns, each of them one matrix product
 
 .. math:: \|x_i - y_j\|^2 = \|x_i\|^2 + \|y_j\|^2 - 2 \langle x_i, y_j \rangle .
 
-The three terms cancel where the samples lie far from the origin. MMD of a function of the distance
-does not change when both samples are shifted, so then both are, by about the mean of :math:`y`:
-what cancels afterwards is of the size of the distances themselves. Where these are so large that
-their rounding is not small against the bandwidth, because the samples lie far apart or in far
-groups, single precision does not do, and all is computed in double.
+The three terms cancel where the samples lie far from the origin. The MMD of a function of the
+distance does not change when both samples are shifted, so both are shifted, by about the mean of
+:math:`y`; the terms are then of the size of the distances themselves. Where the rounding of the
+distances is not small against the bandwidth, because the samples lie far apart or in groups far
+from each other, all is computed in double precision.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, combinations_with_replacement
 
 import torch
 from torch import Tensor
@@ -52,12 +53,9 @@ class Sample:
         return self.points.shape[0]
 
 
-def compute_dtype(*samples: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor, y: Tensor) -> torch.dtype:
     """The precision to compute in: single for half and single precision, double for double."""
-    dtype = torch.float32
-    for sample in samples:
-        dtype = torch.promote_types(dtype, sample.dtype)
-    return dtype
+    return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
 
 
 def total_dtype(device: torch.device) -> torch.dtype:
@@ -66,7 +64,7 @@ def total_dtype(device: torch.device) -> torch.dtype:
 
 
 def check_pair(x: Tensor, y: Tensor) -> None:
-    """Refuse two samples that cannot be compared.
+    """Check that two samples can be compared.
 
     Arguments:
         x: Features, with shape :math:`(N, D)`.
@@ -80,7 +78,7 @@ def check_pair(x: Tensor, y: Tensor) -> None:
             raise InvalidInput(f"{label} is {sample.dtype}: pass floating-point samples")
     if x.shape[1] != y.shape[1]:
         raise InvalidInput(
-            f"x has {x.shape[1]} features a sample and y has {y.shape[1]}: "
+            f"x has {x.shape[1]} features per sample and y has {y.shape[1]}: "
             "compare samples of one size"
         )
     if x.device != y.device:
@@ -91,7 +89,7 @@ def centered(x: Tensor, y: Tensor) -> tuple[Sample, Sample]:
     r"""Both samples, shifted by the same vector if they lie far from the origin.
 
     The norms, which the distances need anyway, also show whether all entries are finite, so the
-    check costs next to nothing.
+    check adds almost no cost.
 
     Arguments:
         x: Samples, with shape :math:`(N, D)`.
@@ -107,10 +105,9 @@ def centered(x: Tensor, y: Tensor) -> tuple[Sample, Sample]:
     center = y[:: max(1, y.shape[0] // 32)].mean(0)
     totals = [samples[0].sq_norms.sum(), samples[1].sq_norms.sum(), center.square().sum()]
     x_total, y_total, center_sq = torch.stack(totals).tolist()
-    if not x_total < float("inf"):
-        raise _not_finite("x", samples[0])
-    if not y_total < float("inf"):
-        raise _not_finite("y", samples[1])
+    for label, sample, total in zip("xy", samples, (x_total, y_total), strict=True):
+        if not total < math.inf:
+            raise _not_finite(label, sample)
     if center_sq > FAR_OFF * (y_total / y.shape[0] - center_sq):
         return Sample.of(x - center), Sample.of(y - center)
     return samples
@@ -145,27 +142,20 @@ def blocks(length: int, size: int) -> list[slice]:
 
 
 def sq_dist_tile(a: Sample, rows: slice, b: Sample, columns: slice) -> Tensor:
-    """Squared distances of some rows of one sample and some of another, in a fresh buffer."""
+    """Squared distances of some rows of one sample and some of another, in a new tensor."""
     return squared_distances(
         a.points[rows], b.points[columns], a.sq_norms[rows], b.sq_norms[columns]
     )
 
 
 def kernel_tile(kernel: Kernel, a: Sample, rows: slice, b: Sample, columns: slice) -> Tensor:
-    """Kernel of some rows of one sample and some of another, in a fresh buffer."""
+    """Kernel of some rows of one sample and some of another, in a new tensor."""
     return kernel.values(a.points[rows], b.points[columns], a.sq_norms[rows], b.sq_norms[columns])
 
 
 def shifted(indices: slice, by: int) -> slice:
     """The slice, moved."""
     return slice(indices.start + by, indices.stop + by)
-
-
-def upper_tiles(slices: list[slice]) -> Iterator[tuple[slice, slice]]:
-    """The tiles on and above the diagonal of a symmetric matrix."""
-    for index, rows in enumerate(slices):
-        for columns in slices[index:]:
-            yield rows, columns
 
 
 def label_products(
@@ -185,7 +175,7 @@ def label_products(
     part_of = {rows.start: part for part, group in enumerate(parts) for rows in group}
     times = torch.zeros(labels.shape, dtype=total_dtype(labels.device), device=labels.device)
     squares = times.new_zeros(len(parts), len(parts))
-    for rows, columns in upper_tiles([rows for group in parts for rows in group]):
+    for rows, columns in combinations_with_replacement(chain.from_iterable(parts), 2):
         entries = tile(rows, columns)
         part = part_of[rows.start], part_of[columns.start]
         if rows == columns:
@@ -201,7 +191,7 @@ def label_products(
 
 
 def tile_size(block_size: int | None, device: torch.device) -> int:
-    """Rows of a tile: as asked, or what stays in the cache of a processor and fills a GPU."""
+    """Rows of a tile: the given number, or one that fits a processor's cache and fills a GPU."""
     if block_size is None:
         return 1024 if device.type == "cpu" else 8192
     if block_size < 1:

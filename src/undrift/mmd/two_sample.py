@@ -1,4 +1,4 @@
-r"""What one MMD² estimate is worth: its standard error, and a permutation test, in one pass.
+r"""The uncertainty of an MMD² estimate: standard error and permutation test, in one pass.
 
 **Variance.** Let :math:`f(u) = E k(u, X) - E k(u, Y)` be the witness function of P and Q, and
 :math:`\theta = \mathrm{MMD}^2`. The unbiased statistic of :math:`N` and :math:`M` samples is,
@@ -10,8 +10,8 @@ exactly (Hoeffding),
     + \tfrac{1}{M(M-1)} \sum_{j \ne j'} \tilde k(y_j, y_{j'})
     - \tfrac{2}{NM} \sum_{ij} \tilde k(x_i, y_j),
 
-where :math:`\tilde f` is centered under the law of its argument and :math:`\tilde k` in both
-arguments. All terms are uncorrelated, so with :math:`\sigma^2_{PQ} = E \tilde k(x, y)^2`
+where :math:`\tilde f` is centered under the distribution of its argument and :math:`\tilde k`
+in both arguments. All terms are uncorrelated, so with :math:`\sigma^2_{PQ} = E \tilde k(x, y)^2`
 
 .. math::
     \operatorname{Var} T = \underbrace{\tfrac4N \operatorname{Var}_P f
@@ -106,7 +106,7 @@ def mmd_estimate(
         estimator: ``"u"``, or ``"paired"`` if :math:`x_i` and :math:`y_i` share random numbers.
         num_permutations: B, the number of relabelings; 0 for none, and no p-value.
         generator: Draws the relabelings; by default a new one with seed 0.
-        block_size: Rows of a tile; by default what suits the device.
+        block_size: Rows of a tile; by default chosen for the device.
         dtype: Precision of the kernel matrix, at least single, and double where distances are so
             large that single precision would lose the bandwidth; totals are always double.
 
@@ -128,8 +128,7 @@ def mmd_estimate(
     _check_counts(len(x), len(y), estimator, num_permutations)
     common = compute_dtype(x, y)
     a, b, kernel = prepared(x.to(common), y.to(common), kernel)
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
+    generator = generator or torch.Generator().manual_seed(0)
     size = tile_size(block_size, x.device)
     moments = _pooled_moments if estimator == "u" else _paired_moments
     return _conclude(moments(a, b, kernel, num_permutations, generator, size), len(x), len(y))
@@ -148,7 +147,7 @@ def _check_counts(num_x: int, num_y: int, estimator: str, num_permutations: int)
 
 @torch.no_grad()
 def _features(kernel: Kernel, samples: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Features in the wished precision, mapped a thousand samples at a time."""
+    """Features in the given precision, mapped a thousand samples at a time."""
     if kernel.feature_map is None:
         features = kernel.features(samples.detach())
     else:
@@ -158,7 +157,7 @@ def _features(kernel: Kernel, samples: Tensor, dtype: torch.dtype | None) -> Ten
 
 @dataclass(frozen=True)
 class _Moments:
-    """What a statistic and its relabelings say about its law."""
+    """A statistic and its values under relabelings."""
 
     statistic: float
     first_order: float
@@ -291,7 +290,7 @@ def _variances(columns: Tensor) -> Tensor:
 
 
 def _conclude(moments: _Moments, num_x: int, num_y: int) -> MMDEstimate:
-    """The standard error, the p-value and what an interval needs."""
+    """The estimate with its standard error, its p-value and the draws behind its interval."""
     value, draws = moments.statistic, moments.null_draws
     null_sd = math.sqrt(max(moments.null_variance, 0.0))
     above_zero = max(value, 0.0)

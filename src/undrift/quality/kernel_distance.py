@@ -27,7 +27,7 @@ def kernel_distance(
         x_features: Features of samples, with shape :math:`(N, D)`.
         y_features: Features of the reference, with shape :math:`(M, D)`.
         kernel: The kernel, by default :math:`(\langle x, y \rangle / D + 1)^3`.
-        block_size: Rows of a tile of the kernel matrix; by default what suits the device.
+        block_size: Rows of a tile of the kernel matrix; by default chosen for the device.
 
     Raises:
         InvalidInput: If there are fewer than four samples, or the shapes do not fit.
