@@ -1,4 +1,4 @@
-"""A drawing surface: matplotlib figures as inline SVG that takes its colors from the page.
+"""Matplotlib figures as inline SVG that takes its colors from the page.
 
 Every plot is drawn twice, for a wide and for a narrow screen, so that its letters keep their size.
 Colors are placeholders that become CSS variables: one drawing serves light and dark pages. Nothing
@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from undrift.reporting.content import Profile, number, states
-from undrift.reporting.numbers import power_of_ten, scaled, shared_exponent
+from undrift.reporting.numbers import power_of_ten, scaled, shared_exponent, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
+    from numpy.typing import ArrayLike, NDArray
 
 # Placeholders; the page defines what they look like (colors.css).
 INK, MUTED, GRID, PANEL = "#0000e0", "#0000e1", "#0000e2", "#0000e3"
 NUM_COLORS = 6
-_STEPS = [1, 2, 2.5, 5, 10]
 _VARIABLES = {"e0": "--ink", "e1": "--muted", "e2": "--grid", "e3": "--panel"}
 
 _STYLE = mpl.rc_params_from_file(
@@ -42,7 +44,7 @@ def color(index: int) -> str:
 
 
 @dataclass(frozen=True)
-class Surface:
+class Canvas:
     """A figure to draw on, and whether it is the narrow one."""
 
     figure: Figure
@@ -51,12 +53,10 @@ class Surface:
     def panels(self, count: int, columns: int = 2, **options: Any) -> list[Axes]:
         """Return that many axes: in a row of columns on wide pages, stacked on narrow ones."""
         columns = 1 if self.is_narrow else min(columns, count)
-        rows = -(-count // columns)
-        grid = self.figure.subplots(rows, columns, squeeze=False, **options)
-        axes = list(grid.flat)
+        axes = self.figure.subplots(-(-count // columns), columns, squeeze=False, **options).ravel()
         for spare in axes[count:]:
             spare.remove()
-        return axes[:count]
+        return list(axes[:count])
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Plot:
 def draw(
     name: str,
     alt: str,
-    paint: Callable[[Surface], None],
+    draw_on: Callable[[Canvas], None],
     wide: tuple[int, int] = (984, 340),
     narrow: tuple[int, int] = (340, 270),
 ) -> Plot:
-    """Return a plot, painted once for each page width (sizes in CSS pixels)."""
+    """Return a plot, drawn once for each page width (sizes in CSS pixels)."""
     drawn = []
     for is_narrow, (width, height) in ((False, wide), (True, narrow)):
         with mpl.rc_context({**_STYLE, "svg.hashsalt": f"{name}-{is_narrow}"}):
@@ -83,7 +83,7 @@ def draw(
                 "constrained", w_pad=0.06, h_pad=0.06, wspace=0.05, hspace=0.07
             )
             figure.patch.set_alpha(0.0)
-            paint(Surface(figure, is_narrow))
+            draw_on(Canvas(figure, is_narrow))
             drawn.append(_svg(figure, f"{name}-{'narrow' if is_narrow else 'wide'}", alt))
     return Plot(*drawn)
 
@@ -134,37 +134,37 @@ class TimeAxis:
     Linear in t where the states are spread evenly enough to be told apart, else one place each.
     """
 
-    def __init__(self, times: Iterable[float]) -> None:
+    def __init__(self, times: ArrayLike) -> None:
         """Find the grid of all times."""
-        self.grid = sorted(set(times), reverse=True)
-        gaps = [a - b for a, b in zip(self.grid[:-1], self.grid[1:], strict=True)]
-        even = (self.grid[0] - self.grid[-1]) / max(len(gaps), 1)
-        self.is_linear = not gaps or min(gaps) >= 0.2 * even
+        self.grid = np.unique(np.asarray(times, dtype=float))[::-1]
+        gaps = -np.diff(self.grid)
+        self.is_linear = bool(len(gaps) == 0 or gaps.min() >= 0.2 * gaps.mean())
 
-    def place(self, t: float) -> float:
-        """Return where a state stands, in axis units that grow to the right."""
-        return -t if self.is_linear else float(self.grid.index(t))
+    def place(self, t: ArrayLike) -> NDArray[np.float64]:
+        """Return where states stand, in axis units that grow to the right."""
+        places = -self.grid if self.is_linear else np.arange(len(self.grid))
+        return np.asarray(np.interp(-np.asarray(t, dtype=float), -self.grid, places))
 
     @classmethod
     def of(cls, profiles: Sequence[Profile]) -> TimeAxis:
         """The axis of all states of all models."""
-        return cls(float(s["t"]) for p in profiles for s in states(p))
+        return cls(np.concatenate([column(p, "t") for p in profiles]))
 
     @property
-    def nudge(self) -> float:
-        """A shift along the axis, small enough to keep marks apart without moving them."""
-        return 0.008 * (self.place(self.grid[-1]) - self.place(self.grid[0]))
+    def ends(self) -> tuple[float, float]:
+        """The places of the first and the last state."""
+        first, last = self.place(self.grid[[0, -1]])
+        return float(first), float(last)
 
     def apply(self, axes: Axes, is_narrow: bool) -> None:
         """Set limits, ticks and the caption of the axis."""
-        low, high = self.place(self.grid[0]), self.place(self.grid[-1])
+        low, high = self.ends
         margin = 0.02 * (high - low) or 1.0
         axes.set_xlim(low - margin, high + margin)
         if self.is_linear:
-            axes.xaxis.set_major_locator(
-                MaxNLocator(5 if is_narrow else 6, integer=True, steps=[1, 2, 5, 10])
-            )
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{-x + 0.0:g}"))
+            places = MaxNLocator(5 if is_narrow else 6, integer=True, steps=[1, 2, 5, 10])
+            axes.xaxis.set_major_locator(places)
+            axes.xaxis.set_major_formatter(lambda x, _: f"{-x + 0.0:g}")
         else:
             thin_ticks(axes, [f"{t:g}" for t in self.grid], 6 if is_narrow else 10)
         name = "step t" if self.is_linear else "t (states evenly spaced)"
@@ -180,70 +180,69 @@ def thin_ticks(axes: Axes, names: Sequence[str], most: int) -> None:
     axes.set_xticks(places, [names[place] for place in places])
 
 
-def scale_linear(axes: Axes, values: Sequence[float], title: str) -> None:
-    """Give a linear axis a title with the power of ten that its numbers are in."""
-    exponent = shared_exponent(values)
+def linear_scale(axis: XAxis | YAxis, values: ArrayLike, title: str) -> None:
+    """Give a linear axis ticks, and its panel a title with the power of ten of its numbers."""
+    exponent = shared_exponent(np.ravel(values))
     exponent = 0 if -2 <= exponent <= 3 else exponent
-    axes.set_title(f"{title}  (×{power_of_ten(exponent)})" if exponent else title)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _plain(y / 10.0**exponent)))
+    axis.axes.set_title(f"{title}  ({unit(exponent)})" if exponent else title)
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(lambda y, _: _plain(y / 10.0**exponent))
+
+
+def log_scale(axis: XAxis | YAxis, threshold: float = 0.0, subs: Sequence[float] = (1.0,)) -> None:
+    """Make an axis logarithmic, linear below the threshold, with ticks at multiples of decades."""
+    set_scale = getattr(axis.axes, f"set_{axis.axis_name}scale")
+    if threshold:
+        set_scale("symlog", linthresh=threshold, linscale=0.7)
+    else:
+        set_scale("log")
+        axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda y, _: tick_text(y))
+
+
+def factor_scale(axis: XAxis | YAxis, values: ArrayLike) -> None:
+    """Give an axis of factors: linear up to 4, beyond that logarithmic above one."""
+    top, low = float(np.nanmax(values, initial=1.0)), float(np.nanmin(values, initial=0.0))
+    if top <= 4:
+        linear_scale(axis, [1.0], axis.axes.get_title("left"))
+        axis.axes.set_ylim(low, max(1.25, 1.12 * top))
+    else:
+        log_scale(axis, threshold=1.0)
+        axis.axes.set_ylim(low, 1.3 * top)
+
+
+def tick_text(value: float) -> str:
+    """A number for a tick, with a power of ten where it is very small or very large.
+
+    >>> tick_text(0.0005), tick_text(-20.0), tick_text(1e5), tick_text(0.0)
+    ('5×10⁻⁴', '−20', '10⁵', '0')
+    """
+    exponent = shared_exponent([value])
+    if -2 <= exponent <= 3:
+        return _plain(value)
+    return re.sub(r"\b1×", "", f"{_plain(value / 10.0**exponent)}×{power_of_ten(exponent)}")
 
 
 def _plain(value: float) -> str:
     return f"{round(value, 6) + 0.0:g}".replace("-", "−")
 
 
-def scale_symlog(axes: Axes, threshold: float, low: float, high: float) -> None:
-    """Give an axis that is linear below the threshold and logarithmic above it."""
-    axes.set_yscale("symlog", linthresh=threshold, linscale=0.6)
-    first = shared_exponent([threshold])
-    decades = [10.0**k for k in range(first, shared_exponent([high]) + 1)]
-    below = [-d for d in decades if -d >= low]
-    ticks = sorted([*below, 0.0, *decades])
-    axes.set_yticks(ticks, [_decade(tick) for tick in ticks])
-    axes.yaxis.minorticks_off()
-    axes.set_ylim(min(low, -0.3 * threshold) * 1.1, high * 1.25)
+def column(profile: Profile, key: str) -> NDArray[np.float64]:
+    """One number of every state along the chain, NaN where a state has no such number."""
+    return np.array([number(state, key) for state in states(profile)], dtype=float)
 
 
-def _decade(value: float) -> str:
-    if value == 0:
-        return "0"
-    text = power_of_ten(shared_exponent([value]))
-    return f"−{text}" if value < 0 else text
-
-
-def scale_factor(axes: Axes, values: Sequence[float]) -> None:
-    """Give an axis of factors: linear up to 4, beyond that logarithmic above one."""
-    top = max([*values, 1.0])
-    if top <= 4:
-        axes.set_ylim(min([*values, 0.0]), max(1.25, 1.12 * top))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _plain(y)))
-        return
-    axes.set_yscale("symlog", linthresh=1.0, linscale=0.8)
-    decades = range(shared_exponent([top]) + 1)
-    ticks = [0.0, 0.5, *(10.0**k for k in decades)]
-    axes.set_yticks(ticks, [_plain(t) if t < 1e4 else _decade(t) for t in ticks])
-    axes.yaxis.minorticks_off()
-    axes.set_ylim(0, top * 1.3)
-
-
-def series(profile: Profile, key: str) -> list[tuple[float, float | None]]:
-    """Return (t, value) along the chain, with None where a state has no such number."""
-    return [(float(state["t"]), number(state, key)) for state in states(profile)]
-
-
-def known(pairs: Sequence[tuple[float, float | None]]) -> list[float]:
-    """Return the values that are there."""
-    return [value for _, value in pairs if value is not None]
-
-
-def describe(name: str, pairs: Sequence[tuple[float, float | None]]) -> str:
-    """Return a series in words, for people who do not see the plot."""
-    present = [(t, v) for t, v in pairs if v is not None]
-    if not present:
+def describe(name: str, profile: Profile, key: str) -> str:
+    """Return one number along the chain as a sentence: the alternative text of its line."""
+    values, times = column(profile, key), column(profile, "t")
+    known = np.isfinite(values)
+    if not known.any():
         return f"{name}: no values."
-    (t_0, first), (t_1, last) = present[0], present[-1]
-    exponent = shared_exponent([first, last])
-    ends = [scaled(v, exponent) + f" times {10.0**exponent:g}" for v in (first, last)]
-    return f"{name}: from {ends[0]} at t = {t_0:g} to {ends[1]} at t = {t_1:g}."
+    ends = [(v, t) for v, t in zip(values[known], times[known], strict=True)]
+    exponent = shared_exponent([v for v, _ in (ends[0], ends[-1])])
+    texts = [
+        f"{scaled(v, exponent)} times {10.0**exponent:g} at t = {t:g}"
+        for v, t in (ends[0], ends[-1])
+    ]
+    return f"{name}: from {texts[0]} to {texts[1]}."

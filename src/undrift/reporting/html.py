@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
-from undrift.reporting import canvas, chain_figures, nats_figures, training_figures
+from undrift.reporting import chain_figures, training_figures
+from undrift.reporting.canvas import column
 from undrift.reporting.chain_figures import has
 from undrift.reporting.content import ReportInput, by_topic, labels, states
 from undrift.reporting.findings import findings
@@ -38,15 +40,15 @@ from undrift.reporting.tables import (
     state_table,
 )
 
-PLOTS: Mapping[str, Any] = {
-    "cumulative": (chain_figures.cumulative_plot, "error.mmd_sq"),
-    "budget": (chain_figures.budget_plot, "budget.fresh", "budget.inherited"),
-    "amplification": (chain_figures.amplification_plot, "budget.amplification"),
-    "modular": (nats_figures.modular_plot, "modular.error"),
-    "bracket": (nats_figures.bracket_plot, "kl.upper"),
-    "exposure": (chain_figures.exposure_plot, "exposure.delta", "exposure.eps_norm_gap"),
+PLOTS = {
+    "cumulative": chain_figures.cumulative_plot,
+    "budget": chain_figures.budget_plot,
+    "amplification": chain_figures.amplification_plot,
+    "modular": chain_figures.modular_plot,
+    "bracket": chain_figures.bracket_plot,
+    "exposure": chain_figures.exposure_plot,
 }
-"""Plots along the chain, and the numbers of which one at least has to be there."""
+"""Plots along the chain; each is None where its numbers were not measured."""
 MOST_LOG_ROWS = 2000
 """Rows of one training log that the page carries as data; longer logs are thinned."""
 
@@ -138,12 +140,8 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     for name, _ in report.training_logs:
         colors.setdefault(name, len(colors))
     is_chain = any(len(p["states"]) > 1 for p in profiles)
-    logs = report.training_logs if training_figures.panels(report.training_logs) else []
-
-    plots = {
-        name: inline(make(profiles)) if is_chain and has(profiles, *keys) else None
-        for name, (make, *keys) in PLOTS.items()
-    }
+    logs = report.training_logs
+    plots = {name: inline(make(profiles)) if is_chain else None for name, make in PLOTS.items()}
     return plots | {
         "colors": colors,
         "memorizes": any(is_memorizing(state) for p in profiles for state in states(p)),
@@ -153,11 +151,12 @@ def _plots(report: ReportInput) -> dict[str, Any]:
             if (reason := ((p.get("how") or {}).get("modular") or {}).get("reason"))
         ],
         "kernel_moves": any(
-            len(set(canvas.known(canvas.series(p, "error.bandwidth")))) > 1 for p in profiles
+            np.unique(width[np.isfinite(width)]).size > 1
+            for width in (column(p, "error.bandwidth") for p in profiles)
         ),
         "has_delta": has(profiles, "exposure.delta"),
         "has_eps_gap": has(profiles, "exposure.eps_norm_gap"),
-        "training": inline(training_figures.training_plot(logs, colors)) if logs else None,
+        "training": inline(training_figures.training_plot(logs, colors)),
         "training_names": [name for name, _ in logs],
         "training_summary": [
             text for name, rows in logs if (text := training_figures.summary(name, rows))

@@ -1,12 +1,11 @@
 r"""The error budget as one self-contained page: stacked areas per step, and the claims.
 
 Per step the budget reads cumulative + forgotten = inherited + fresh. What arrives (inherited and
-fresh) is stacked above zero, what the step forgets hangs below it, and the line is what remains.
+fresh) is stacked above zero, the forgotten part is drawn below it; the line is the cumulative one.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,14 +13,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup, escape
 
-from undrift.reporting.canvas import INK, MUTED, Plot, Surface, TimeAxis, color, draw, scale_linear
+from undrift.reporting.canvas import (
+    INK,
+    MUTED,
+    Canvas,
+    Plot,
+    TimeAxis,
+    color,
+    draw,
+    linear_scale,
+    log_scale,
+)
 from undrift.reporting.numbers import MISSING, plus_minus, scientific
 from undrift.reporting.page import inline, page_style, template, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 Row = Mapping[str, Any]
 
@@ -29,7 +40,7 @@ MOST_ROWS = 60
 """Rows of one table; longer chains are thinned, their last steps kept."""
 
 FEWEST_FACTORS = 5
-"""Steps with a defined amplification factor from which a plot of it is worth its room."""
+"""Steps with a defined amplification factor from which a plot of it is drawn."""
 
 
 @dataclass(frozen=True)
@@ -101,92 +112,80 @@ def _chain(view: ChainView, index: int) -> dict[str, Any]:
 
 
 def budget_plot(view: ChainView, index: int = 0) -> Plot:
-    """Stacked areas per step, and beside them shares of what arrives, or the closure gap.
+    """Stacked areas per step, and next to them shares of what arrives, or the residual.
 
     Shares of estimates would be ratios of noise at most steps, so estimated budgets show how well
     they close instead.
     """
-    rows = [row for row in view.rows if _complete(row)]
-    steps = [float(row["t"]) for row in rows]
-    inherited, fresh, forgotten, left = (
-        [float(row[key]) for row in rows] for key in ("inherited", "e_mod", "e_con", "e_cumu")
-    )
-    arrives = [max(a, 0.0) + max(b, 0.0) for a, b in zip(inherited, fresh, strict=True)]
+    keys = ("inherited", "e_mod", "e_con", "e_cumu")
+    rows = [row for row in view.rows if all(row.get(key) is not None for key in keys)]
+    steps = np.array([row["t"] for row in rows], dtype=float)
+    terms = np.array([[row[key] for row in rows] for key in keys])
+    arrives = np.maximum(terms[:2], 0.0).sum(0)
 
-    def paint(surface: Surface) -> None:
-        nats, beside = surface.panels(2)
-        _paint_areas(nats, steps, inherited, fresh, forgotten, left)
-        scale_linear(nats, [*arrives, *[-x for x in forgotten]], "nats per step")
+    def draw_on(canvas: Canvas) -> None:
+        nats, second = canvas.panels(2)
+        _areas(nats, steps, terms)
+        linear_scale(nats.yaxis, [*arrives, *terms[2]], "nats per step")
         if all("gap_in_errors" in row for row in rows):
-            _paint_gaps(beside, steps, [float(row["gap_in_errors"]) for row in rows])
+            _residual(second, steps, np.array([row["gap_in_errors"] for row in rows]))
         else:
-            part = [_share(series, arrives) for series in (inherited, fresh, forgotten, left)]
-            _paint_areas(beside, steps, *part)
-            beside.set_title("as shares of inherited + fresh")
-            beside.set_ylim(-1.15, 1.15)
-        for axes in (nats, beside):
-            TimeAxis(steps).apply(axes, surface.is_narrow)
+            shares = np.divide(terms, arrives, out=np.zeros_like(terms), where=arrives > 0)
+            _areas(second, steps, shares)
+            second.set(title="as shares of inherited + fresh", ylim=(-1.15, 1.15))
+        for axes in (nats, second):
+            TimeAxis(steps).apply(axes, canvas.is_narrow)
 
-    alt = _words(view.title, rows)
-    return draw(f"budget-{index}", alt, paint, (984, 350), (340, 520))
+    alt = f"Error budget of {view.title}: no step has all terms."
+    if rows:
+        first, last = rows[0], rows[-1]
+        alt = (
+            f"Error budget of {view.title}, per step. Cumulative error from "
+            f"{scientific(first['inherited'])} nats before step {first['t']:g} to "
+            f"{scientific(last['e_cumu'])} after step {last['t']:g}; the last step makes "
+            f"{scientific(last['e_mod'])} and forgets {scientific(last['e_con'])}."
+        )
+    return draw(f"budget-{index}", alt, draw_on, (984, 350), (340, 520))
 
 
-def _paint_areas(
-    axes: Axes,
-    steps: Sequence[float],
-    inherited: Sequence[float],
-    fresh: Sequence[float],
-    forgotten: Sequence[float],
-    left: Sequence[float],
-) -> None:
-    """Inherited and fresh above zero, forgotten below, what is left as a line."""
-    x = [-t for t in steps]
-    base = [max(value, 0.0) for value in inherited]
-    top = [a + max(b, 0.0) for a, b in zip(base, fresh, strict=True)]
-    below = [-max(value, 0.0) for value in forgotten]
-    options: dict[str, Any] = {"linewidth": 0, "alpha": 0.75, "step": "mid"}
-    axes.fill_between(x, 0, base, color=color(0), **options)
-    axes.fill_between(x, base, top, color=color(1), **options)
-    axes.fill_between(x, below, 0, color=color(2), **options)
+def _areas(axes: Axes, steps: NDArray[Any], terms: NDArray[Any]) -> None:
+    """Inherited and fresh above zero, forgotten below, the cumulative error as a line."""
+    inherited, fresh, forgotten = np.maximum(terms[:3], 0.0)
+    edges = ((0.0, inherited), (inherited, inherited + fresh), (-forgotten, 0.0))
+    for i, (low, high) in enumerate(edges):
+        axes.fill_between(-steps, low, high, color=color(i), linewidth=0, alpha=0.75, step="mid")
     axes.axhline(0, color=MUTED, linewidth=1.0, zorder=2)
-    axes.plot(x, left, color=INK, linewidth=1.6, zorder=3)
+    axes.plot(-steps, terms[3], color=INK, linewidth=1.6, zorder=3)
 
 
-def _paint_gaps(axes: Axes, steps: Sequence[float], gaps: Sequence[float]) -> None:
-    """What the budget fails to close by, in standard errors, with the band of three."""
+def _residual(axes: Axes, steps: NDArray[Any], gaps: NDArray[Any]) -> None:
+    """Residual of the budget, in standard errors, with the band of three."""
     axes.axhspan(-3, 3, color=MUTED, alpha=0.13, linewidth=0)
     axes.axhline(0, color=MUTED, linewidth=1.0)
-    axes.plot([-t for t in steps], gaps, color=INK, marker="o", linestyle="none", markersize=4.5)
-    reach = 1.15 * max(3.0, *map(abs, gaps))
-    axes.set_ylim(-reach, reach)
-    axes.set_title("what fails to close, in standard errors")
+    axes.plot(-steps, gaps, color=INK, marker="o", linestyle="none", markersize=4.5)
+    reach = 1.15 * max(3.0, np.abs(gaps).max())
+    axes.set(title="residual of the budget, in standard errors", ylim=(-reach, reach))
 
 
 def factor_plot(view: ChainView, index: int = 0) -> Plot:
     r"""Amplification factor :math:`\mu_t` per step, with the paper's lower bound 1."""
-    pairs = [(float(r["t"]), float(r["mu"])) for r in view.rows if r.get("mu") is not None]
-    values = [value for _, value in pairs]
-    decades = range(max(math.ceil(math.log10(max(-min(values), 1.0))), 0) + 1)
+    rows = [row for row in view.rows if row.get("mu") is not None]
+    steps, values = (np.array([row[key] for row in rows], dtype=float) for key in ("t", "mu"))
 
-    def paint(surface: Surface) -> None:
-        (axes,) = surface.panels(1)
-        axes.set_yscale("symlog", linthresh=1.0, linscale=0.8)
+    def draw_on(canvas: Canvas) -> None:
+        (axes,) = canvas.panels(1)
+        log_scale(axes.yaxis, threshold=1.0)
         axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.plot([-t for t, _ in pairs], values, color=color(0), marker=".", linewidth=1.4)
-        ticks = [*(-(10.0**k) for k in decades), 0.0, 1.0]
-        stride = max(1, len(ticks) // 6)
-        shown = sorted({0.0, 1.0, *ticks[:-2][::stride]})
-        axes.set_yticks(shown, [f"{tick:g}".replace("-", "−") for tick in shown])
-        axes.yaxis.minorticks_off()
-        axes.set_ylim(min(-0.2, 1.6 * min(values)), 1.5)
+        axes.plot(-steps, values, color=color(0), marker=".", linewidth=1.4)
+        axes.set_ylim(min(-0.2, 1.6 * values.min()), 1.5)
         axes.set_title("μₜ (by the paper's claim never below the dashed line)")
-        TimeAxis(t for t, _ in pairs).apply(axes, surface.is_narrow)
+        TimeAxis(steps).apply(axes, canvas.is_narrow)
 
     alt = (
-        f"Amplification factor of {view.title}: from {scientific(min(values))} "
-        f"to {scientific(max(values))}; never above 1."
+        f"Amplification factor of {view.title}: from {scientific(values.min())} "
+        f"to {scientific(values.max())}; never above 1."
     )
-    return draw(f"factor-{index}", alt, paint, (984, 260), (340, 250))
+    return draw(f"factor-{index}", alt, draw_on, (984, 260), (340, 250))
 
 
 def step_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -224,27 +223,6 @@ def _lowered(text: str) -> Markup:
     Markup('μ<sub>t</sub> &lt; σ<sub>t</sub>²')
     """
     return Markup(re.sub(r"_([a-zA-Zα-ω]+|\d+)", r"<sub>\1</sub>", str(escape(text))))
-
-
-def _complete(row: Row) -> bool:
-    return all(row.get(key) is not None for key in ("inherited", "e_mod", "e_con", "e_cumu"))
-
-
-def _share(values: Sequence[float], scale: Sequence[float]) -> list[float]:
-    return [v / s if s > 0 else 0.0 for v, s in zip(values, scale, strict=True)]
-
-
-def _words(title: str, rows: Sequence[Row]) -> str:
-    """The plot in words, for people who do not see it."""
-    if not rows:
-        return f"Error budget of {title}: no step has all terms."
-    first, last = rows[0], rows[-1]
-    return (
-        f"Error budget of {title}, per step. Cumulative error from "
-        f"{scientific(first['inherited'])} nats before step {first['t']:g} to "
-        f"{scientific(last['e_cumu'])} after step {last['t']:g}; the last step makes "
-        f"{scientific(last['e_mod'])} and forgets {scientific(last['e_con'])}."
-    )
 
 
 _STYLE = """

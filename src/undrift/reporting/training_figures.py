@@ -2,128 +2,122 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from undrift.reporting.canvas import Plot, Surface, color, draw, scale_linear
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+
+from undrift.reporting.canvas import Canvas, Plot, color, draw, linear_scale, log_scale
 from undrift.reporting.content import TrainingLog, number
 from undrift.reporting.numbers import percent, scientific
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 Row = Mapping[str, Any]
 MOST_POINTS = 300
 """Points to draw of one curve; longer logs are averaged in blocks."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One small plot: the key drawn in full, the key drawn dashed, its title."""
+class Panel(NamedTuple):
+    """One small plot: its title, the key drawn in full, and the key drawn dashed."""
 
     title: str
     solid: str
-    dashed: str | None = None
+    dashed: str = ""
 
 
 PANELS = (
     Panel("Main loss", "nll"),
+    Panel("Loss", "loss"),
     Panel("Regularizer, null floor dashed", "regularizer", "regularizer_null"),
     Panel("Gradient norms, regularizer dashed", "grad_norm_main", "grad_norm_regularizer"),
     Panel("Weight λ of the regularizer", "lambda"),
     Panel("Learning rate", "lr"),
+    Panel("Gradient norm", "grad_norm"),
 )
+TOTALS = {"loss": ("nll",), "grad_norm": ("grad_norm_main", "grad_norm_regularizer")}
+"""Sums that are drawn only where none of their parts is logged."""
 
 
-def points(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
+def values(rows: Sequence[Row], key: str) -> NDArray[np.float64]:
+    """One number of every row, NaN where a row lacks it."""
+    return np.array([number(row, key) for row in rows], dtype=float)
+
+
+def points(rows: Sequence[Row], key: str) -> NDArray[np.float64]:
     """Return steps and values of a key, leaving out rows that lack it.
 
-    >>> points([{"step": 1, "nll": 2.0}, {"step": 2}, {"step": 3, "nll": 1.0}], "nll")
-    ([1.0, 3.0], [2.0, 1.0])
+    >>> points([{"step": 1, "nll": 2.0}, {"step": 2}, {"step": 3, "nll": 1.0}], "nll").tolist()
+    [[1.0, 3.0], [2.0, 1.0]]
     """
-    found = [
-        (float(i) if (step := number(row, "step")) is None else step, value)
-        for i, row in enumerate(rows)
-        if (value := number(row, key)) is not None
-    ]
-    size = max(1, math.ceil(len(found) / MOST_POINTS))
-    blocks = [found[i : i + size] for i in range(0, len(found), size)]
-    return [fmean(s for s, _ in b) for b in blocks], [fmean(v for _, v in b) for b in blocks]
-
-
-def smooth(values: Sequence[float], width: int) -> list[float]:
-    """Return the running mean over a centered window, shorter at both ends.
-
-    >>> smooth([0.0, 3.0, 6.0, 3.0], 3)
-    [1.5, 3.0, 4.0, 4.5]
-    """
-    half = width // 2
-    return [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+    steps, found = values(rows, "step"), values(rows, key)
+    pairs = np.stack([np.where(np.isnan(steps), np.arange(len(rows)), steps), found])
+    pairs = pairs[:, np.isfinite(found)]
+    size = max(1, -(-pairs.shape[1] // MOST_POINTS))
+    blocks = np.split(pairs, range(size, pairs.shape[1], size), axis=1)
+    return np.array([block.mean(1) for block in blocks]).T if pairs.size else pairs
 
 
 def panels(logs: Sequence[TrainingLog]) -> list[Panel]:
     """Return the panels that have something to show: no constant learning rate, no unknown part."""
-    rows = [row for _, log in logs for row in log]
-
-    def present(key: str | None) -> bool:
-        return key is not None and any(number(row, key) is not None for row in rows)
-
-    rates = {number(row, "lr") for row in rows} - {None}
-    found = [p for p in PANELS if present(p.solid) or present(p.dashed)]
-    found = [p for p in found if p.solid != "lr" or len(rates) > 1]
-    if not present("nll") and present("loss"):
-        found.insert(0, Panel("Loss", "loss"))
-    if not present("grad_norm_main") and not present("grad_norm_regularizer"):
-        found += [Panel("Gradient norm", "grad_norm")] if present("grad_norm") else []
-    return found
+    found = {key: set(_all(logs, key)) for panel in PANELS for key in panel[1:]}
+    if len(found["lr"]) == 1:
+        found["lr"] = set()
+    for total, parts in TOTALS.items():
+        if any(found[part] for part in parts):
+            found[total] = set()
+    return [panel for panel in PANELS if found[panel.solid] or found[panel.dashed]]
 
 
-def training_plot(logs: Sequence[TrainingLog], colors: Mapping[str, int]) -> Plot:
+def _all(logs: Sequence[TrainingLog], key: str) -> NDArray[np.float64]:
+    every = np.concatenate([np.empty(0), *(values(rows, key) for _, rows in logs)])
+    return np.extract(np.isfinite(every), every)
+
+
+def training_plot(logs: Sequence[TrainingLog], colors: Mapping[str, int]) -> Plot | None:
     """Return the training curves, each in the color that its label has elsewhere."""
     shown = panels(logs)
+    if not shown:
+        return None
 
-    def paint(surface: Surface) -> None:
-        for axes, panel in zip(surface.panels(len(shown)), shown, strict=True):
-            values: list[float] = []
-            for name, rows in logs:
-                tint = color(colors[name])
-                values += _curve(axes, rows, panel.solid, tint, False)
-                values += _curve(axes, rows, panel.dashed, tint, True) if panel.dashed else []
-            _scale(axes, panel, values)
+    def draw_on(canvas: Canvas) -> None:
+        for axes, panel in zip(canvas.panels(len(shown)), shown, strict=True):
+            drawn = [
+                _curve(axes, rows, key, color(colors[name]), style)
+                for name, rows in logs
+                for key, style in ((panel.solid, {}), (panel.dashed, {"linestyle": (0, (3, 2))}))
+            ]
+            _scale(axes, panel.title, np.concatenate(drawn))
             axes.set_xlabel("training step")
             axes.margins(x=0.02)
 
     alt = "Training curves. " + " ".join(summary(name, rows) for name, rows in logs)
     rows_wide = -(-len(shown) // 2)
-    return draw("training", alt, paint, (984, 260 * rows_wide), (340, 235 * len(shown)))
+    return draw("training", alt, draw_on, (984, 260 * rows_wide), (340, 235 * len(shown)))
 
 
-def _curve(axes: Axes, rows: Sequence[Row], key: str, tint: str, is_dashed: bool) -> list[float]:
+def _curve(
+    axes: Axes, rows: Sequence[Row], key: str, tint: str, style: dict[str, Any]
+) -> NDArray[np.float64]:
     """Draw one curve, faint as logged and strong as running mean; return its values."""
     x, y = points(rows, key)
-    if not x:
-        return []
-    style = {"linestyle": (0, (3, 2)), "linewidth": 1.6} if is_dashed else {}
     if len(y) >= 40 and key not in ("lambda", "lr"):
         axes.plot(x, y, color=tint, alpha=0.22, linewidth=1.0)
-        y_smooth = smooth(y, max(5, len(y) // 20))
-    else:
-        y_smooth = y
-    axes.plot(x, y_smooth, color=tint, **style)  # type: ignore[arg-type]
-    return y_smooth
+        y = uniform_filter1d(y, max(5, len(y) // 20), mode="nearest")
+    axes.plot(x, y, color=tint, **style)
+    return np.asarray(y)
 
 
-def _scale(axes: Axes, panel: Panel, values: Sequence[float]) -> None:
+def _scale(axes: Axes, title: str, shown: NDArray[np.float64]) -> None:
     """Choose a logarithmic axis for positive values over more than two decades."""
-    if values and min(values) > 0 and max(values) / min(values) > 100:
-        axes.set_yscale("log")
-        axes.yaxis.minorticks_off()
-        axes.set_title(f"{panel.title} (log)")
-        return
-    scale_linear(axes, values or [0.0], panel.title)
+    if shown.min() > 0 and shown.max() / shown.min() > 100:
+        log_scale(axes.yaxis)
+        axes.set_title(f"{title} (log)")
+    else:
+        linear_scale(axes.yaxis, shown, title)
 
 
 def summary(name: str, rows: Sequence[Row]) -> str:
@@ -133,24 +127,15 @@ def summary(name: str, rows: Sequence[Row]) -> str:
     >>> summary("persistent", rows)
     '“persistent”: the gradient of the regularizer is 30 % of that of the main term (median).'
     """
-    later = rows[len(rows) // 2 :]
-    ratios = [
-        r / n
-        for row in later
-        if (n := number(row, "grad_norm_main"))
-        and (r := number(row, "grad_norm_regularizer")) is not None
-    ]
-    values = [v for row in later if (v := number(row, "regularizer")) is not None]
-    floors = [v for row in later if (v := number(row, "regularizer_null")) is not None]
+    keys = ("grad_norm_regularizer", "grad_norm_main", "regularizer", "regularizer_null")
+    part, main, value, null = (values(rows[len(rows) // 2 :], key) for key in keys)
+    ratio = part[main > 0] / main[main > 0]
+    ratio, value, null = (series[np.isfinite(series)] for series in (ratio, value, null))
     parts = []
-    if ratios:
-        parts.append(
-            f"the gradient of the regularizer is {percent(median(ratios))} of that of the main "
-            "term (median)"
-        )
-    if values and floors:
-        parts.append(
-            f"its value is {scientific(median(values))}, against {scientific(median(floors))} "
-            "where nothing is wrong"
-        )
+    if len(ratio):
+        size = percent(float(np.median(ratio)))
+        parts.append(f"the gradient of the regularizer is {size} of that of the main term (median)")
+    if len(value) and len(null):
+        sizes = [scientific(float(np.median(series))) for series in (value, null)]
+        parts.append(f"its value is {sizes[0]}, against {sizes[1]} without an error (null floor)")
     return f"“{name}”: {'; '.join(parts)}." if parts else ""
