@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,7 +24,6 @@ from undrift.study.evaluations import Outcome
 from undrift.study.jobs import Job, jobs
 from undrift.study.progress import StudyProgress
 from undrift.study.record import FILE, Failure, StudyRecord, StudyRow
-from undrift.study.resume import same_plan
 from undrift.study.worker import Worker
 from undrift.training.runs import versions
 
@@ -60,8 +59,8 @@ def run_study(
     check(config)
     worker = Worker(config, folder)
     try_building(config, worker.data)
-    _check_folder(config, folder)
-    outcomes, failures = dict[Job, Outcome](), list[Failure]()
+    _check_folder(worker)
+    endings: dict[Job, Ending] = {}
     how = worker.scorer.how()
     folder.mkdir(parents=True, exist_ok=True)
     num_before = _num_rows(folder)
@@ -69,29 +68,21 @@ def run_study(
         worker.show_data()
         before(how)
         for job, ending in _endings(config, worker, bar):
-            if isinstance(ending, str):
-                failures.append(Failure(job.protocol, job.method, job.seed, job.budget, ending))
-            else:
-                outcomes[job] = ending
-                if ending.row:
-                    on_row(ending.row)
-            record = _record(worker, outcomes, failures, command)
+            endings[job] = ending
+            if isinstance(ending, Outcome) and ending.row:
+                on_row(ending.row)
+            record = _record(worker, endings, command)
             if record.is_complete or len(record.rows) >= num_before:  # keep what was there
                 record.save(folder)
     return record
 
 
-def _record(
-    worker: Worker,
-    outcomes: Mapping[Job, Outcome],
-    failures: Sequence[Failure],
-    command: str | None,
-) -> StudyRecord:
+def _record(worker: Worker, endings: Mapping[Job, Ending], command: str | None) -> StudyRecord:
     """The results of a study so far."""
     config, scorer = worker.config, worker.scorer
     order = sorted(jobs(config), key=lambda job: config.protocols.index(job.protocol))
-    is_complete = len(outcomes) + len(failures) == len(order)
-    found = [outcomes[job] for job in order if job in outcomes]
+    is_complete = len(endings) == len(order)
+    found = [ending for job in order if isinstance(ending := endings.get(job), Outcome)]
     rows = [outcome.row for outcome in found if outcome.row]
     checkpoints = statistics.distinct(row for outcome in found for row in outcome.checkpoints)
     remedies = [row for outcome in found for row in outcome.remedies]
@@ -106,7 +97,11 @@ def _record(
         remedies=remedies,
         paired_remedies=statistics.paired_remedies(rows, remedies),
         profiles=[profile for outcome in found for profile in outcome.profiles],
-        failures=list(failures),
+        failures=[
+            Failure(job.protocol, job.method, job.seed, job.budget, reason)
+            for job, reason in endings.items()
+            if isinstance(reason, str)
+        ],
         checkpoint_rule=CHECKPOINT_RULE,
         judged_by=scorer.how(),
         config=asdict(config),
@@ -125,17 +120,15 @@ def _num_rows(folder: Path) -> int:
         return 0
 
 
-def _check_folder(config: StudyConfig, folder: Path) -> None:
+def _check_folder(worker: Worker) -> None:
     """Check before any training that the folder holds no runs of another plan.
 
     Raises:
         InvalidInput: If it does.
     """
-    for job in jobs(config):
+    for job in jobs(worker.config):
         if job.budget == "steps":
-            steps = job.planned(config)
-            training = job.training(config, folder, steps)
-            same_plan(job.folder(folder, steps), training, moved=job.base is not None)
+            worker.training(job, job.planned(worker.config))
 
 
 def _endings(

@@ -51,14 +51,23 @@ class Worker:
         if not (self.folder / DATA_GRID).is_file():
             image_grid(self.scorer.reference[:GRID_IMAGES]).save(self.folder / DATA_GRID)
 
+    def training(self, job: Job, steps: int) -> TrainConfig:
+        """The configuration of a run.
+
+        Raises:
+            InvalidInput: If its folder holds a run of another plan.
+        """
+        training = job.training(self.config, self.folder, steps)
+        same_plan(job.folder(self.folder, steps), training, moved=job.base is not None)
+        return training
+
     def run(self, job: Job, steps: int) -> Outcome:
         """Train and evaluate one run; what is complete already is read.
 
         Raises:
             InvalidInput: If the run cannot be trained, or another plan or other data made it.
         """
-        training = job.training(self.config, self.folder, steps)
-        same_plan(job.folder(self.folder, steps), training, moved=job.base is not None)
+        training = self.training(job, steps)
         evaluations = Evaluations(self.config, self.scorer, self.folder, job, steps)
         result = complete(training, self.data, evaluations.of_step)
         return evaluations.outcome(float(result["train_cpu_s"]))
