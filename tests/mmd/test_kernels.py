@@ -1,6 +1,7 @@
 """Laws of the kernels: bounds, definiteness, bandwidth rules, in-place forms, serialization."""
 
 import itertools
+import json
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from undrift.mmd.distances import (
     squared_distances,
 )
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import EnergyKernel, PolynomialKernel, RBFMixture
+from undrift.mmd.kernels import EnergyKernel, Kernel, PolynomialKernel, RBFMixture
 
 KERNELS = [
     RBFMixture(bandwidth=1.3),
@@ -156,16 +157,19 @@ def test_a_feature_map_acts_before_the_bandwidth_and_the_distance():
     assert torch.allclose(doubled(y, y), plain(y, y))
 
 
-def test_a_kernel_as_plain_data_has_its_options_and_the_name_of_its_feature_map():
-    kernel = RBFMixture(1.0, (2.0,), feature_map=torch.nn.Identity())
-    assert kernel.to_dict() == {
-        "kernel": "rbf_mixture",
-        "feature_map": "Identity",
-        "bandwidth": 1.0,
-        "multipliers": (2.0,),
-        "reduction": "mean",
-    }
-    assert PolynomialKernel(2, 0.5).to_dict()["degree"] == 2
+@pytest.mark.parametrize("kernel", [*KERNELS, PolynomialKernel(2, 0.5)])
+def test_a_kernel_survives_plain_data(kernel):
+    assert Kernel.from_dict(kernel.to_dict()) == kernel
+    assert Kernel.from_dict(json.loads(json.dumps(kernel.to_dict()))) == kernel
+
+
+def test_plain_data_says_that_a_feature_map_is_missing():
+    data = RBFMixture(1.0, feature_map=torch.nn.Identity()).to_dict()
+    assert data["feature_map"] == "Identity"
+    with pytest.raises(InvalidInput, match="Identity"):
+        Kernel.from_dict(data)
+    with pytest.raises(InvalidInput, match="unknown"):
+        Kernel.from_dict({"kernel": "cubic"})
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor
@@ -104,6 +104,28 @@ class Kernel(ABC):
         label = None if mapped is None else getattr(mapped, "__name__", type(mapped).__name__)
         own = {each.name: getattr(self, each.name) for each in fields(self)}
         return {"kernel": self.name, **own, "feature_map": label}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any], feature_map: FeatureMap | None = None) -> Kernel:
+        """The kernel that :meth:`to_dict` described.
+
+        Arguments:
+            data: What :meth:`to_dict` returned.
+            feature_map: The feature map, which plain data cannot hold.
+
+        Raises:
+            InvalidInput: If the kernel is unknown, or its feature map is missing.
+        """
+        options = dict(data)
+        name, label = options.pop("kernel", None), options.pop("feature_map", None)
+        kinds = {kind.name: kind for kind in (RBFMixture, EnergyKernel, PolynomialKernel)}
+        if name not in kinds:
+            raise InvalidInput(f"kernel {name!r} is unknown: use one of {[*kinds]}")
+        if label is not None and feature_map is None:
+            raise InvalidInput(f"pass feature_map: the kernel used {label!r}")
+        if "multipliers" in options:
+            options["multipliers"] = tuple(options["multipliers"])
+        return cast(Kernel, kinds[name](**options, feature_map=feature_map))
 
 
 @dataclass(frozen=True)
