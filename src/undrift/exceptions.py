@@ -21,3 +21,8 @@ def check_choice(what: str, value: str, known: Collection[str]) -> None:
     """
     if value not in known:
         raise InvalidInput(f"unknown {what} {value!r}: choose {', '.join(known)}")
+
+
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """The message of an error in one line of limited length; its class if it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from undrift.data.images import ImageData
 from undrift.data.options import IMAGE_NAMES, LABEL_NAMES, LoadOptions
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 
 ARRAY_EXTENSIONS = (".npy", ".npz", ".pt", ".pth")
 _RANGES = ((0, 1), (-1, 1), (0, 255), (0, 65535))
@@ -108,8 +108,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         stored = {"images": content} if isinstance(content, np.ndarray) else dict(content)
         return {k: native(v) for k, v in stored.items() if v.dtype.kind in "biuf"}
     except Exception as fault:  # zipfile, pickle, numpy and torch each have classes of their own
-        reason = " ".join(str(fault).split())[:200]
-        raise InvalidInput(f"cannot read {path} as an array file ({reason})") from None
+        raise InvalidInput(f"cannot read {path} as an array file ({reason_of(fault)})") from None
 
 
 def _labels(stored: Tensor) -> Tensor | None:

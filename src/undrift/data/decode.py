@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undrift.data.options import LoadOptions
 from undrift.data.pixels import RESIZED, image_to_tensor, is_gray, upright_size
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 from undrift.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _in_threads(
         except UnidentifiedImageError:
             return None, "not an image"
         except Exception as fault:  # Pillow's plug-ins raise almost any class on broken files
-            return None, " ".join(str(fault).split()) or type(fault).__name__
+            return None, reason_of(fault)
 
     names, count = list(encoded), len(encoded)
     bar = progress_bar(f"{verb} {count} images", count, show=count > _PROGRESS_FROM)

@@ -20,7 +20,7 @@ import torch
 from undrift.data.decode import Opener, decode
 from undrift.data.images import ImageData
 from undrift.data.options import IMAGE_NAMES, LABEL_NAMES, LoadOptions
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -99,8 +99,7 @@ def _open(library: Any, name: str) -> Any:
         path, _, config = name.partition(":")
         return library.load_dataset(path, config or None)
     except Exception as fault:  # network, cache, format: the library's classes vary with all three
-        reason = " ".join(str(fault).split())[:200] or type(fault).__name__
-        raise InvalidInput(f"{_subject(name)} cannot be loaded ({reason})") from None
+        raise InvalidInput(f"{_subject(name)} cannot be loaded ({reason_of(fault)})") from None
 
 
 def _subject(name: str) -> str:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -44,6 +45,7 @@ from undrift.exceptions import InvalidInput, check_choice
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"]
 
 
+@dataclass(eq=False, repr=False)
 class DenoiserSampler(Sampler):
     """What the samplers over a :class:`~undrift.diffusion.denoiser.Denoiser` have in common.
 
@@ -54,23 +56,19 @@ class DenoiserSampler(Sampler):
         clip: Bound on the estimate of the data; None to leave it.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        num_inference_steps: int | None = None,
-        *,
-        spacing: Spacing = "trailing",
-        clip: float | None = 1.0,
-    ) -> None:
-        super().__init__(denoiser.schedule.time_grid(num_inference_steps, spacing))
-        if clip is not None and not clip > 0:
-            raise InvalidInput(f"the data's bound is {clip}: choose a positive number or None")
-        self.denoiser = denoiser
-        self.network = denoiser.network
-        self.schedule: Schedule = denoiser.schedule
-        self.prediction_type = denoiser.prediction_type
-        self.spacing = spacing
-        self.clip = clip
+    denoiser: Denoiser
+    num_inference_steps: int | None = None
+    spacing: Spacing = field(default="trailing", kw_only=True)
+    clip: float | None = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the options and lay out the grid."""
+        if self.clip is not None and not self.clip > 0:
+            raise InvalidInput(f"the data's bound is {self.clip}: choose a positive number or None")
+        self.network = self.denoiser.network
+        self.schedule: Schedule = self.denoiser.schedule
+        self.prediction_type = self.denoiser.prediction_type
+        super().__init__(self.schedule.time_grid(self.num_inference_steps, self.spacing))
 
     def with_network(self, network: Callable[..., Any]) -> Self:
         """The same chain over another network."""
@@ -85,6 +83,7 @@ class DenoiserSampler(Sampler):
             InvalidInput: If there are more steps than the schedule has, or none.
         """
         other = copy.copy(self)
+        other.num_inference_steps = num_inference_steps
         other.grid = self.schedule.time_grid(num_inference_steps, self.spacing)
         return other
 
@@ -133,11 +132,11 @@ class DenoiserSampler(Sampler):
             "num_steps": self.schedule.num_steps,
             "schedule": self.schedule.name,
             "prediction_type": self.prediction_type,
-            "spacing": self.spacing,
-            "clip": self.clip,
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.kw_only},
         }
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class AncestralSampler(DenoiserSampler):
     r"""The sampler of DDPM: every denoising step draws from a Gaussian posterior.
 
@@ -161,18 +160,12 @@ class AncestralSampler(DenoiserSampler):
         [10, 8, 6, 4, 2, 0]
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        num_inference_steps: int | None = None,
-        *,
-        variance_type: VarianceType = "fixed_small",
-        spacing: Spacing = "trailing",
-        clip: float | None = 1.0,
-    ) -> None:
-        super().__init__(denoiser, num_inference_steps, spacing=spacing, clip=clip)
-        check_choice("variance type", variance_type, get_args(VarianceType))
-        self.variance_type = variance_type
+    variance_type: VarianceType = "fixed_small"
+
+    def __post_init__(self) -> None:
+        """Check the options and lay out the grid."""
+        super().__post_init__()
+        check_choice("variance type", self.variance_type, get_args(VarianceType))
 
     def _kernel(
         self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: float, s: float
@@ -204,11 +197,8 @@ class AncestralSampler(DenoiserSampler):
         share = (learned + 1) / 2
         return torch.exp(share * math.log(large) + (1 - share) * math.log(max(small, 1e-20)))
 
-    def describe(self) -> dict[str, Any]:
-        """The options of this chain, as plain data."""
-        return super().describe() | {"variance_type": self.variance_type}
 
-
+@dataclass(eq=False, repr=False, kw_only=True)
 class DDIMSampler(DenoiserSampler):
     r"""The sampler of DDIM: deterministic for :math:`\eta = 0`, ancestral for :math:`\eta = 1`.
 
@@ -225,21 +215,14 @@ class DDIMSampler(DenoiserSampler):
         InvalidInput: If eta lies outside of [0, 1].
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        num_inference_steps: int | None = None,
-        *,
-        eta: float = 0.0,
-        spacing: Spacing = "trailing",
-        clip: float | None = 1.0,
-        clipped_epsilon: bool = False,
-    ) -> None:
-        super().__init__(denoiser, num_inference_steps, spacing=spacing, clip=clip)
-        if not 0 <= eta <= 1:
-            raise InvalidInput(f"eta is {eta}: choose a number from 0 to 1")
-        self.eta = eta
-        self.clipped_epsilon = clipped_epsilon
+    eta: float = 0.0
+    clipped_epsilon: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the options and lay out the grid."""
+        super().__post_init__()
+        if not 0 <= self.eta <= 1:
+            raise InvalidInput(f"eta is {self.eta}: choose a number from 0 to 1")
 
     def _kernel(
         self, x_t: Tensor, x0_hat: Tensor, prediction: Prediction, t: float, s: float
@@ -253,7 +236,3 @@ class DDIMSampler(DenoiserSampler):
         on_epsilon_hat = math.sqrt(max(one - abar_s - variance, 0.0))
         mean = torch.add(float(np.sqrt(abar_s)) * x0_hat, epsilon_hat, alpha=on_epsilon_hat)
         return GaussianKernel(mean, float(variance))
-
-    def describe(self) -> dict[str, Any]:
-        """The options of this chain, as plain data."""
-        return super().describe() | {"eta": self.eta, "clipped_epsilon": self.clipped_epsilon}

@@ -20,7 +20,7 @@ from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler, VarianceTy
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 
 PIPELINE_INDEX = "model_index.json"
 
@@ -125,8 +125,9 @@ def sampler_by_name(
         with quiet_diffusers():
             other = scheduler_class.from_config(scheduler.config)
     except (ValueError, NotImplementedError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidInput(f"{name} does not take this model's schedule: {reason}") from error
+        raise InvalidInput(
+            f"{name} does not take this model's schedule: {reason_of(error)}"
+        ) from error
     return DiffusersSampler(network, other, num_inference_steps)
 
 
@@ -205,10 +206,9 @@ def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
         with quiet_diffusers():
             return DiffusionPipeline.from_pretrained(str(path))
     except Exception as error:  # whatever diffusers, safetensors or the hub raise: one line of it
-        reason = " ".join(str(error).split())[:300]
         start = "" if folder.exists() else f"there is no folder {path}, and as a name on the hub "
         raise InvalidInput(
-            f"{start}{path} does not load as a pipeline of diffusers: {reason}"
+            f"{start}{path} does not load as a pipeline of diffusers: {reason_of(error, 300)}"
         ) from error
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Prediction, call_network, estimates, split_variance
 from undrift.diffusion.sampler import Sampler, State
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 
 
 class DiffusersSampler(Sampler):
@@ -270,7 +270,7 @@ def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str
     try:
         scheduler.set_timesteps(**options)
     except (ValueError, ZeroDivisionError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise InvalidInput(f"{kind} refuses {num_inference_steps} steps: {reason}") from error
     if len(scheduler.timesteps) == 0:
         raise InvalidInput(f"{num_inference_steps} inference steps asked for: choose 1 or more")

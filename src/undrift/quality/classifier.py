@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 
 CACHE_VARIABLE = "UNDRIFT_CACHE"
 FEATURE_DIM = 64
@@ -223,7 +223,7 @@ class ClassifierFeatures(nn.Module):
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             features.load_state_dict(weights)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as fault:
-            reason = " ".join(str(fault).split())[:200]
+            reason = reason_of(fault)
             raise InvalidInput(f"cannot read a classifier from {path} ({reason})") from None
         return features.requires_grad_(False)
 

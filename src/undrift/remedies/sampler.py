@@ -91,16 +91,9 @@ class RemediedSampler(Sampler):
         own = {"remedy": self.remedy.remedy} | self.remedy.record(self.base, self.estimate)
         return base | {"remedies": [*base.get("remedies", []), own]}
 
-    def prior(
-        self,
-        shape: tuple[int, ...],
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    def prior(self, shape: tuple[int, ...], **options: Any) -> Tensor:  # noqa: ANN401
         """Draws of the base's prior."""
-        return self.base.prior(shape, generator=generator, device=device, dtype=dtype)
+        return self.base.prior(shape, **options)
 
     def scale(self, t: float) -> tuple[float, float]:
         r""":math:`(\alpha_t, \sigma_t)` of the forward process, which no remedy changes."""
