@@ -617,7 +617,7 @@ def test_text_and_configuration_are_the_same(text):
     ("text", "words"),
     [
         ("scaling:1", "unknown remedy 'scaling'"),
-        ("epsilon_scaling:a", "strength of a remedy is 'a'"),
+        ("epsilon_scaling:a", "strength of epsilon_scaling is 'a'"),
         ("epsilon_scaling:0", "strength of epsilon_scaling is 0"),
         ("epsilon_scaling:nan", "finite"),
         ("epsilon_scaling:1,cutoff=3", "takes slope="),

@@ -112,7 +112,6 @@ class AnalyticVariance(Remedy):
         """
         from undrift.remedies.sampler import RemediedSampler, layers
 
-        del estimate
         _gaussian(base)
         for layer in layers(base):
             if isinstance(layer, RemediedSampler) and layer.remedy.changes_steps:

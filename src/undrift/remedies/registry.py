@@ -52,7 +52,7 @@ def parse(text: str) -> Remedy | None:
             raise InvalidInput(f"remedy {text!r}: none has no strength and no options")
         return None
     try:
-        return remedy_named(name).parse(strength if colon else None, items)
+        return remedy_named(name).parse([f"strength={strength}", *items] if colon else items)
     except InvalidInput as error:
         raise InvalidInput(f"remedy {text!r}: {error}") from None
 

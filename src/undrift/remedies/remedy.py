@@ -123,24 +123,26 @@ class Remedy:
         return found
 
     @classmethod
-    def parse(cls, strength: str | None, items: list[str]) -> Self:
-        """The remedy from the texts of its strength and of its options, ``NAME=VALUE``.
+    def parse(cls, items: list[str]) -> Self:
+        """The remedy from the texts of its strength and its options, ``NAME=VALUE``.
 
         Raises:
             InvalidInput: If an option is unknown or cannot be used.
         """
         types, values = cls.options(), dict[str, Any]()
-        del types["strength"]
-        if strength is not None:
-            values["strength"] = _number("strength", strength)
-        for item in items:
-            name, equals, text = item.partition("=")
+        for name, equals, text in (item.partition("=") for item in items):
             if name not in types or not equals:
                 close = get_close_matches(name, types, n=1)
                 hint = f", did you mean {close[0]}=...?" if close else ""
-                known = ", ".join(f"{own}=..." for own in types) or "no options"
-                raise InvalidInput(f"{cls.remedy} takes {known}, not {item!r}{hint}")
-            values[name] = text if choices_of(types[name]) else _number(name, text)
+                known = ", ".join(f"{own}=..." for own in types if own != "strength")
+                what = f"{name}{equals}{text}"
+                raise InvalidInput(
+                    f"{cls.remedy} takes {known or 'no options'}, not {what!r}{hint}"
+                )
+            try:
+                values[name] = text if choices_of(types[name]) else float(text)
+            except ValueError:
+                raise InvalidInput(f"{name} of {cls.remedy} is {text!r}: give a number") from None
         return cls(**values)
 
     @property
@@ -182,7 +184,6 @@ class Remedy:
             num_data: Draws of the data at each time of the chain, if it needs draws.
             generator: Source of the draws.
         """
-        del base, data, num_data, generator
 
     def wrapped(self, network: Any, base: Sampler, estimate: Any) -> Any:  # noqa: ANN401
         """The network with the remedy, which is called as the network is.
@@ -190,14 +191,12 @@ class Remedy:
         Raises:
             InvalidInput: If the remedy cannot be applied to the base.
         """
-        del base, estimate
         return network
 
     def kernel(
         self, chain: Sampler, x_t: Tensor, t: float, s: float, estimate: Any
     ) -> GaussianKernel | None:
         """The density of one denoising step of the chain of the wrapped network, or None."""
-        del estimate
         return chain.kernel(x_t, t, s)
 
     def advance(
@@ -209,22 +208,13 @@ class Remedy:
         generator: torch.Generator | None,
     ) -> State:
         """One denoising step of the chain of the wrapped network to the time s; differentiable."""
-        del estimate
         return chain.advance(state, s, generator=generator)
 
     def record(self, base: Sampler, estimate: Any) -> dict[str, Any]:
         """The strength, the options, and what was estimated, in plain data."""
-        del base, estimate
         return {name: getattr(self, name) for name in self.options()} | {"strength": self.value}
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:  # noqa: ANN401
     """The values of an option that is chosen by name; none for a number."""
     return get_args(hint) if get_origin(hint) is Literal else ()
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInput(f"{name} of a remedy is {text!r}: give a number") from None

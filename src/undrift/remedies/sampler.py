@@ -103,10 +103,6 @@ class RemediedSampler(Sampler):
         r"""The chain's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped."""
         return self.chain.predict(x_t, t)
 
-    def epsilon(self, x_t: Tensor, t: float) -> Tensor:
-        r"""The chain's :math:`\hat\epsilon` at a state, with its shape."""
-        return self.chain.epsilon(x_t, t)
-
     def x0_hat(self, x_t: Tensor, t: float) -> Tensor:
         r"""The chain's :math:`\hat x_0` at a state, clipped where the chain clips it."""
         return self.chain.x0_hat(x_t, t)

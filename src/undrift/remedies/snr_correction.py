@@ -78,7 +78,6 @@ class SNRCorrection(Remedy):
 
         from undrift.diffusion.denoiser import call_network
 
-        del base, estimate
         last: list[tuple[Tensor, Tensor, Tensor, bool]] = []
 
         def call(x: Tensor, timestep: Tensor, **conditioning: Any) -> Tensor:  # noqa: ANN401
@@ -98,7 +97,6 @@ class SNRCorrection(Remedy):
         self, chain: Sampler, x_t: Tensor, t: float, s: float, estimate: Any
     ) -> GaussianKernel | None:
         """The density of one denoising step, or None where its noise differs between the bands."""
-        del estimate
         kernel, (low, high) = chain.kernel(x_t, t, s), self._band_strengths(chain, t)
         if kernel is None or low == high == 0:
             return kernel
@@ -117,7 +115,6 @@ class SNRCorrection(Remedy):
         generator: torch.Generator | None,
     ) -> State:
         """One denoising step and the correction, from which a scheduler's history continues."""
-        del estimate
         low, high = self._band_strengths(chain, state.t)
         if low == high == 0:
             return chain.advance(state, s, generator=generator)

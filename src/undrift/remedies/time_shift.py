@@ -87,7 +87,6 @@ class TimeShift(Remedy):
         self, base: Sampler, data: Tensor, num_data: int, generator: torch.Generator
     ) -> float:
         """The mean pixel variance of one image of the data."""
-        del base, num_data, generator
         return float(data.flatten(1).var(1).mean())
 
     def wrapped(self, network: Any, base: Sampler, estimate: float | None) -> Any:  # noqa: ANN401
