@@ -11,11 +11,12 @@ The jackknife leaves out one of G groups of chains, from both at once, then one 
                      + (\Delta^{-g} - \bar\Delta^-)^2 \big].
 
 The Fréchet distance of samples is biased upward, and less so for a chain whose samples spread less:
-its plain difference calls chains better that shrink. What is left out tells the bias too,
+its plain difference favors samplers whose samples spread too little. The jackknife estimates the
+bias too,
 
 .. math:: \hat d = d - (G-1) \big[ (\bar d_- - d) + (\bar d^- - d) \big],
 
-and here every Fréchet distance is freed of it. That takes two samples for each feature, of both
+and it is removed from every Fréchet distance here. That takes two samples for each feature, of both
 sides: with fewer the bias is no longer of the first order.
 
 References:
@@ -37,7 +38,7 @@ from undrift.quality.frechet import FrechetStatistics
 
 NUM_GROUPS = 20
 SAMPLES_PER_FEATURE = 2
-"""Samples for each feature, of both sides, from which the Fréchet distance is freed of bias."""
+"""Samples per feature, of both sides, that removing the bias of a Fréchet distance takes."""
 
 Left = int | None
 Distance = Callable[[Left, Left], float]
@@ -49,7 +50,7 @@ class Change:
     r"""How a metric changes from none to the best strength, on the held-out half.
 
     Arguments:
-        none: The metric without the remedy, freed of bias.
+        none: The metric without the remedy, with the bias removed.
         best: The metric with it.
         difference: best − none.
         standard_error: Of the difference, with common noise.
@@ -144,7 +145,7 @@ def _mmd_of(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Distance:
 
 
 def frechet_change(best: Tensor, none: Tensor, y: Tensor) -> Change:
-    """Change of the Fréchet distance of features, each with shape (N, D), freed of bias.
+    """Change of the Fréchet distance of features, each with shape (N, D), bias removed.
 
     See :func:`mmd_change`. Each of 82 distances costs :math:`O(D^3)`.
     """
