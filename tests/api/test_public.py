@@ -66,7 +66,7 @@ def test_options_choose_the_sampler(run):
         ({"regularizer": {"evry": 3}}, "unknown option regularizer.evry; did you mean"),
         ({"steps": "many"}, "steps: expected an integer, got 'many'"),
         ({"method": "magic"}, "method: expected plain, regularized"),
-        ({"regularizer": 3}, "regularizer holds options of its own, not 3"),
+        ({"regularizer": 3}, "regularizer is a section of options, not 3"),
     ],
 )
 def test_options_of_train_are_checked_by_name_and_type(options, message, run, tmp_path):

@@ -77,6 +77,8 @@ class Config:
 
 FAILURES = {
     "input": InvalidInput("the data\nare bad:\n  do this"),
+    "option": InvalidInput("num_samples is 3: at least 4, unless a/num_samples is there"),
+    "word": InvalidInput("times is 0: at least 1, and times are positive"),
     "file": FileNotFoundError(2, "No such file or directory", "nowhere/model"),
     "folder": IsADirectoryError(21, "Is a directory", "somewhere"),
     "rights": PermissionError(13, "Permission denied", "secret"),
@@ -98,7 +100,7 @@ def run(config):
 
 @pytest.fixture
 def fake(monkeypatch):
-    """A command ``fake`` beside the real ones."""
+    """A command ``fake`` in addition to the real ones."""
     module = types.ModuleType("undrift.cli.fake")
     module.Config, module.run, module.POSITIONALS = Config, run, ("run", "rest")
     monkeypatch.setitem(sys.modules, "undrift.cli.fake", module)
@@ -220,7 +222,7 @@ def test_every_configuration_survives_its_yaml(config):
 # -- what is printed where ---------------------------------------------------------------------
 
 
-def test_json_is_one_object_on_stdout_and_talk_is_on_stderr(fake, capsys):
+def test_json_is_one_object_on_stdout_and_messages_are_on_stderr(fake, capsys):
     assert cli.main(["fake", "r", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out, parse_constant=pytest.fail) == {
@@ -234,7 +236,7 @@ def test_json_is_one_object_on_stdout_and_talk_is_on_stderr(fake, capsys):
     assert "for people" in err and "talking" in err
 
 
-def test_people_read_stdout_and_quiet_silences_talk(fake, capsys):
+def test_results_are_on_stdout_and_quiet_silences_messages(fake, capsys):
     assert cli.main(["fake", "r"]) == 0
     assert capsys.readouterr() == ("for people\n", "talking\nwarning\n")
     assert cli.main(["fake", "r", "--quiet"]) == 0
@@ -288,7 +290,7 @@ def test_help_comes_from_the_docstrings(fake, capsys):
         (("r", "--config", "."), ".: Is a directory"),
     ],
 )
-def test_bad_command_lines_cost_one_line(fake, capsys, argv, words):
+def test_bad_command_lines_are_refused_in_one_line(fake, capsys, argv, words):
     assert words in complaint(capsys, *argv)
     assert not SEEN
 
@@ -298,7 +300,7 @@ def test_bad_command_lines_cost_one_line(fake, capsys, argv, words):
     [
         ("run: r\nnum_sampels: 3\n", "unknown option num_sampels; did you mean num_samples?"),
         ("run: r\nstrength:\n  wait: 3\n", "unknown option strength.wait"),
-        ("run: r\nstrength: 3\n", "strength holds options of its own, not 3"),
+        ("run: r\nstrength: 3\n", "strength is a section of options, not 3"),
         ("run: 3\n", "RUN: expected text, got 3"),
         ("run: [r\n", "is not YAML"),
         ("run: r\nrun: s\n", "the name 'run' is given twice"),
@@ -306,13 +308,13 @@ def test_bad_command_lines_cost_one_line(fake, capsys, argv, words):
         ("", "RUN is missing"),
     ],
 )
-def test_bad_yaml_costs_one_line(fake, capsys, tmp_path, text, words):
+def test_bad_yaml_is_refused_in_one_line(fake, capsys, tmp_path, text, words):
     file = tmp_path / "c.yaml"
     file.write_text(text)
     assert words in complaint(capsys, "--config", str(file))
 
 
-def test_binary_yaml_costs_one_line(fake, capsys, tmp_path):
+def test_binary_yaml_is_refused_in_one_line(fake, capsys, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_bytes(b"\x89PNG\xff\x00")
     assert "is not YAML" in complaint(capsys, "--config", str(file))
@@ -322,12 +324,14 @@ def test_binary_yaml_costs_one_line(fake, capsys, tmp_path):
     ("how", "words"),
     [
         ("input", "the data are bad: do this"),
+        ("option", "--num-samples is 3: at least 4, unless a/num_samples is there"),
+        ("word", "--times is 0: at least 1, and times are positive"),
         ("file", "nowhere/model: No such file or directory"),
         ("folder", "somewhere: Is a directory"),
         ("rights", "secret: Permission denied"),
     ],
 )
-def test_input_that_cannot_be_used_costs_one_line(fake, capsys, how, words):
+def test_input_that_cannot_be_used_is_refused_in_one_line(fake, capsys, how, words):
     assert words in complaint(capsys, "r", "--fail", how)
 
 

@@ -137,7 +137,7 @@ def test_samples_are_those_that_are_measured(place, capsys):
 # -- evaluate ----------------------------------------------------------------------------------
 
 
-def test_evaluate_judges_the_samples(place, capsys):
+def test_evaluate_scores_the_samples(place, capsys):
     argv = ["evaluate", "run", "--num-samples", 60, "--num-resamples", 5, "--quiet"]
     pixels = result(capsys, *argv, "--features", "pixels")
     assert pixels["score_name"] == "Fréchet distance (pixels)" and pixels["frechet"] > 0
@@ -171,7 +171,7 @@ def test_evaluate_says_what_few_samples_cannot_give_before_it_draws(place, capsy
 # -- report ------------------------------------------------------------------------------------
 
 
-def test_a_report_gathers_what_a_run_holds(place, capsys):
+def test_a_report_collects_the_records_of_a_run(place, capsys):
     first = result(capsys, "measure", "run", *FEW)["saved"]
     result(capsys, "measure", "run", *FEW[:2], "--merge", first, "--quiet")
     result(capsys, "evaluate", "run", *FEW[:2], "--num-resamples", 3, "--features", "pixels")
@@ -212,6 +212,19 @@ def spoil_data(place):
     images = load_data("digits", limit=20).images.clone()
     images[7, 0, 1, 1] = float("nan")
     torch.save(images, place / "nan.pt")
+
+
+def odd_data(place):
+    images = load_data("digits", limit=20).images
+    torch.save(images * 1000, place / "range.pt")
+    torch.save(images.repeat(1, 2, 1, 1), place / "two.pt")
+    torch.save(images[:1], place / "one.pt")
+    torch.save({"losses": [1.0]}, place / "dict.pt")
+    (place / "text.npz").write_text("no array")
+    (place / "some.xyz").write_text("")
+    (place / "empty").mkdir()
+    (place / "broken").mkdir()
+    (place / "broken" / "a.png").write_text("no image")
 
 
 def incomplete(place):
@@ -267,6 +280,17 @@ CASES = [
     (spoil_weights, "sample nan", "NaN or infinity in mid_block"),
     (spoil_weights, "evaluate nan", "NaN or infinity in mid_block"),
     (spoil_data, "measure run --data nan.pt", "image 7 of 20"),
+    (odd_data, "measure run --data range.pt", "range"),
+    (odd_data, "evaluate run --data range.pt", "range"),
+    (odd_data, "measure run --data two.pt", "with 1 or 3 channels"),
+    (odd_data, "measure run --data one.pt", "number of data is 1"),
+    (odd_data, "measure run --data dict.pt", "name the array 'images'"),
+    (odd_data, "measure run --data text.npz", "cannot read text.npz"),
+    (odd_data, "measure run --data some.xyz", "cannot use the file some.xyz as data"),
+    (odd_data, "measure run --data empty", "folder empty holds no images"),
+    (odd_data, "measure run --data broken", "cannot read image a.png"),
+    (odd_data, "evaluate run --data broken", "cannot read image a.png"),
+    (odd_data, "tune run --remedy snr_t --data broken", "cannot read image a.png"),
     (nothing, "sample nowhere", "no such folder"),
     (nothing, "sample run --num-images 0", "--num-images is 0"),
     (nothing, "sample run --output run", "run is there already"),
@@ -291,7 +315,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("prepare", "command", "words"), CASES, ids=[case[1] for case in CASES])
-def test_bad_input_costs_one_line_and_writes_nothing(prepare, command, words, place, capfd):
+def test_bad_input_is_refused_in_one_line_and_writes_nothing(prepare, command, words, place, capfd):
     prepare(place)
     err = complaint(capfd, place, *command.split())
     assert words in err

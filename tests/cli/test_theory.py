@@ -161,7 +161,7 @@ def test_the_terminal_shows_claims_and_budget(capsys: pytest.CaptureFixture[str]
         ({"var": None}, "lacks var"),
     ],
 )
-def test_an_unusable_chain_costs_one_line_and_exit_code_2(
+def test_an_unusable_chain_is_refused_in_one_line_with_exit_code_2(
     change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = {k: v for k, v in (one_dimension() | change).items() if v is not None}

@@ -43,7 +43,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict | None):
-        raise InvalidInput(f"{path} holds no options: it must say 'name: value' line by line")
+        raise InvalidInput(f"{path} holds no options: write 'name: value' in each line")
     return values or {}
 
 
@@ -53,13 +53,13 @@ def named(
     """Dotted names and values of nested mappings, each name one of the dataclass.
 
     Arguments:
-        values: What was given, by the names of the fields.
+        values: Values by the names of the fields.
         config: The dataclass.
-        source: Where it was given, for messages.
-        prefix: What is put before each name.
+        source: Where they come from, for messages.
+        prefix: Prefix of each name.
 
     Raises:
-        InvalidInput: If the dataclass has no field of that name; says which was probably meant.
+        InvalidInput: If the dataclass has no field of that name; the message names a similar one.
     """
     types = get_type_hints(config)
     hints = {f.name: types[f.name] for f in fields(config)}
@@ -75,7 +75,7 @@ def named(
             inner = value if isinstance(value, Mapping) else vars(value)
             yield from named(inner, hints[key], source, f"{name}.")
         else:
-            raise InvalidInput(f"{source}: {name} holds options of its own, not {value!r}")
+            raise InvalidInput(f"{source}: {name} is a section of options, not {value!r}")
 
 
 def build(

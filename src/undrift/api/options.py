@@ -1,8 +1,8 @@
 r"""The fields of a configuration dataclass, seen as command-line options.
 
 A field ``regularizer.every`` is written ``--regularizer.every`` on the command line and
-``regularizer: {every: ...}`` in a YAML file. Its help is what the docstring of the dataclass says
-under ``Arguments:``.
+``regularizer: {every: ...}`` in a YAML file. Its help is its description in
+the docstring of the dataclass, under ``Arguments:``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Option:
         key: Names of the fields that lead to it, with dots between them.
         hint: Its type.
         default: Its default, or :data:`dataclasses.MISSING` if it has to be given.
-        help: What its docstring says.
-        group: What the docstring says of the nested dataclass it belongs to.
+        help: Its description in the docstring.
+        group: Description of the nested dataclass that it belongs to.
     """
 
     key: str
@@ -59,7 +59,7 @@ class Option:
         return all(_is_list(kind) for kind in branches(self.hint) if kind is not NoneType)
 
     def from_text(self, text: str) -> Any:
-        """What was meant by the text: ``null``, or a list of items separated by commas."""
+        """The value of a text: ``null``, or a list of items separated by commas."""
         kinds = branches(self.hint)
         if text == "null" and NoneType in kinds:
             return None
@@ -75,7 +75,7 @@ def options(config: type[Any]) -> list[Option]:
 
 
 def summary(config: type[Any]) -> str:
-    """What the docstring of the dataclass says before its sections."""
+    """The docstring of a dataclass up to its first section."""
     from docstring_parser import parse
 
     return plain(parse(config.__doc__ or "").description or "")
@@ -92,7 +92,7 @@ def branches(hint: Any) -> tuple[Any, ...]:
 
 
 def spell(hint: Any, *, plural: bool = False) -> str:
-    """What a type asks for, in words.
+    """A type in words.
 
     Example:
         >>> spell(int | None)
@@ -116,7 +116,7 @@ def spell(hint: Any, *, plural: bool = False) -> str:
 
 
 def metavar(hint: Any) -> str:
-    """What stands for the value in the help.
+    """The placeholder of a value in the help.
 
     Example:
         >>> metavar(Literal["u", "v"]), metavar(list[int]), metavar(int | Literal["all"])
@@ -156,7 +156,7 @@ def _leaves(config: type[Any], parent: Any, prefix: str, group: str) -> Iterator
 
 
 def _helps(config: type[Any]) -> dict[str, str]:
-    """What the docstrings of a dataclass and of those it inherits from say of each field."""
+    """Descriptions of the fields in the docstrings of a dataclass and its bases."""
     from docstring_parser import parse
 
     return {

@@ -41,7 +41,7 @@ def report(
     Arguments:
         sources: Profiles, as objects or files; folders of runs, which give their profiles, log,
             last sample grid and evaluations; or one study (a file whose name ends with
-            ``study.json``), which has a page of its own.
+            ``study.json``), which has a separate page.
         output: The file to write; an older report in its place is replaced, nothing else is. A
             study becomes Markdown where this ends in ``.md``.
         title: Heading of the page.
@@ -88,7 +88,7 @@ def collect(sources: Source | Iterable[Source]) -> Records:
         else:
             found.profiles.append(ErrorProfile.load(source))
     if found.study and len(given) > 1:
-        raise InvalidInput("a study has a page of its own: give its study.json alone")
+        raise InvalidInput("a study has a separate page: give its study.json alone")
     return found
 
 

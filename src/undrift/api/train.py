@@ -21,9 +21,9 @@ def train(
     progress: bool = True,
     **options: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
-    """Train a diffusion model, plainly, with the regularizer, or by a published baseline.
+    """Train a diffusion model, plainly, with the regularizer, or by a published method.
 
-    The run lies in a folder of its own, whose name is returned; :func:`undrift.measure`,
+    The run is written to a new folder, whose name is returned; :func:`undrift.measure`,
     :func:`undrift.sample` and the commands take it as a model.
 
     Arguments:
@@ -37,8 +37,8 @@ def train(
             ``output="runs/mine"``; a section as a mapping, ``regularizer={"every": 4}``.
 
     Returns:
-        What came out: the folder of the run, its steps, last losses, processor time; or what the
-        dry run found.
+        The result: the folder of the run, its steps, last losses, processor time; or the memory
+        that the dry run found.
 
     Raises:
         InvalidInput: If an option or the data cannot be used; nothing is written then.

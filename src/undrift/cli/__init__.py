@@ -37,17 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     Arguments:
-        argv: What follows ``undrift`` on the command line; ``sys.argv[1:]`` if None.
+        argv: The arguments after ``undrift`` on the command line; ``sys.argv[1:]`` when None.
 
     Returns:
-        0 if all went well, 2 if the input cannot be used, 130 if interrupted, 141 if the reader
-        of the output went away.
+        0 on success, 2 if the input cannot be used, 130 if interrupted, 141 if the reader of the
+        output closed its pipe.
     """
     try:
         code = _dispatch(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered has nowhere to go: keep the interpreter from trying at exit.
+        # Buffered output cannot be written any more: keep the interpreter from trying at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except InvalidInput as error:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def available() -> dict[str, str]:
-    """Commands whose module is there, each with its one-line help."""
+    """Commands whose module exists, each with its one-line help."""
     return {name: text for name, text in COMMANDS.items() if find_spec(f"{__name__}.{name}")}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from undrift.api import files
 from undrift.cli.command import session
+from undrift.cli.console import show
 from undrift.exceptions import InvalidInput
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ class Config:
     """Train a plain model on the digits, continue it plainly and regularized, measure both.
 
     Arguments:
-        output: Folder of the demo (a new numbered one under runs if null).
-        seed: Seed of everything.
+        output: Folder of the demo (default: a new one under runs).
+        seed: Seed of data, noise, weights and samples.
         base_steps: Steps of the plain training that both models continue.
         steps: Steps that each of them continues for.
         num_samples: Samples of each measurement.
@@ -44,40 +46,33 @@ POSITIONALS = ()
 
 def run(config: Config) -> dict[str, Any]:
     """Run the demo; ends with a table and the path of the report."""
-    from rich.console import Console
-
     from undrift.reporting.console import console_table
     from undrift.reporting.findings import verdict
     from undrift.reporting.html import write_report
     from undrift.study.demo import demo_study, measure_models
     from undrift.study.run import run_study
-    from undrift.training.runs import load
+    from undrift.training.runs import load, new_folder
 
     _check(config)
     started, called = time.perf_counter(), session()
-    folder = _folder(config.output)
-    numbers = {key: value for key, value in asdict(config).items() if key != "output"}
-    plan = demo_study(**numbers)
+    files.check_free(config.output, folder=True)
+    folder = Path(config.output) if config.output else new_folder(Path("runs"), "demo")
+    plan = demo_study(**{name: value for name, value in vars(config).items() if name != "output"})
     logger.info(
-        "1/3  training a plain model, %s steps, then going on plainly and regularized, %s steps "
-        "each",
+        "1/3  training a plain model, %s steps, then continuing it plainly and regularized, %s "
+        "steps each",
         config.base_steps,
         config.steps,
     )
-    show = not called.quiet
-    study = run_study(plan, folder, progress=show, command=called.command)
+    study = run_study(plan, folder, progress=not called.quiet, command=called.command)
     if study.failures:
         raise InvalidInput(f"{study.failures[0].method}: {study.failures[0].reason}")
     logger.info("2/3  measuring both, %s samples each", config.num_samples)
-    profiles = measure_models(study, folder, load(plan.base), progress=show)
+    profiles = measure_models(study, folder, load(plan.base), progress=not called.quiet)
     logger.info("3/3  writing the report")
     report = write_report(_page(study, folder, profiles), folder / "report.html")
-    if not called.json:
-        console = Console()
-        console.print(console_table(profiles))
-        for sentence in verdict(profiles):
-            console.print(f"• {sentence}")
-        console.print(f"\nreport  {report}", soft_wrap=True)
+    show(console_table(profiles), *(f"• {sentence}" for sentence in verdict(profiles)))
+    print(f"\nreport  {report}")
     return {
         "report": str(report),
         "profiles": profiles,
@@ -94,19 +89,8 @@ def _check(config: Config) -> None:
             raise InvalidInput(f"--{name.replace('_', '-')} is too small: give at least {low}")
 
 
-def _folder(output: str | None) -> Path:
-    from undrift.training.runs import new_folder
-
-    if output is None:
-        return new_folder(Path("runs"), "demo")
-    folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidInput(f"{folder} is there already: choose another --output")
-    return folder
-
-
 def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> ReportInput:
-    """What the report shows: the profiles, and what the study knows of the two models."""
+    """The contents of the report: the profiles, and the study's results for the two models."""
     from undrift.reporting.content import ReportInput
     from undrift.study.config import DATA_GRID
     from undrift.training.runs import read_log
@@ -127,6 +111,6 @@ def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> R
         notes=[
             "Both models took the same number of steps; the regularized ones took "
             f"{regularized:.0f} s of processor time, the plain ones {plain:.0f} s. The results "
-            "page of the documentation compares at equal compute too, over seeds."
+            "page of the documentation also compares at equal compute, over seeds."
         ],
     )

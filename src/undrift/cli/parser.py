@@ -80,7 +80,7 @@ class CommandParser(argparse.ArgumentParser):
         raise InvalidInput(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
     def _from_file(self, path: str) -> dict[str, Any]:
-        """The values in the file that was asked for, or in the preset of that name."""
+        """The values in a YAML file, or in the preset of that name."""
         if self.presets and not Path(path).is_file():
             if path not in self.presets:
                 known = ", ".join(self.presets)
@@ -99,7 +99,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _add(self, group: Any, option: Option) -> None:
         text = _help(option)
-        if option.key in self.positionals:  # may be in the YAML instead: read() tells if it is not
+        if option.key in self.positionals:  # may be in the YAML instead: read() checks
             nargs, name = "*" if option.is_list else "?", option.key.upper()
             self.add_argument(option.key, metavar=name, nargs=nargs, help=text)
         elif option.is_switch:

@@ -15,12 +15,12 @@ from undrift.reporting.content import TITLE
 class Config:
     """Write one self-contained HTML page about one or several models; the first is the baseline.
 
-    A study can also become Markdown, by an output that ends in .md; its pictures go beside it.
+    A study can also become Markdown, by an output that ends in .md, with its pictures next to it.
 
     Arguments:
         sources: Profiles (JSON files of undrift measure), and runs: a run gives its profiles,
             its training log, its last sample grid and its evaluations; or one study (a study.json
-            of undrift compare), which has a page of its own.
+            of undrift compare), which has a separate page.
         output: File to write; an older report in its place is replaced, nothing else is.
         title: Heading of the page.
     """

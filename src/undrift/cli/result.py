@@ -1,4 +1,4 @@
-"""What machines read: results as JSON, configurations as YAML."""
+"""JSON and YAML output: results as JSON, configurations as YAML."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def to_json(result: Any) -> str:
 
 
 def plain_data(value: Any) -> Any:
-    """What is left of a value without classes: mappings, lists, texts, numbers, None.
+    """A value as plain data: mappings, lists, texts, numbers, None.
 
     Raises:
         TypeError: If there is no obvious way to write the value.

@@ -1,4 +1,4 @@
-"""``undrift train``: a run, plain or regularized, in a folder of its own."""
+"""``undrift train``: a training run, plain or regularized, in a new folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ POSITIONALS = ()
 
 @dataclass
 class Config(TrainConfig):
-    """Train a diffusion model, plainly, with the regularizer, or by a published baseline.
+    """Train a diffusion model, plainly, with the regularizer, or by a published method.
 
     Arguments:
-        dry_run: Build everything, make one step on synthetic images, say how much memory the run
+        dry_run: Build everything, make one step on synthetic images, print how much memory the run
             takes, and write nothing; no data are needed.
         dry_run_batch_size: Images of that step, from which the memory of the full batch is
-            extrapolated (if null, the full batch on a GPU, a few images elsewhere).
+            extrapolated (default: the full batch on a GPU, a few images elsewhere).
     """
 
     dry_run: bool = False
@@ -28,11 +28,11 @@ class Config(TrainConfig):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, and say where the run is and what to do next."""
+    """Train, and print the folder of the run and the next command."""
     from undrift.api.train import train
 
     result = train(**vars(config), progress=not session().quiet)
-    if int(os.environ.get("RANK", "0")):  # of several processes, the first shows the result
+    if int(os.environ.get("RANK", "0")):  # only the first process prints
         raise SystemExit(0)
     if config.dry_run:
         _show_dry_run(result)
@@ -50,7 +50,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _show_dry_run(found: dict[str, Any]) -> None:
-    """What the run will take."""
+    """Print the memory that the run takes, part by part."""
     step, full, memory = found["step"], found["batch_size"], found["memory"]
     shape = "x".join(map(str, found["image_shape"]))
     how = "measured" if step["batch_size"] == full else f"measured at {step['batch_size']} images"
@@ -61,14 +61,15 @@ def _show_dry_run(found: dict[str, Any]) -> None:
     )
     where = "" if found["processes"] == 1 else f" in each of {found['processes']} processes"
     print(f"memory     {_size(memory['total'])}{where}, of which")
-    for part, note in (
-        ("weights", ""),
-        ("gradients", "the term's and the main one's at once" if memory["regularizer"] else ""),
-        ("moments", "of the optimizer"),
-        ("average", "of the weights"),
-        ("regularizer", "its data and chains"),
-        ("activations", f"{how}: what autograd keeps; workspace comes on top"),
-    ):
+    notes = {
+        "weights": "",
+        "gradients": "the term's and the main one's at once" if memory["regularizer"] else "",
+        "moments": "of the optimizer",
+        "average": "of the weights",
+        "regularizer": "its data and chains",
+        "activations": f"{how}: what autograd keeps; workspace comes on top",
+    }
+    for part, note in notes.items():
         if memory[part]:
             print(f"  {part:<11}  {_size(memory[part]):>9}  {note}".rstrip())
     if found["measured_peak"] and step["batch_size"] == full:
