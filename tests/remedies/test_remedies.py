@@ -627,6 +627,8 @@ def test_text_and_configuration_are_the_same(text):
         ("snr_t:1,high", "takes high="),
         ("none:1", "no strength"),
         ("snr_t,wieghting=constant", "did you mean weighting="),
+        ("snr_t,high=1,high=2", "high of snr_t is given twice"),
+        ("snr_t:0.1,strength=0.2", "strength of snr_t is given twice"),
         ("analytic_variance,tolerance=-1", "0 or more"),
     ],
 )

@@ -139,6 +139,8 @@ class Remedy:
                 raise InvalidInput(
                     f"{cls.remedy} takes {known or 'no options'}, not {what!r}{hint}"
                 )
+            if name in values:
+                raise InvalidInput(f"{name} of {cls.remedy} is given twice: give it once")
             try:
                 values[name] = text if choices_of(types[name]) else float(text)
             except ValueError:
