@@ -52,10 +52,8 @@ class ImageData:
     def __post_init__(self) -> None:
         """Check the images, lay them out contiguously and take their fingerprint."""
         if self.images.ndim != 4 or not len(self.images):
-            shape = tuple(self.images.shape)
-            raise InvalidInput(
-                f"data '{self.name}': images must have shape (N, C, H, W), not {shape}"
-            )
+            shape = f"images must have shape (N, C, H, W), not {tuple(self.images.shape)}"
+            raise InvalidInput(f"data '{self.name}': {shape}")
         images = self.images.detach().to("cpu", torch.float32).contiguous()
         _check_values(images, self.name)
         if self.labels is not None and self.labels.shape != (len(images),):

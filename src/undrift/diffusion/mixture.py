@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from undrift.diffusion.sampler import GaussianKernel
 from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
 
@@ -271,9 +272,8 @@ class ForwardProcess:
     def forward_log_prob(self, x_t: Tensor, x_s: Tensor, t: float, s: float) -> Tensor:
         r""":math:`\log q(x_t | x_s)` in nats, with shape (B,)."""
         keep = self.schedule.alpha_bar(t) / self.schedule.alpha_bar(s)
-        moved = _rows(x_t, self.data.dim) - math.sqrt(keep) * _rows(x_s, self.data.dim)
-        constant = self.data.dim / 2 * math.log(2 * math.pi * (1 - keep))
-        return -moved.square().sum(1) / (2 * (1 - keep)) - constant
+        kernel = GaussianKernel(math.sqrt(keep) * _rows(x_s, self.data.dim), 1 - keep)
+        return kernel.log_prob(_rows(x_t, self.data.dim))
 
     def reverse_moments(
         self, x_t: Tensor, t: float, s: float, posterior: Posterior | None = None

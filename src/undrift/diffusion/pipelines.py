@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -196,7 +197,8 @@ def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
             f"{path} is no model folder (no {PIPELINE_INDEX}): give a run of undrift train or a "
             "pipeline folder of diffusers"
         )
-    if not folder.exists() and not _looks_like_hub_name(str(path)):
+    is_name = re.fullmatch(r"[^./~][^/]*/[^/]+", str(path)) and not folder.parent.exists()
+    if not folder.exists() and not is_name:  # owner/name on the hub, if the owner is no folder
         raise InvalidInput(f"no such folder: {path}")
     from diffusers import DiffusionPipeline
 
@@ -298,16 +300,14 @@ def _denoiser(network: Any, scheduler: Any) -> Denoiser:  # noqa: ANN401
 def _is_ours(scheduler: Any, num_inference_steps: int | None) -> bool:  # noqa: ANN401
     """Whether one of our samplers takes the same steps as a scheduler."""
     kind, config = type(scheduler).__name__, scheduler.config
-    if kind not in ("DDPMScheduler", "DDIMScheduler"):
-        return False
-    steps = config.num_train_timesteps
-    count = num_inference_steps or steps
-    if config.get("thresholding") or config.get("rescale_betas_zero_snr"):
-        return False
-    if config.get("steps_offset") and config.timestep_spacing == "leading":
+    shifted = config.get("steps_offset") and config.get("timestep_spacing") == "leading"
+    other = shifted or config.get("thresholding") or config.get("rescale_betas_zero_snr")
+    if other or kind not in ("DDPMScheduler", "DDIMScheduler"):
         return False
     if kind == "DDPMScheduler":
         return bool(config.variance_type != "fixed_large_log")
+    steps = config.num_train_timesteps
+    count = num_inference_steps or steps
     # DDIM continues from a time by T // n, which only some grids meet
     meets = config.timestep_spacing == "leading" or steps % count == 0
     is_even = meets and (config.timestep_spacing != "linspace" or count == steps)
@@ -316,13 +316,6 @@ def _is_ours(scheduler: Any, num_inference_steps: int | None) -> bool:  # noqa: 
 
 def _weights(network: Any) -> dict[str, Tensor]:  # noqa: ANN401
     return network.state_dict() if isinstance(network, nn.Module) else {}
-
-
-def _looks_like_hub_name(path: str) -> bool:
-    """Whether a path that is not there may be ``owner/name``: not if the owner is a folder."""
-    owner, slash, name = path.partition("/")
-    is_name = bool(owner and slash and name) and "/" not in name and owner[0] not in "./~"
-    return is_name and not Path(owner).exists()
 
 
 def _check_index(path: Path) -> None:
