@@ -51,7 +51,7 @@ def profile(method, remedy, height):
 
 
 def study(methods=METHODS, seeds=(0, 1, 2), protocols=("branched", "scratch"), full=True):
-    """Its plain data, without what is asked for beside the rows if not full."""
+    """Its plain data, without what is asked for besides the rows if not full."""
     return copy.deepcopy(_study(methods, seeds, protocols, full).to_dict())
 
 
@@ -78,10 +78,10 @@ def _study(methods, seeds, protocols, full):
         checkpoint_rule="the last weights",
         judged_by={"score_name": "Fréchet distance (digits classifier)"},
     )
-    return _with_judgments(found, methods[:2]) if full else found
+    return _with_evaluations(found, methods[:2]) if full else found
 
 
-def _with_judgments(found, methods):
+def _with_evaluations(found, methods):
     equal = [r for r in found.rows if r.budget == "steps"]
     checkpoints = [
         replace(r, step=step, mmd_sq=r.mmd_sq * (2 - step / 800), frechet=r.frechet * 1.2)

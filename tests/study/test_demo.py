@@ -1,4 +1,4 @@
-"""The whole path, at a size that tests can pay."""
+"""The demo from training to report, at a small size."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_a_second_demo_does_not_overwrite_a_first(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_a_demo_that_is_too_small_is_one_line(tmp_path, capsys):
+def test_a_demo_that_is_too_small_is_refused_in_one_line(tmp_path, capsys):
     for flag in ("--base-steps", "--steps", "--num-samples", "--num-steps"):
         assert main(["demo", "--output", str(tmp_path / "demo"), flag, "0"]) == 2
         assert flag in capsys.readouterr().err

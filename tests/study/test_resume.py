@@ -52,7 +52,7 @@ def is_alive(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
-def test_a_killed_study_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_killed_study_resumes_from_its_last_checkpoint(tmp_path):
     plan, folder = tmp_path / "plan.yaml", tmp_path / "study"
     plan.write_text(yaml.safe_dump(PLAN))
     command = [sys.executable, "-m", "undrift", "compare", str(plan), "--output", str(folder)]

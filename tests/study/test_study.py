@@ -1,4 +1,4 @@
-"""A study: its arithmetic, its plan, and a small run that goes on where it was stopped."""
+"""A study: its arithmetic, its plan, and small runs that are interrupted and resumed."""
 
 import json
 import math
@@ -161,12 +161,12 @@ class Memory(Sampler):
         return {}
 
 
-def test_a_chain_that_returns_the_data_is_judged_better_than_noise():
+def test_a_chain_that_returns_the_data_is_scored_better_than_noise():
     data = load_data("digits", limit=400)
     scorer = Scorer(data, 300, features=choose_features("classifier", data))
     memory, nothing = Memory(data.images), Memory(torch.rand_like(data.images) * 2 - 1)
     found, noise = (scorer.scores(scorer.draw(chain, 0)) for chain in (memory, nothing))
-    # a memory repeats data: its distance from the population is 1/n at the most, and its error
+    # a memory repeats data: its distance from the population is at most 1/n, and its error
     assert abs(found.mmd_sq) < 1 / 400 + 4 * found.mmd_sq_se < noise.mmd_sq
     assert found.frechet < noise.frechet / 5
     assert found.pixel_variance_ratio == pytest.approx(1, abs=0.1)
@@ -187,7 +187,7 @@ def test_a_memory_has_no_error_against_the_data_set_and_less_than_none_against_i
     assert 0.5 < claimed.sqrt() / spread[1] < 2
 
 
-def test_the_error_against_the_data_set_is_beside_that_against_the_population(tmp_path):
+def test_the_error_against_the_data_set_is_reported_with_that_against_the_population(tmp_path):
     found = run_study(plan(), tmp_path, progress=False)
     offsets = {row.empirical_mmd_sq - row.mmd_sq for row in found.rows}
     assert max(offsets) == pytest.approx(min(offsets)) and 0 < min(offsets) < 1 / 1797
@@ -226,7 +226,7 @@ def test_a_study_that_is_stopped_early_leaves_the_results_that_were_there(tmp_pa
     assert StudyRecord.load(tmp_path / "study.json").rows == whole.rows
 
 
-def test_models_are_judged_by_the_chain_that_was_asked_for(tmp_path):
+def test_models_are_evaluated_with_the_configured_number_of_steps(tmp_path):
     every = run_study(plan(), tmp_path, progress=False)
     same = run_study(plan(num_inference_steps=6), tmp_path, progress=False)
     coarse = run_study(plan(num_inference_steps=2), tmp_path, progress=False)
@@ -234,7 +234,7 @@ def test_models_are_judged_by_the_chain_that_was_asked_for(tmp_path):
     assert errors[0] == errors[1] != errors[2]
 
 
-def test_a_study_goes_on_where_it_was_stopped(tmp_path):
+def test_a_study_is_resumed(tmp_path):
     config = plan(budgets=["steps", "compute"])
     first = run_study(config, tmp_path, progress=False)
     assert {(r.method, r.budget) for r in first.rows} == {
@@ -283,14 +283,14 @@ def test_a_run_under_another_default_is_another_plan(tmp_path):
         run_study(plan(), tmp_path, progress=False)
 
 
-def test_the_chain_that_is_judged_is_tried_before_any_training(tmp_path):
+def test_the_sampler_is_built_before_any_training(tmp_path):
     with pytest.raises(InvalidInput, match="7 inference steps"):
         run_study(plan(num_inference_steps=7), tmp_path / "many", progress=False)
     falling = {"falling": parse("epsilon_scaling:1.05,slope=-0.25")}
     with pytest.raises(InvalidInput, match="remedy falling: .*divides"):
         run_study(plan(remedies=falling), tmp_path / "long", progress=False)
     data = load_data("digits")
-    try_building(plan(remedies=falling, num_inference_steps=2), data)  # of two modules
+    try_building(plan(remedies=falling, num_inference_steps=2), data)  # of two steps
     assert not any(tmp_path.iterdir())
 
 
@@ -319,15 +319,15 @@ def test_a_scorer_draws_without_dropout():
 
 
 @pytest.fixture(scope="module")
-def looked_into(tmp_path_factory):
-    """A study with everything that is judged beside the last weights."""
+def fully_evaluated(tmp_path_factory):
+    """A study with all optional evaluations."""
     neutral = {"nothing": parse("epsilon_scaling:1"), "some": parse("snr_t:0.1")}
     folder = tmp_path_factory.mktemp("study")
     return folder, run_study(plan(judge_every=2, remedies=neutral), folder, progress=False)
 
 
-def test_weights_are_judged_on_the_way_without_changing_the_run(looked_into, tmp_path):
-    _, found = looked_into
+def test_intermediate_weights_are_evaluated_without_changing_the_run(fully_evaluated, tmp_path):
+    _, found = fully_evaluated
     steps = {(r.method, r.step) for r in found.checkpoints}
     assert steps == {("base", 2), ("base", 4), ("plain", 2), ("persistent", 2)}
     bare = run_study(plan(), tmp_path, progress=False)
@@ -337,8 +337,8 @@ def test_weights_are_judged_on_the_way_without_changing_the_run(looked_into, tmp
     assert found.correlation["mmd_sq"].overall.num_points == 6
 
 
-def test_a_remedy_that_does_nothing_changes_nothing(looked_into):
-    _, found = looked_into
+def test_a_remedy_without_effect_changes_nothing(fully_evaluated):
+    _, found = fully_evaluated
     changes = {(r.method, r.remedy, r.metric): r.mean for r in found.paired_remedies}
     for method in ("plain", "persistent"):
         assert changes[method, "nothing", "frechet"] == pytest.approx(0, abs=1e-4)
@@ -350,13 +350,13 @@ def test_a_remedy_that_does_nothing_changes_nothing(looked_into):
     assert profiles["plain", "none"][-1].t == 0
 
 
-def test_samples_of_all_methods_are_kept_to_look_at(looked_into):
-    folder, found = looked_into
+def test_grids_of_samples_of_all_methods_are_kept(fully_evaluated):
+    folder, found = fully_evaluated
     assert all((folder / row.grid).is_file() for row in [*found.rows, *found.remedies])
     assert (folder / "data.png").is_file()
 
 
-def test_a_method_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_method_that_fails_is_recorded_and_the_others_continue(tmp_path, monkeypatch):
     train = worker.train
 
     def fails(config, *arguments, **options):
@@ -477,7 +477,7 @@ def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):
         ("stesp: 3", "unknown option stesp; did you mean steps?"),
     ],
 )
-def test_a_study_file_that_is_none_is_one_line(text, message, tmp_path, capsys):
+def test_an_invalid_study_file_is_refused_in_one_line(text, message, tmp_path, capsys):
     file = tmp_path / "study.yaml"
     file.write_bytes(text.encode(errors="surrogateescape"))
     assert main(["compare", str(file), "--output", str(tmp_path / "out")]) == 2

@@ -96,7 +96,7 @@ def test_every_error_matches_quadrature_in_one_dimension() -> None:
     def density(x: Tensor, t: int) -> Tensor:
         return normal_density(x, float(chain.forward_mean[t]), float(chain.forward_cov[t]))
 
-    def module_mean(x: Tensor, t: int) -> Tensor:
+    def step_mean(x: Tensor, t: int) -> Tensor:
         abar_t, abar_s, beta = schedule.alpha_bar(t), schedule.alpha_bar(t - 1), schedule.betas
         x0_hat = chain.slope[t - 1, 0] * x + chain.offset[t - 1]
         pulled = math.sqrt(abar_s) * beta[t - 1] * x0_hat
@@ -104,7 +104,7 @@ def test_every_error_matches_quadrature_in_one_dimension() -> None:
 
     budget = chain.budget()
     for errors in errors_by_quadrature(
-        schedule, density, module_mean, lambda t: float(chain.noise[t - 1])
+        schedule, density, step_mean, lambda t: float(chain.noise[t - 1])
     ):
         i = errors.t - 1
         assert float(budget.e_mod[i]) == pytest.approx(errors.e_mod, rel=1e-7)

@@ -92,7 +92,7 @@ class Evaluations:
             train_cpu_s,
             row(**self._scores("final", self._sampler)),
             checkpoints,
-            [row(remedy=name, **self._with_remedy(name)) for name in remedies],
+            [row(remedy=name, **self._remedied(name, how)) for name, how in remedies.items()],
             list(self._profiles()),
         )
 
@@ -160,8 +160,7 @@ class Evaluations:
         is_first = self.job.protocol == self.config.protocols[0] and self.job.budget == "steps"
         return bool(self.config.remedies) and is_first and self.job.method in methods
 
-    def _with_remedy(self, name: str) -> Row:
-        remedy = self.config.remedies[name]
+    def _remedied(self, name: str, remedy: Remedy) -> Row:
         sampler = partial(self._sampler, remedy)
         return self._scores(f"remedy-{name}", sampler, remedy=asdict(remedy))
 

@@ -208,11 +208,6 @@ class GaussianChain:
         r""":math:`c_0`, the weight of the estimate of the data, (T,)."""
         return self.alpha[:-1] * self.betas / self.sigma_sq[1:]
 
-    @cached_property
-    def _shift(self) -> Tensor:
-        r""":math:`c_0 b_t`, what a step adds to the mean, (T, d)."""
-        return self._pull[:, None] * self.offset
-
     def reverse_variance(self, variance: ReverseVariance) -> Tensor:
         """Reverse covariances of one rule, with shape :math:`(T, d, d)`; see `from_schedule`."""
         exact = self._reverse_spectrum
@@ -255,7 +250,7 @@ class GaussianChain:
             index: The n entries of the tables of steps, t − 1 for step t; or one number.
         """
         gain = self.gain[index]
-        moved = _apply(gain, mean) + self._shift[index]
+        moved = _apply(gain, mean) + (self._pull[:, None] * self.offset)[index]
         spread = gain @ cov @ gain.mT + self.noise[index]
         return moved, (spread + spread.mT) / 2
 
