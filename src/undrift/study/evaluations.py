@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 
@@ -107,7 +106,7 @@ class Evaluations:
             grid: Whether to keep a grid of samples with it.
             how: Settings of this evaluation besides those of all.
         """
-        how = self._settings | how
+        how = self.scorer.how() | self._draws | how
         file = judgment_file(self.run, name, how)
         if not file.is_file():
             samples = self.scorer.draw(sampler(), self.job.seed)
@@ -128,14 +127,10 @@ class Evaluations:
         }
 
     @property
-    def _settings(self) -> Row:
-        """What decides the scores of every evaluation."""
-        return self.scorer.how() | self._short_grid | {"seed": self.job.seed}
-
-    @property
-    def _short_grid(self) -> Row:
+    def _draws(self) -> Row:
+        """What decides the samples of every evaluation."""
         count = self.config.num_inference_steps
-        return {"num_inference_steps": count} if count else {}
+        return ({"num_inference_steps": count} if count else {}) | {"seed": self.job.seed}
 
     def _sampler(self, remedy: Remedy | None = None) -> Sampler:
         """The sampler of the trained run."""
@@ -147,7 +142,7 @@ class Evaluations:
         """Scores of intermediate weights, and of the last ones of a base, by step."""
         if not self.config.judge_every:
             return
-        name = judgment_file(self.run, "step-*", self._settings).name
+        name = judgment_file(self.run, "step-*", self.scorer.how() | self._draws).name
         for file in sorted(self.run.glob(name)):
             yield int(file.name.split("-")[2]), self._kept(file)
         if self.job.method is None:
@@ -172,12 +167,8 @@ class Evaluations:
 
     def _profile(self, name: str, remedy: Remedy | None) -> RemedyProfile:
         job, count = self.job, min(self.config.num_samples, MOST_CHAINS)
-        how: dict[str, Any] = {
-            "remedy": asdict(remedy) if remedy else None,
-            "num_samples": count,
-            "states": STATES,
-        }
-        how |= {"seed": job.seed} | self._short_grid
+        how: Row = {"remedy": asdict(remedy) if remedy else None, "num_samples": count}
+        how |= {"states": STATES} | self._draws
         file = judgment_file(self.run, f"profile-{name}", how)
         if not file.is_file():
             sampler = self._sampler(remedy)

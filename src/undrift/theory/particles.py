@@ -189,9 +189,8 @@ def particle_budget(
     Raises:
         InvalidInput: If the chain has no density, or there are fewer than 3 particles.
     """
-    runs, found = [_run(sampler, process, num_particles, generator, dtype) for _ in range(2)], False
+    runs = [_run(sampler, process, num_particles, generator, dtype) for _ in range(2)]
     for a, b in zip(*runs, strict=True):
-        found = True
         forgotten, kept = Estimate.of(b.forgotten), Estimate.of(a.after - a.before - a.fresh.terms)
         error = math.hypot(kept.standard_error, forgotten.standard_error)
         yield BudgetStep(
@@ -203,10 +202,6 @@ def particle_budget(
             cumulative=Estimate.of(a.after),
             gap=Estimate(kept.value + forgotten.value, error),
             support=min(a.support, b.support),
-        )
-    if not found:
-        raise InvalidInput(
-            "no denoising step of this chain has a density: use eta > 0, or measure only the MMD"
         )
 
 
@@ -227,7 +222,11 @@ def _run(
             kernel = module(sampler, x_t.to(dtype), t, s, batch_size=count)
         mean, variance = moments(kernel, dim)
         if not bool((variance > 0).all()):
-            return
+            if t < sampler.grid[0]:
+                return
+            raise InvalidInput(
+                "no denoising step of this chain has a density: use eta > 0, or measure only MMD"
+            )
         x_s = draw(mean, variance, generator)
         density = particle_density(x_s, mean, variance)
         log_p_s, log_q_s = density.log_density, process.log_prob(x_s, s)
