@@ -19,9 +19,7 @@ def as_float64(name: str, value: Any, *shapes: tuple[int, ...]) -> Tensor:
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInput(
-            f"{name} must be a table of numbers with rows of equal length"
-        ) from error
+        raise InvalidInput(f"{name} must be a table of numbers with equal rows") from error
     if not bool(tensor.isfinite().all()):
         raise InvalidInput(f"{name} holds a number that is not finite")
     if shapes and tensor.shape not in shapes:

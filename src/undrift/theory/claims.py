@@ -316,8 +316,8 @@ def evaluate_claims(num_chains: int = NUM_CHAINS) -> list[Claim]:
 
 
 def _range(values: Tensor) -> Numbers:
-    ends = float(values.min()), float(values.max())
-    return {"smallest": ends[0], "median": float(values.median()), "largest": ends[1]}
+    found = {"smallest": values.min(), "median": values.median(), "largest": values.max()}
+    return {name: float(value) for name, value in found.items()}
 
 
 def _share(condition: Tensor) -> float:

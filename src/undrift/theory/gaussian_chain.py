@@ -134,10 +134,8 @@ class GaussianChain:
         betas = (table[:-1] - table[1:]) / table[:-1]
         steps, dim, eye = len(betas), len(mean), torch.eye(len(mean), dtype=torch.float64)
         mean, cov = mean.double(), cov.double()
-        ideal = cls(
-            mean, cov, betas, eye.expand(steps, dim, dim), mean.expand(steps, dim),
-            torch.zeros(steps),
-        )  # fmt: skip
+        any_denoiser = eye.expand(steps, dim, dim), mean.expand(steps, dim)
+        ideal = cls(mean, cov, betas, *any_denoiser, torch.zeros(steps))
         slope_error = torch.as_tensor(slope_error, dtype=torch.float64)
         if slope_error.ndim < 3:
             slope_error = slope_error.expand(steps)[:, None, None] * eye

@@ -76,10 +76,8 @@ def mmd_sq_to_forward(
 ) -> Tensor:
     """Exact squared MMD between Gaussians and the forward marginals of the states."""
     chosen = list(states)
-    return rbf_mmd_sq(
-        mean, cov, chain.forward_mean[chosen], chain.forward_cov[chosen],
-        forward_widths(chain, chosen),
-    )  # fmt: skip
+    forward = chain.forward_mean[chosen], chain.forward_cov[chosen]
+    return rbf_mmd_sq(mean, cov, *forward, forward_widths(chain, chosen))
 
 
 def mmd_sq_of_states(chain: GaussianChain, states: Sequence[int] | None = None) -> Tensor:
