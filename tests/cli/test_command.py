@@ -104,7 +104,7 @@ def fake(monkeypatch):
     module = types.ModuleType("undrift.cli.fake")
     module.Config, module.run, module.POSITIONALS = Config, run, ("run", "rest")
     monkeypatch.setitem(sys.modules, "undrift.cli.fake", module)
-    monkeypatch.setattr(cli, "available", lambda: {"fake": "a fake", "cite": "cite"})
+    monkeypatch.setattr(cli, "COMMANDS", {"fake": "a fake", "cite": "cite"})
     SEEN.clear()
 
 
@@ -370,7 +370,7 @@ def test_a_reader_that_goes_away():
 def test_overview_and_version(capsys):
     assert cli.main([]) == cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {name} " in text for name in cli.available())
+    assert all(f"  {name} " in text for name in cli.COMMANDS)
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"undrift {undrift.__version__}\n"
 
@@ -383,7 +383,7 @@ def test_overview_does_not_import_torch():
     assert not {"torch", "diffusers", "jsonargparse", "yaml", "rich"} & set(loaded.split())
 
 
-@pytest.mark.parametrize("name", cli.available())
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_a_command_does_not_import_torch(name):
     loaded = python(
         f"import sys; from undrift.cli import main; assert main([{name!r}, '--help']) == 0; "
@@ -393,7 +393,7 @@ def test_help_of_a_command_does_not_import_torch(name):
     assert not {"torch", "diffusers", "matplotlib", "sklearn"} & set(loaded.split())
 
 
-@pytest.mark.parametrize("name", cli.available())
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_option_says_what_it_is_for(name):
     module = __import__(f"undrift.cli.{name}", fromlist=["Config"])
     found = options(module.Config)

@@ -57,10 +57,7 @@ def tune(
     """
     chosen = open_remedy(remedy)
     grid = strengths(chosen, values, range, num_values)
-    for name, value, least in (
-        ("num_samples", num_samples, LEAST_DATA),
-        ("refine", refine, 0),
-    ):
+    for name, value, least in (("num_samples", num_samples, LEAST_DATA), ("refine", refine, 0)):
         if value < least:
             raise InvalidInput(f"{name} is {value}: at least {least}")
     options = Choice(model, data=data, **choice)

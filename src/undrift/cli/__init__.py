@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
 
 from undrift import __version__
 from undrift.exceptions import InvalidInput
@@ -60,25 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def available() -> dict[str, str]:
-    """Commands whose module exists, each with its one-line help."""
-    return {name: text for name, text in COMMANDS.items() if find_spec(f"{__name__}.{name}")}
-
-
 def _dispatch(argv: list[str]) -> int:
-    commands = available()
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
-        print(_overview(commands))
+        print(_overview())
         return 0
     if name in ("-V", "--version"):
         print(f"undrift {__version__}")
         return 0
     if name.startswith("-"):
         raise InvalidInput(f"unknown option {name} before the command; see undrift --help")
-    if name not in commands:
-        close = get_close_matches(name, commands, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(commands)}"
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
         raise InvalidInput(f"unknown command {name!r}: {hint}")
 
     from undrift.cli.command import execute
@@ -86,24 +79,20 @@ def _dispatch(argv: list[str]) -> int:
     return execute(name, import_module(f"{__name__}.{name}"), rest)
 
 
-def _overview(commands: dict[str, str]) -> str:
-    width = max(map(len, commands))
-    lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
-    return "\n".join(
-        [
-            "usage: undrift COMMAND [ARGUMENT ...] [--option VALUE ...]",
-            "",
-            "Measure how the error of a diffusion model accumulates along its sampling chain,",
-            "and train the model to accumulate less.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "options:",
-            "  -h, --help     show this text; after a command, that command's options",
-            "  -V, --version  show the version",
-        ]
-    )
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return f"""usage: undrift COMMAND [ARGUMENT ...] [--option VALUE ...]
+
+Measure how the error of a diffusion model accumulates along its sampling chain,
+and train the model to accumulate less.
+
+commands:
+{lines}
+
+options:
+  -h, --help     show this text; after a command, that command's options
+  -V, --version  show the version"""
 
 
 def _complain(message: str) -> int:

@@ -83,10 +83,9 @@ def run(config: Config) -> dict[str, Any]:
 
 def _check(config: Config) -> None:
     """Stop at numbers that are too small, before anything is written."""
-    least = {"base_steps": 1, "steps": 1, "num_steps": 2, "num_samples": 4}
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            raise InvalidInput(f"--{name.replace('_', '-')} is too small: give at least {low}")
+    for name, least in (("base_steps", 1), ("steps", 1), ("num_steps", 2), ("num_samples", 4)):
+        if getattr(config, name) < least:
+            raise InvalidInput(f"--{name.replace('_', '-')} is too small: give at least {least}")
 
 
 def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> ReportInput:

@@ -18,6 +18,13 @@ from undrift.exceptions import InvalidInput
 PRESETS = Path(__file__).parents[1] / "presets"
 """Folders of YAML files that ``--config`` knows by name, one for each command that has some."""
 
+COMMON = {
+    "--print-config": "print the resolved YAML and exit",
+    "--json": "print the result as one JSON object",
+    "--quiet": "print no progress bars and no messages",
+    "-h --help": "show this text and exit",
+}
+
 
 class CommandParser(argparse.ArgumentParser):
     """The command line of one command.
@@ -110,17 +117,12 @@ class CommandParser(argparse.ArgumentParser):
             group.add_argument(option.flag, dest=option.key, metavar=name, type=kind, help=text)
 
     def _add_common(self) -> None:
-        group, switch = self.add_argument_group("common options"), "store_true"
+        group = self.add_argument_group("common options")
         presets = f", or from a preset: {', '.join(self.presets)}" if self.presets else ""
-        group.add_argument(
-            "--config", metavar="FILE", help=f"read options from a YAML file{presets}"
-        )
-        group.add_argument("--print-config", action=switch, help="print the resolved YAML and exit")
-        group.add_argument("--json", action=switch, help="print the result as one JSON object")
-        group.add_argument("--quiet", action=switch, help="print no progress bars and no messages")
-        group.add_argument("-h", "--help", action=switch, help="show this text and exit")
-        common = ("print_config", "json", "quiet", "help")
-        self.set_defaults(config=None, **dict.fromkeys(common, False))
+        text = f"read options from a YAML file{presets}"
+        group.add_argument("--config", metavar="FILE", default=None, help=text)
+        for flags, text in COMMON.items():
+            group.add_argument(*flags.split(), action="store_true", default=False, help=text)
 
     def _usage(self) -> str:
         words = [self.prog]
