@@ -287,7 +287,7 @@ CASES = [
     (odd_data, "measure run --data dict.pt", "name the array 'images'"),
     (odd_data, "measure run --data text.npz", "cannot read text.npz"),
     (odd_data, "measure run --data some.xyz", "cannot use the file some.xyz as data"),
-    (odd_data, "measure run --data empty", "folder empty holds no images"),
+    (odd_data, "measure run --data empty", "folder empty has no images"),
     (odd_data, "measure run --data broken", "cannot read image a.png"),
     (odd_data, "evaluate run --data broken", "cannot read image a.png"),
     (odd_data, "tune run --remedy snr_t --data broken", "cannot read image a.png"),

@@ -38,8 +38,8 @@ def one_line(message):
     [
         ("digit", {}, "unknown data 'digit': did you mean 'digits'"),
         ("Fashion_MNIST", {}, "did you mean 'fashion-mnist'"),
-        ("zzzz", {}, "no file or folder is called so; known are digits, fashion-mnist"),
-        ("imgs", {}, "unknown data 'imgs': no file or folder is called so"),
+        ("zzzz", {}, "no file or folder has this name; known are digits, fashion-mnist"),
+        ("imgs", {}, "unknown data 'imgs': no file or folder has this name"),
         ("./nowhere", {}, "no such file or folder: ./nowhere"),
         ("nowhere/images/x", {}, "no such file or folder"),
         ("nowhere.npz", {}, "no such file or folder"),

@@ -284,7 +284,7 @@ def _beyond(folder):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (_empty, "holds no images"),
+        (_empty, "has no images"),
         (_different, r"differ in size \(4x4 to 6x5\): give --image-size"),
         (_oblong, "6x5, not square: give --image-size"),
         (_not_a_number, r"cannot read image 1\.tif \(NaN or infinite values\)"),

@@ -176,13 +176,13 @@ def test_a_sampler_of_ones_own_gets_its_times_as_they_are():
     [
         (
             lambda s: s.predict(torch.ones(1, 2), 2),
-            "Minimal does not say what its net",
+            "Minimal has no known prediction",
         ),
         (
             lambda s: s.epsilon(torch.ones(1, 2), 2),
-            "Minimal does not say what its net",
+            "Minimal has no known prediction",
         ),
-        (lambda s: s.x0_hat(torch.ones(1, 2), 2), "Minimal does not say what its net"),
+        (lambda s: s.x0_hat(torch.ones(1, 2), 2), "Minimal has no known prediction"),
         (lambda s: s.with_network(torch.nn.Identity()), "Minimal has no network"),
         (lambda s: s.with_steps(3), "Minimal has one grid of times"),
     ],

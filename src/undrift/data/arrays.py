@@ -1,4 +1,4 @@
-r"""Images that lie in an array: a file ``.npy``, ``.npz``, ``.pt``, ``.pth``, or a tensor.
+r"""Images in an array: a file ``.npy``, ``.npz``, ``.pt``, ``.pth``, or a tensor.
 
 The layout is read off the shape: :math:`(N, H, W)`, :math:`(N, H, W, C)` or :math:`(N, C, H, W)`
 with C = 1 or 3. The range is read off the values :math:`v`, of all images of the array, by one rule

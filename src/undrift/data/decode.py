@@ -1,7 +1,7 @@
 r"""Encoded images decoded in threads into one tensor; unreadable ones named or skipped.
 
-Two passes where the size or the number of channels is to be found out: the headers alone, then the
-pixels. The first frame of an animation counts; embedded color profiles are ignored.
+If the size or the number of channels is not given, the headers are read first, then the pixels. Of
+an animation the first frame is used; embedded color profiles are ignored.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def load_folder(folder: Path, options: LoadOptions) -> ImageData:
     paths = sorted(find_images(root))
     if not paths:
         raise InvalidInput(
-            f"folder {root} holds no images: put files such as .png or .jpg there "
+            f"folder {root} has no images: put files such as .png or .jpg there "
             "or give another folder"
         )
     paths = [paths[i] for i in options.rows(len(paths))]

@@ -1,8 +1,8 @@
-r"""One entry for all data: a name, a file, a folder, a Hugging Face dataset, or what is in memory.
+r"""Reading data: a name, a file, a folder, a Hugging Face dataset, or data in memory.
 
-:func:`load_data` makes images in :math:`[-1, 1]` of it. :func:`load_tensor` takes data of any shape
-and range too, and leaves the values of tensors as they are: for what compares data with the samples
-of a model.
+:func:`load_data` returns images in :math:`[-1, 1]`. :func:`load_tensor` takes data of any shape and
+range and does not change the values of tensors, so that data can be compared with the samples of a
+model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from undrift.data.decode import Opener, decode
 from undrift.data.folder import find_images, load_folder
 from undrift.data.hub import has_tables, is_dataset, is_saved_dataset, load_dataset, read_dataset
 from undrift.data.images import ImageData, fingerprint
-from undrift.data.memory import gather
+from undrift.data.memory import collect
 from undrift.data.named import load_digits, load_fashion_mnist
 from undrift.data.options import LoadOptions
 from undrift.data.patches import load_patches
@@ -128,14 +128,14 @@ def load_tensor(
 
 
 def _loaded(source: Any, options: LoadOptions) -> ImageData | Tensor:  # noqa: ANN401
-    """Images in [-1, 1], or what a tensor, an array or a loader holds, as it is."""
+    """Images in [-1, 1], or the unchanged values of a tensor, an array or a loader."""
     if isinstance(source, ImageData):
         return source
     if isinstance(source, (str, Path)):
         return _load_named(str(source), options)
     if is_dataset(source):
         return read_dataset(source, "the dataset", options)
-    found = gather(source)
+    found = collect(source)
     if isinstance(found, Tensor):
         return found
     rows = options.rows(len(found))
@@ -160,7 +160,7 @@ def _load_named(name: str, options: LoadOptions) -> ImageData:
 
 
 def _is_image_folder(folder: Path) -> bool:
-    """Whether to read a folder as images: the default where it holds nothing else either."""
+    """Whether to read a folder as images: if it has images, or no tables either."""
     has_images = next(find_images(folder), None) is not None
     return not is_saved_dataset(folder) and (has_images or not has_tables(folder))
 
@@ -184,6 +184,6 @@ def _unknown(name: str, path: Path) -> InvalidInput:
     close = difflib.get_close_matches(name.lower().replace("_", "-"), _NAMED, n=1, cutoff=0.7)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return InvalidInput(
-        f"unknown data '{name}': {hint}no file or folder is called so; known are "
+        f"unknown data '{name}': {hint}no file or folder has this name; known are "
         f"{', '.join(_NAMED)}, paths, and hf:NAME for a dataset on the Hugging Face hub"
     )

@@ -1,4 +1,4 @@
-"""Data that a program already holds: tensors, arrays, loaders, lists of images.
+"""Data in memory: tensors, arrays, loaders, lists of images.
 
 Values are taken as they are. A batch or an item may be a tensor, a tuple that starts with the
 images (the labels behind it are left out), or a mapping with the images under one of a few names.
@@ -24,14 +24,14 @@ ACCEPTED = (
 )
 
 
-def gather(source: Any) -> Tensor | list[Any]:  # noqa: ANN401
+def collect(source: Any) -> Tensor | list[Any]:  # noqa: ANN401
     """All data of an object as one tensor, with shape (N, *), or as a list of Pillow images.
 
     Raises:
         InvalidInput: If it is no data, or its parts do not fit together.
 
     Example:
-        >>> gather([(torch.zeros(1, 2, 2), 7), (torch.ones(1, 2, 2), 3)]).shape
+        >>> collect([(torch.zeros(1, 2, 2), 7), (torch.ones(1, 2, 2), 3)]).shape
         torch.Size([2, 1, 2, 2])
     """
     source = _images_in(source) if isinstance(source, Mapping) else source
@@ -59,7 +59,7 @@ def _items(source: Any) -> Iterable[Any]:  # noqa: ANN401
 
 
 def _images_in(item: Any) -> Any:  # noqa: ANN401
-    """The images of a batch or an item, without what comes with them."""
+    """The images of a batch or an item, without labels and other entries."""
     if isinstance(item, Mapping):
         name = LoadOptions().find(IMAGE_NAMES, item)
         if name is None:

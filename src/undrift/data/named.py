@@ -1,4 +1,4 @@
-r"""Data sets with a name of their own: scikit-learn's digits and Fashion-MNIST.
+r"""Named data sets: scikit-learn's digits and Fashion-MNIST.
 
 Digits: 1797 images of 8x8 with integers 0 to 16, mapped to :math:`x = v/8 - 1`. Fashion-MNIST:
 60000 and 10000 images of 28x28 with 8 bits, padded with black (-1) to 32x32 unless another size is

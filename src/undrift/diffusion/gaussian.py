@@ -47,7 +47,7 @@ VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "learned
 
 @dataclass(eq=False, repr=False)
 class DenoiserSampler(Sampler):
-    """What the samplers over a :class:`~undrift.diffusion.denoiser.Denoiser` have in common.
+    """The base of all samplers over a :class:`~undrift.diffusion.denoiser.Denoiser`.
 
     Arguments:
         denoiser: The model.

@@ -35,8 +35,8 @@ def as_sampler(
 
     Arguments:
         model: A sampler, which is returned; a denoiser, which is sampled ancestrally; a pipeline of
-            diffusers with a ``unet`` (or ``transformer``) and a ``scheduler``, or what
-            :func:`load_pipeline` finds one by. DDPM and DDIM schedulers become our own samplers
+            diffusers with a ``unet`` (or ``transformer``) and a ``scheduler``, or a path or
+            name for :func:`load_pipeline`. DDPM and DDIM schedulers become our own samplers
             where these do the same, all others are called as they are.
         num_inference_steps: Number of denoising steps; all training steps when None.
         schedule: For a bare network, its noise schedule (it predicts the noise), or a scheduler of
@@ -133,7 +133,7 @@ def sampler_by_name(
 
 
 def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
-    """Channels, height and width of the images that a network of diffusers makes, if it says."""
+    """Channels, height and width of the images of a network of diffusers, or None if not known."""
     config = getattr(network, "config", None)
     channels, size = getattr(config, "in_channels", None), getattr(config, "sample_size", None)
     if channels is None or size is None:

@@ -161,7 +161,7 @@ class Sampler(ABC):
         Raises:
             InvalidInput: If what the network predicts is not known.
         """
-        raise InvalidInput(f"{type(self).__name__} does not say what its network predicts")
+        raise InvalidInput(f"{type(self).__name__} has no known prediction type: define predict")
 
     def epsilon(self, x_t: Tensor, t: float) -> Tensor:
         r"""The model's :math:`\hat\epsilon` at a state, with its shape."""
@@ -175,7 +175,7 @@ class Sampler(ABC):
         """The same chain over another network.
 
         Raises:
-            InvalidInput: If the chain does not say where its network is.
+            InvalidInput: If the chain defines no such method.
         """
         raise InvalidInput(
             f"{type(self).__name__} has no network that could be replaced: define with_network, "
@@ -186,7 +186,7 @@ class Sampler(ABC):
         """The same chain with another number of steps.
 
         Raises:
-            InvalidInput: If the chain does not say how, or there cannot be so many.
+            InvalidInput: If the chain defines no such method, or has no grid with so many.
         """
         raise InvalidInput(
             f"{type(self).__name__} has one grid of times: build it with {num_inference_steps} "

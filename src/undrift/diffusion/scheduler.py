@@ -155,7 +155,7 @@ class DiffusersSampler(Sampler):
             total = alpha_t + sigma_t
             return Prediction((x_t - sigma_t * output) / total, (x_t + alpha_t * output) / total)
         if kind not in ("epsilon", "sample", "v_prediction"):
-            raise InvalidInput(f"{type(scheduler).__name__} does not say what its network predicts")
+            raise InvalidInput(f"{type(scheduler).__name__} has no known prediction type")
         # a network sees states of unit variance, whatever the scaling of the chain
         norm = (alpha_t**2 + sigma_t**2) ** 0.5
         return estimates(output, x_in, alpha_t / norm, sigma_t / norm, kind)
