@@ -69,7 +69,9 @@ class DiffusersSampler(Sampler):
         timestep_options: dict[str, Any] | None = None,
     ) -> None:
         self.network = network
-        self.prediction_type = _prediction_type(scheduler)
+        is_flow = type(scheduler).__name__.startswith("FlowMatch")
+        other = "flow_prediction" if is_flow else None
+        self.prediction_type = scheduler.config.get("prediction_type", other)
         self.conditioning = conditioning or {}
         self.step_options = step_options or {}
         self.timestep_options = timestep_options or {}
@@ -238,12 +240,6 @@ class DiffusersSampler(Sampler):
         if history is None and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(call)
         return scheduler
-
-
-def _prediction_type(scheduler: Any) -> Any:  # noqa: ANN401
-    """What the network predicts, by diffusers' names, or None if it is not known."""
-    is_flow = type(scheduler).__name__.startswith("FlowMatch")
-    return scheduler.config.get("prediction_type", "flow_prediction" if is_flow else None)
 
 
 def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str, Any]) -> Any:  # noqa: ANN401
