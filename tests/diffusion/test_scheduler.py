@@ -496,6 +496,11 @@ def test_a_wrong_number_of_steps_is_refused(n):
         DiffusersSampler(network, DDPMScheduler(), n)
 
 
+def test_an_object_that_is_no_scheduler_is_refused():
+    with pytest.raises(InvalidInput, match="object has no forward process"):
+        DiffusersSampler(network, object(), 10)
+
+
 def test_no_step_starts_from_data_or_from_off_the_grid():
     sampler = DiffusersSampler(network, DDPMScheduler(), 10)
     for t in (0, 500.5):

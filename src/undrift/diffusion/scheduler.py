@@ -69,13 +69,13 @@ class DiffusersSampler(Sampler):
         timestep_options: dict[str, Any] | None = None,
     ) -> None:
         self.network = network
-        is_flow = type(scheduler).__name__.startswith("FlowMatch")
-        other = "flow_prediction" if is_flow else None
-        self.prediction_type = scheduler.config.get("prediction_type", other)
         self.conditioning = conditioning or {}
         self.step_options = step_options or {}
         self.timestep_options = timestep_options or {}
         self._set_steps(scheduler, num_inference_steps)
+        is_flow = type(scheduler).__name__.startswith("FlowMatch")
+        other = "flow_prediction" if is_flow else None
+        self.prediction_type = scheduler.config.get("prediction_type", other)
 
     def _set_steps(self, scheduler: Any, num_inference_steps: int | None) -> None:  # noqa: ANN401
         """Set the grid, and the calls of the network in the step from each of its times."""
