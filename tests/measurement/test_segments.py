@@ -61,7 +61,7 @@ def test_segments_add_up_to_the_closed_form_and_bound_the_cumulative_error() -> 
         assert record.mean + record.variance + record.shape == pytest.approx(record.error)
         assert record.error_per_dimension == record.error / 2
         assert record.exposure_bias == pytest.approx(record.error - record.error_forward)
-    # The data have a density here, but the last module adds no noise: a point mass has none.
+    # The data have a density here, but the last step adds no noise: a point mass has none.
     assert 0 not in found.modular and 0 not in found.limits and found.how["down_to"] == 1
 
 
@@ -83,7 +83,7 @@ def test_intervals_of_segments_and_paths_cover_the_truth() -> None:
     assert LEVEL - 0.011 < above / runs < 0.99
 
 
-def test_the_prior_brings_what_the_closed_form_says() -> None:
+def test_the_error_of_the_prior_is_that_of_the_closed_form() -> None:
     """A short linear schedule leaves signal at T: KL(N(0, I) ‖ q_T) within 4 standard errors."""
     schedule = LinearSchedule(1000)
     short = GaussianChain.from_schedule(MEAN, COV, schedule, grid=(300, 200, 100, 0))
@@ -154,7 +154,7 @@ def test_chains_without_density_say_why() -> None:
     scheduler = DDPMScheduler(20, prediction_type="sample", clip_sample=False)
     cases = {
         "eta > 0": DDIMSampler(sampler.denoiser, clip=None),
-        "DiffusersSampler is no chain of Gaussian denoising steps": DiffusersSampler(
+        "DiffusersSampler has no Gaussian denoising steps": DiffusersSampler(
             lambda x, t: 0.5 * x, scheduler, 5
         ),
     }
@@ -166,7 +166,7 @@ def test_chains_without_density_say_why() -> None:
         assert profile.states[0].kl.lower is not None
 
 
-def test_a_module_without_noise_inside_of_the_chain_ends_the_bracket() -> None:
+def test_a_step_without_noise_inside_of_the_chain_ends_the_bracket() -> None:
     """Nothing is summed over it: its segment has no number, and no later state an upper limit."""
 
     class Halting(type(affine_sampler(gaussian_chain(), CosineSchedule(20)))):
@@ -181,7 +181,7 @@ def test_a_module_without_noise_inside_of_the_chain_ends_the_bracket() -> None:
     assert found.modular[1].steps == 1
 
 
-def test_a_blown_up_chain_is_refused() -> None:
+def test_a_diverged_chain_is_refused() -> None:
     _, sampler, process = chain_and_process()
     wild = sampler.with_network(lambda x, t: x * torch.nan)
     with pytest.raises(InvalidInput, match="modular errors at t=12 are not finite"):
@@ -269,7 +269,10 @@ def test_the_command_prints_and_saves_modular_errors(place, capsys) -> None:
     text = capsys.readouterr().out
     assert "E_mod of each segment" in text and "of the modular error is in the mean" in text
     assert cli.main([*arguments, "--sampler", "ddim"]) == 0
-    assert "no modular errors: no module of this chain has a density" in capsys.readouterr().out
+    assert (
+        "no modular errors: no denoising step of this chain has a density"
+        in capsys.readouterr().out
+    )
 
 
 def test_modular_errors_want_the_state_before_the_last(place, capsys) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,21 +20,24 @@ from undrift.measurement.cumulative import (
     permutations,
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
-from undrift.measurement.placement import RESOLVED, candidates
+from undrift.measurement.placement import RESOLVED, candidates, place_states
 from undrift.measurement.population import Population
+from undrift.measurement.segments import data_process, segment_errors
 from undrift.measurement.state import Budget, ErrorState, Exposure
 from undrift.mmd.kernels import Kernel
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.seeds import stream_seed
 
+Tick = Callable[[int], None]
+
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the pilot chains have shown.
+    """Results of the pilot chains.
 
     Arguments:
         deltas: Ning et al.'s variance error, by time.
-        errors: Cumulative error, as far as it stands out of its noise, by time.
+        errors: Cumulative error less the part that is not distinguishable from noise, by time.
     """
 
     deltas: dict[float, float]
@@ -42,7 +46,7 @@ class Pilot:
 
 @dataclass(frozen=True)
 class ChainMeasurement:
-    """One measurement of a chain, and what it needs at every state.
+    """One measurement of a chain.
 
     Arguments:
         sampler: The chain.
@@ -52,6 +56,9 @@ class ChainMeasurement:
         num_permutations: Permutations of the test at each state.
         batch_size: Number of chains that go through the network at once.
         seed: Seed of all streams but that of the forward draws.
+        budget: Whether to run each segment once more, from forward draws.
+        exposure: Whether to measure exposure bias.
+        num_modular: Number of chains for the modular error; 0 for none.
     """
 
     sampler: Sampler
@@ -61,117 +68,123 @@ class ChainMeasurement:
     num_permutations: int
     batch_size: int
     seed: int
+    budget: bool = True
+    exposure: bool = True
+    num_modular: int = 0
 
     @property
     def num_pilots(self) -> int:
         """Number of pilot chains: a sixtieth of all, 16 to 64."""
         return min(max(self.num_samples // 60, 16), 64, len(self.forward.data))
 
-    def pilot(self, count: int, *, compare: bool, tick: Callable[[int], None]) -> Pilot:
+    def num_calls(self, states: int | tuple[float, ...]) -> int:
+        """Denoising steps times chains of a measurement at these states."""
+        pilots = self.num_pilots if self.exposure or isinstance(states, int) else 0
+        passes = 2 if self.budget else 1
+        chains = self.num_samples * passes + pilots + 2 * self.num_modular
+        return (len(self.sampler.grid) - 1) * chains
+
+    def run(
+        self, states: int | tuple[float, ...], tick: Tick
+    ) -> tuple[list[ErrorState], dict[str, Any]]:
+        """Measure the chain.
+
+        Arguments:
+            states: Times of the states, or their number, to be placed where the error grows.
+            tick: Called with the number of denoising steps times chains that were run.
+
+        Returns:
+            The states, without ratios, and how the modular errors were measured.
+        """
+        grid, placed = self.sampler.grid, isinstance(states, int)
+        pilot = self.pilot(compare=placed, tick=tick) if self.exposure or placed else Pilot({}, {})
+        if isinstance(states, int):
+            scales = list(map(self.sampler.scale, grid))
+            states = place_states(grid, scales, states, pilot.errors)
+        if not self.num_modular:
+            return self._advance(states, pilot.deltas, tick), {}
+        states = tuple(t for t in grid if t in {*states, *grid[-2:]})
+        measured, data = self._advance(states, pilot.deltas, tick), self.forward.data
+        nats = segment_errors(
+            self.sampler, data_process(self.sampler, data), states,
+            (self.num_modular, *data.shape[1:]),
+            seed=self.seed, batch_size=self.batch_size, device=data.device, tick=tick,
+        )  # fmt: skip
+        return [nats.added_to(state) for state in measured], {"modular": nats.how}
+
+    def pilot(self, *, compare: bool, tick: Tick) -> Pilot:
         """Run pilot chains from forward draws of known data.
 
         Arguments:
-            count: Number of chains.
-            compare: Whether to compare them with forward draws on the way.
-            tick: Called with the number of states times steps that were run.
+            compare: Whether to compare them with forward draws at some states.
+            tick: Called with the number of denoising steps times chains that were run.
         """
-        deltas: dict[float, float] = {}
-        errors: dict[float, float] = {}
-        if not count:
-            return Pilot(deltas, errors)
-        grid = self.sampler.grid
-        x_0 = self.forward.select(count)
-        starts = self.forward.draw(x_0, grid[0])
-        chains = Population(
-            self.sampler, starts, self.batch_size, stream_seed(self.seed, "ahead"), tick
-        )
-        halts = set(candidates(grid)) if compare else set()
+        grid, found = self.sampler.grid, Pilot({}, {})
+        x_0 = self.forward.select(self.num_pilots)
+        starts, seed = self.forward.draw(x_0, grid[0]), stream_seed(self.seed, "ahead")
+        chains = Population(self.sampler, starts, self.batch_size, seed, tick)
+        compared = set(candidates(grid)) if compare else set()
         for t in grid:
             x = chains.advance(t)
             check_states(x, t, "states that started from forward draws")
-            deltas[t] = variance_error(x, x_0, *self.sampler.scale(t))
-            if t in halts:
+            found.deltas[t] = variance_error(x, x_0, *self.sampler.scale(t))
+            if t in compared:
                 y = self.forward.draw(self.forward.select(min(1024, self.forward.count)), t)
-                found = mmd_estimate(x, y, kernel=self.kernel.fit(y, x), num_permutations=0)
-                errors[t] = max(found.mmd_sq - RESOLVED * found.null_sd, 0.0)
-        return Pilot(deltas, errors)
+                error = mmd_estimate(x, y, kernel=self.kernel.fit(y, x), num_permutations=0)
+                found.errors[t] = max(error.mmd_sq - RESOLVED * error.null_sd, 0.0)
+        return found
 
-    def run(
-        self,
-        times: tuple[float, ...],
-        *,
-        budget: bool,
-        exposure: bool,
-        deltas: dict[float, float],
-        empirical: bool = False,
-        tick: Callable[[int], None],
+    def _advance(
+        self, times: tuple[float, ...], deltas: dict[float, float], tick: Tick
     ) -> list[ErrorState]:
-        """Advance all chains from state to state and keep the numbers.
-
-        With ``empirical`` they are compared with the data set itself too.
-        """
-        device, shape = self.forward.data.device, tuple(self.forward.data.shape[1:])
+        """Run all chains from state to state and compare them at each with forward draws."""
+        data, states = self.forward.data, []
         chains = Population.from_prior(
-            self.sampler,
-            (self.num_samples, *shape),
-            self.batch_size,
-            self.seed,
-            device=device,
-            tick=tick,
-        )
-        target = self._data_set()
-        states: list[ErrorState] = []
+            self.sampler, (self.num_samples, *data.shape[1:]), self.batch_size, self.seed,
+            device=data.device, tick=tick,
+        )  # fmt: skip
+        target, options = self._data_set(), {"num_permutations": self.num_permutations}
         for t in times:
             x = chains.advance(t)
             check_states(x, t, "the sampler's states")
-            y = self.forward.at(t)
+            y, overlap = self.forward.at(t), self.forward.overlap(t)
             error, kl, kernel = cumulative_error(
-                x,
-                y,
-                self.kernel,
-                num_permutations=self.num_permutations,
-                overlap=self.forward.overlap(t),
-                generator=permutations(self.seed, t),
+                x, y, self.kernel, overlap=overlap, generator=permutations(self.seed, t), **options
             )
-            if empirical:
-                kl = data_set_limits(
-                    x,
-                    target,
-                    t,
-                    kernel,
-                    num_permutations=self.num_permutations,
-                    generator=target.generator,
-                )
+            if self.num_modular:
+                kl = data_set_limits(x, target, t, kernel, **options)
             state = ErrorState(t, *self.sampler.scale(t), error, kl=kl)
-            if budget and t != times[0]:
+            if self.budget and t != times[0]:
                 state = replace(state, budget=self._budget(chains, x, t, kernel))
-            if exposure:
-                norms = self._epsilon_norms(x, y, t, len(times)) if t > 0 else Exposure()
+            if self.exposure:
+                norms = self._epsilon_norms(x, y, t, len(times))
                 state = replace(state, exposure=replace(norms, delta=deltas.get(t)))
             states.append(state)
         return states
 
     def _data_set(self) -> ForwardDraws:
-        """Draws from the data set itself, from a stream of their own."""
+        """Draws from the data set itself, from a separate random stream."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "data set"))
         count = max(self.forward.count, self.num_samples)
         return replace(self.forward, reference="empirical", count=count, generator=generator)
 
     def _budget(self, chains: Population, x: Tensor, t: float, kernel: Kernel) -> Budget:
-        """The terms of the segment that ends here; how much of their errors is due to the data."""
+        """Fresh and inherited error of the segment that ends at this state."""
         x_0 = self.forward.select(len(x))
         starts, forward = self.forward.draw_pair(x_0, chains.before[0], t)
         rolled = chains.replay(starts)
-        check_states(rolled, t, "states that were rolled out from forward draws")
+        check_states(rolled, t, "states of chains from forward draws")
         overlap = min(1.0, len(x_0) / len(self.forward.data)) if self.forward.overlap(t) else 0.0
         return error_budget(x[: len(x_0)], rolled, forward, kernel, overlap)
 
-    def _epsilon_norms(self, x: Tensor, y: Tensor, t: float, states: int) -> Exposure:
+    def _epsilon_norms(self, x: Tensor, y: Tensor, t: float, num_states: int) -> Exposure:
         """Norms of the noise estimate, on as many states as cost one percent of the run."""
+        if t == 0:
+            return Exposure()
         steps = len(self.sampler.grid) - 1
-        share = self.num_samples * steps // (200 * states)
+        share = self.num_samples * steps // (200 * num_states)
         count = min(max(share, 16), self.batch_size, len(x), len(y))
         try:
             return epsilon_norms(self.sampler, x[:count], y[:count], t)
-        except InvalidInput:  # a scheduler that does not say what its network predicts
+        except InvalidInput:  # the scheduler has no prediction type
             return Exposure()

@@ -1,7 +1,7 @@
 r"""The cumulative error of a state: :math:`D_t^2 = \mathrm{MMD}^2(p_t, q_t)`.
 
 Both sides are samples: states that the sampler made, and forward draws of data. The kernel's
-bandwidth is fixed by the forward draws of the same t, so that it does not move with the model.
+bandwidth is fixed by the forward draws of the same t, so that it does not change with the model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ForwardDraws:
         data: Data, with shape :math:`(n, *)`.
         sampler: The chain, whose forward process is used.
         count: Number of draws for each state.
-        reference: What the data stand for.
+        reference: ``"population"`` or ``"empirical"``.
         generator: Source of the draws.
     """
 
@@ -90,7 +90,7 @@ def cumulative_error(
     overlap: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> tuple[CumulativeError, KLLimits | None, Kernel]:
-    r"""The cumulative error of a state, what it certifies in nats, and the kernel that measured it.
+    r"""The cumulative error of a state, its lower limit in nats, and the kernel with its bandwidth.
 
     Arguments:
         x: The sampler's states, with shape :math:`(N, *)`.
@@ -120,9 +120,9 @@ def cumulative_error(
 def data_variance(found: MMDEstimate, overlap: float) -> float:
     """The part of the squared standard error of an MMD² that is due to the data.
 
-    Of the first order the share :math:`N / (N + M)`, of the second order (all there is where
-    nothing differs) its square, exactly so as the sampler's distribution approaches the forward
-    one; both times the share of the data that the draws use.
+    Of the first order the share :math:`N / (N + M)`, of the second order, the only one where the
+    distributions are equal, its square; exact in the limit of equal distributions. Both are
+    multiplied by the share of the data that the draws use.
     """
     share = overlap * found.num_x / (found.num_x + found.num_y)
     first_order = max(found.standard_error**2 - found.null_sd**2, 0.0)
@@ -136,7 +136,6 @@ def data_set_limits(
     kernel: Kernel,
     *,
     num_permutations: int = 200,
-    generator: torch.Generator | None = None,
 ) -> KLLimits:
     r"""The lower limit of the cumulative error against the data set itself, from MMD.
 
@@ -147,12 +146,11 @@ def data_set_limits(
         draws: Forward draws with the empirical distribution as reference.
         t: Time of the states.
         kernel: A kernel with a fixed bandwidth.
-        num_permutations: Permutations behind the limit; 0 for a normal law.
-        generator: Source of the permutations.
+        num_permutations: Permutations behind the limit; 0 for a limit without them.
     """
     y = draws.draw(draws.select(), t)
     found = mmd_estimate(
-        x, y, kernel=kernel, num_permutations=num_permutations, generator=generator
+        x, y, kernel=kernel, num_permutations=num_permutations, generator=draws.generator
     )
     return KLLimits(
         lower=kl_limit(found, kernel) if t > 0 else None,
@@ -196,7 +194,7 @@ def default_count(data: Tensor, num_samples: int, reference: Reference) -> int:
 
 
 def check_states(x: Tensor, t: float, what: str) -> None:
-    """Stop at the first state that is not finite, and say where.
+    """Check that states are finite.
 
     Raises:
         InvalidInput: If a value is NaN or infinite.
@@ -205,6 +203,6 @@ def check_states(x: Tensor, t: float, what: str) -> None:
         rows = (~torch.isfinite(x.flatten(1)).all(1)).nonzero()
         raise InvalidInput(
             f"{what} at t={t:g} are not finite ({len(rows)} of {len(x)}, the first is number "
-            f"{int(rows[0])}): the chain has blown up; clip the estimate of the data, or check the "
+            f"{int(rows[0])}): the values diverged; clip the estimate of the data, or check the "
             "weights and the prediction type"
         )

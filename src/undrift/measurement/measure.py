@@ -1,10 +1,9 @@
-r"""Measure the error of a chain: :func:`measure` runs a sampler once and compares as it goes.
+r"""Measure the error of a chain: :func:`measure` runs a sampler once and compares as it runs.
 
-All chains advance together to the next chosen state; there they are compared with forward draws,
-the numbers are kept, and the states go on. The budget's second pass runs each segment once more
-from true forward draws. Before them run a few pilot chains from :math:`q(x_T | x_0)`: their data
-are known, which :math:`\delta_t` needs, and they show where the error grows, which is where states
-are chosen.
+All chains advance together from one chosen state to the next and are compared there with forward
+draws. The budget's second pass runs each segment once more from forward draws. A few pilot chains
+run first, from :math:`q(x_T | x_0)`: their data are known, which :math:`\delta_t` needs, and the
+states are placed where their error grows.
 """
 
 from __future__ import annotations
@@ -26,18 +25,14 @@ from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cost import announce_cost
 from undrift.measurement.cumulative import ForwardDraws, Reference, default_count
 from undrift.measurement.data import check_data_range, data_for
-from undrift.measurement.placement import place_states
 from undrift.measurement.profile import ErrorProfile
-from undrift.measurement.segments import SegmentErrors, data_process, segment_errors
 from undrift.measurement.state import Criterion, with_ratios
 from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.two_sample import MIN_SAMPLES
 from undrift.progress import progress_bar
 from undrift.seeds import stream_seed
 
 States = int | Literal["all"] | Sequence[float]
-
-MIN_SAMPLES = 4
-"""The error bar of an unbiased MMD² needs four samples."""
 
 
 @torch.no_grad()
@@ -72,13 +67,14 @@ def measure(
             ``schedule``, or a pipeline of diffusers with ``unet`` and ``scheduler``: itself, its
             folder, its name on the hub, or a run of ``undrift train``.
         data: Data, with shape :math:`(n, *)`, scaled as the model's samples are: a tensor, an
-            array, a ``DataLoader``, a list of tensors; or what is read as images and brought to
+            array, a ``DataLoader``, a list of tensors; or what is read as images and scaled to
             [-1, 1] and the size that the model makes: a name, a folder, a file, Pillow images, a
             Hugging Face dataset (see :func:`undrift.load_data`).
         schedule: Noise schedule of a bare network that predicts the noise, or a scheduler of
             diffusers.
         num_inference_steps: Number of steps of the sampler; all training steps when None.
-        num_samples: Number of chains; standard errors fall with its root, at the null with itself.
+        num_samples: Number of chains; standard errors fall with its root, and with the number
+            itself where there is no error.
         num_forward: Number of forward draws at each state; all data, up to four times
             ``num_samples``, when None.
         states: ``"all"`` states of the sampler's grid; a number of them, spaced where the error
@@ -92,9 +88,8 @@ def measure(
             measured too, because a divergence from a data set exists down to there. It costs
             twice ``num_modular`` chains, and time in proportion to the number of data.
         num_modular: Number of chains on which the modular error is measured.
-        reference: What the data stand for: the ``"population"`` they were drawn from, or
-            themselves, the ``"empirical"`` distribution (see
-            :class:`~undrift.measurement.cumulative.ForwardDraws`).
+        reference: Whether the data are draws of a ``"population"``, or the target themselves, as an
+            ``"empirical"`` distribution (:class:`~undrift.measurement.cumulative.ForwardDraws`).
         kernel: Kernel; its bandwidth is fixed by the forward draws of each state. The RBF mixture
             with the mean squared distance when None.
         num_permutations: Permutations of the test at each state; without the budget 0 is allowed,
@@ -103,10 +98,10 @@ def measure(
         check_range: Whether to refuse data that are scaled in another way than the model's samples
             (:mod:`undrift.measurement.data`).
         seed: Seed of everything; the same seed gives the same profile.
-        device: Where to run, which is where the model has to be; the model's device when None.
-        label: What the profile is called in reports.
-        progress: Whether to draw a progress bar on stderr, and to say before long work (10 seconds)
-            about how long it takes.
+        device: Where to run, and where the model must be; the model's device when None.
+        label: Name of the profile in reports.
+        progress: Whether to draw a progress bar on stderr, and to estimate the time of work that
+            takes more than 10 seconds.
 
     Raises:
         InvalidInput: If the model, the data, the states or the sample size cannot be used, or the
@@ -124,86 +119,61 @@ def measure(
         >>> [state.t for state in profile.states][0], profile.final.p_value > 0.01
         (20, True)
     """
-    started, criterion = time.perf_counter(), Criterion()
+    started = time.perf_counter()
     sampler = as_sampler(model, num_inference_steps, schedule)
-    network = sampler.network
     data, data_how = data_for(sampler, data, device)
     _check_sizes(num_samples, num_forward, len(data), num_modular, batch_size)
-    _check_permutations(num_permutations, budget, criterion)
-    check_weights(network)
-    times = _asked_for(sampler.grid, states)
+    _check_permutations(num_permutations, budget)
+    check_weights(sampler.network)
+    chosen = _chosen(sampler.grid, states)
     if check_range:
         check_data_range(sampler, data, is_scaled="source" in data_how, seed=seed)
-    draws = torch.Generator().manual_seed(stream_seed(seed, "forward"))
     count = num_forward or default_count(data, num_samples, reference)
+    draws = torch.Generator().manual_seed(stream_seed(seed, "forward"))
+    forward = ForwardDraws(data, sampler, count, reference, draws)
     chain = ChainMeasurement(
-        sampler,
-        ForwardDraws(data, sampler, count, reference, draws),
-        kernel or RBFMixture(),
-        num_samples,
-        num_permutations,
-        batch_size,
-        seed,
-    )
-    steps, pilots = len(sampler.grid) - 1, chain.num_pilots if exposure or not times else 0
-    total = steps * (num_samples * (2 if budget else 1) + pilots + 2 * num_modular * int(modular))
+        sampler, forward, kernel or RBFMixture(), num_samples, num_permutations, batch_size, seed,
+        budget=budget, exposure=exposure, num_modular=num_modular if modular else 0,
+    )  # fmt: skip
+    calls = chain.num_calls(chosen)
     if progress:
-        announce_cost(sampler, data, num_samples, total, batch_size)
-    with evaluating(network), progress_bar(f"measuring {label}", total, show=progress) as tick:
-        pilot = chain.pilot(pilots, compare=not times, tick=tick)
-        if not times:
-            assert isinstance(states, int)
-            times = place_states(
-                sampler.grid, list(map(sampler.scale, sampler.grid)), states, pilot.errors
-            )
-        if modular:
-            times = tuple(t for t in sampler.grid if t in {*times, *sampler.grid[-2:]})
-        measured = chain.run(
-            times,
-            budget=budget,
-            exposure=exposure,
-            deltas=pilot.deltas,
-            empirical=modular,
-            tick=tick,
-        )
-        in_nats = SegmentErrors({}, {}, {})
-        if modular:
-            in_nats = segment_errors(
-                sampler, data_process(sampler, data), times, (num_modular, *data.shape[1:]),
-                seed=seed, batch_size=batch_size, device=data.device, tick=tick,
-            )  # fmt: skip
-            measured = [in_nats.added_to(state) for state in measured]
-    how = {
-        "model": type(network).__name__,
-        "weights": weights_digest(network),
-        "sampler": sampler.describe(),
-        "data": data_how,
-        "kernel": chain.kernel.to_dict(),
-        "estimator": "u",
-        "reference": reference,
-        "num_permutations": num_permutations,
-        "batch_size": batch_size,
-        "budget": budget,
-        "seed": seed,
-        "device": str(data.device),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {name: version(name) for name in ("undrift", "torch", "diffusers")},
-        **({"modular": in_nats.how} if modular else {}),
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+        announce_cost(sampler, data, num_samples, calls, batch_size)
+    bar = progress_bar(f"measuring {label}", calls, show=progress)
+    with evaluating(sampler.network), bar as tick:
+        measured, modular_how = chain.run(chosen, tick)
+    seconds = round(time.perf_counter() - started, 2)
+    how = _how(chain) | {"data": data_how} | modular_how | {"seconds": seconds}
     return ErrorProfile(
-        with_ratios(measured, criterion),
+        with_ratios(measured),
         num_samples,
-        chain.forward.count,
+        count,
         json.loads(json.dumps(how, default=str)),
         label,
         datetime.now(UTC).isoformat(timespec="seconds"),
-        criterion,
     )
 
 
-def _asked_for(grid: tuple[float, ...], states: States) -> tuple[float, ...]:
-    """The times that were asked for, descending, with both ends; none if they are to be chosen."""
+def _how(chain: ChainMeasurement) -> dict[str, Any]:
+    """All that the numbers depend on besides the data."""
+    return {
+        "model": type(chain.sampler.network).__name__,
+        "weights": weights_digest(chain.sampler.network),
+        "sampler": chain.sampler.describe(),
+        "kernel": chain.kernel.to_dict(),
+        "estimator": "u",
+        "reference": chain.forward.reference,
+        "num_permutations": chain.num_permutations,
+        "batch_size": chain.batch_size,
+        "budget": chain.budget,
+        "seed": chain.seed,
+        "device": str(chain.forward.data.device),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("undrift", "torch", "diffusers")},
+    }
+
+
+def _chosen(grid: tuple[float, ...], states: States) -> int | tuple[float, ...]:
+    """Times of the states, descending, with both ends; or their number, to be placed."""
     if states == "all" or (isinstance(states, int) and states >= len(grid)):
         return grid
     if isinstance(states, str):
@@ -211,7 +181,7 @@ def _asked_for(grid: tuple[float, ...], states: States) -> tuple[float, ...]:
     if isinstance(states, int):
         if states < 2:
             raise InvalidInput(f"{states} states asked for: choose at least 2, or all")
-        return ()
+        return states
     off = [t for t in states if t not in grid]
     if off:
         raise InvalidInput(
@@ -224,24 +194,19 @@ def _asked_for(grid: tuple[float, ...], states: States) -> tuple[float, ...]:
 def _check_sizes(
     num_samples: int, num_forward: int | None, num_data: int, num_modular: int, batch: int
 ) -> None:
-    sizes = {
-        "num_samples": num_samples,
-        "num_forward": num_forward,
-        "number of data": num_data,
-        "num_modular": num_modular,
-    }
-    for name, value in sizes.items():
+    names = ("num_samples", "num_forward", "number of data", "num_modular")
+    for name, value in zip(names, (num_samples, num_forward, num_data, num_modular), strict=True):
         if value is not None and value < MIN_SAMPLES:
             raise InvalidInput(f"{name} is {value}: an error bar needs at least {MIN_SAMPLES}")
     if batch < 1:
         raise InvalidInput(f"batch_size is {batch}: at least 1")
 
 
-def _check_permutations(count: int, budget: bool, criterion: Criterion) -> None:
-    least = criterion.num_permutations
-    if count >= least or (count == 0 and not budget):
-        return
-    raise InvalidInput(
-        f"num_permutations is {count}: amplifications are taken where p ≤ {criterion.max_p_value}, "
-        f"which needs at least {least}" + ("" if budget else ", or 0 for no p-values")
-    )
+def _check_permutations(count: int, budget: bool) -> None:
+    criterion = Criterion()
+    if count < criterion.num_permutations and (count != 0 or budget):
+        raise InvalidInput(
+            f"num_permutations is {count}: amplifications are taken where p ≤ "
+            f"{criterion.max_p_value}, which needs at least {criterion.num_permutations}"
+            + ("" if budget else ", or 0 for no p-values")
+        )

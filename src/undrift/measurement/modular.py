@@ -1,33 +1,32 @@
-r"""The modular error: how far one module is from the true reverse conditional, in nats.
+r"""The modular error: divergence of one denoising step from the exact reverse step, in nats.
 
 .. math:: E_{mod}(t) = E_{x_t \sim p_t} KL(K_t(\cdot|x_t) \,\|\, q(\cdot|x_t))
 
-needs a module with a density (ancestral sampling, DDIM with :math:`\eta > 0`) and data whose
-reverse conditional is known: a mixture, or the data set itself (:mod:`undrift.diffusion.mixture`).
-Let
-:math:`g = N(m^*, \mathrm{diag}\,v^*)` have the moments of :math:`q(\cdot|x_t)`, and let
-:math:`K_t = N(m, \mathrm{diag}\,v)`, :math:`r = v / v^*`. Exactly,
+needs a denoising step with a density (ancestral sampling, DDIM with :math:`\eta > 0`) and data
+whose reverse conditional is known: a mixture, or the data set itself
+(:mod:`undrift.diffusion.mixture`). Let :math:`g = N(m^*, \mathrm{diag}\,v^*)` have the moments of
+:math:`q(\cdot|x_t)`, and let :math:`K_t = N(m, \mathrm{diag}\,v)`, :math:`r = v / v^*`. Exactly,
 
 .. math:: KL(K_t \| q) = \underbrace{\sum_i \frac{(m_i - m_i^*)^2}{2 v_i^*}}_{\text{mean}}
             + \underbrace{\tfrac12 \sum_i (r_i - 1 - \log r_i)}_{\text{variance}}
             + \underbrace{E_{x_s \sim K_t} \log\frac{g(x_s)}{q(x_s|x_t)}}_{\text{shape}}.
 
-The first two are closed forms at every state; only the third is drawn, with one :math:`x_s` a
+The first two are closed forms at every state; only the third is drawn, with one :math:`x_s` per
 state. It is small where steps are short, so the estimate is far less noisy than the mean of
-:math:`\log K_t - \log q`, with the same expectation. It may be negative: it is no divergence.
+:math:`\log K_t - \log q`, with the same expectation. It may be negative, because it is not a
+divergence.
 
-The mean term asks for training, the variance term for another reverse variance (no training at
-all), the shape term for shorter steps: no Gaussian module can follow a reverse conditional with
-two modes.
+A large mean term calls for more training, a large variance term for another reverse variance
+(without training), a large shape term for shorter steps: no Gaussian step can follow a reverse
+conditional with two modes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ class Estimate:
 
 
 class NoDensity(InvalidInput):
-    """No module of a chain has a density, so no divergence of it exists."""
+    """No denoising step of a chain has a density, so its divergence does not exist."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,13 @@ class ModularError:
 
     Arguments:
         t: Time of the states.
-        s: Time the module leads to.
+        s: Time to which the step leads.
         parts: Mean, variance and shape term of every state, with shape :math:`(3, B)`.
         dim: Numbers in one state.
         variance_factor: What to multiply the reverse variance by for the least modular error,
             :math:`1 / E[\mathrm{mean}_i\, v_i / v^*_i]`.
-        top_weight: Mean responsibility of the nearest component; near 1 on a data set the target
-            memorizes.
+        top_weight: Mean responsibility of the nearest component; near 1 the target of a
+            data set memorizes.
     """
 
     t: float
@@ -103,7 +102,7 @@ class ModularError:
 
     @property
     def memorizing(self) -> bool:
-        """Whether the target, if it is a data set, has come down to single data."""
+        """Whether the target, if it is a data set, is a single datum."""
         return self.top_weight > MEMORIZING
 
 
@@ -117,20 +116,20 @@ def modular_error(
     x_s: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ModularError:
-    r"""Estimate the modular error of one module on given states.
+    r"""Estimate the modular error of one denoising step on given states.
 
     Arguments:
-        kernel: The module at these states, :math:`K_t(\cdot|x_t)`.
+        kernel: The step at these states, :math:`K_t(\cdot|x_t)`.
         x_t: States, with shape :math:`(B, *)`: from the sampler for the modular error proper, from
             the forward process for what training sees.
         process: The data under the forward process.
         t: Time of the states.
-        s: Time the module leads to.
-        x_s: One draw of the module at each state, to be used again; drawn when None.
+        s: Time to which the step leads.
+        x_s: One draw of the step at each state; drawn when None.
         generator: Source of that draw.
 
     Raises:
-        InvalidInput: If the module adds no noise, or there are fewer than 2 states.
+        InvalidInput: If the step adds no noise, or there are fewer than 2 states.
 
     Example:
         >>> from undrift.diffusion.mixture import GaussianMixture
@@ -145,21 +144,22 @@ def modular_error(
     """
     if len(x_t) < 2:
         raise InvalidInput("a modular error needs at least 2 states")
-    mean, variance = moments(kernel, process.data.dim)
+    mean, variance = in_rows(kernel, process.data.dim)
     if not bool((variance > 0).all()):
-        raise InvalidInput("a module without noise has no density: stop one step before")
-    x_s = draw(mean, variance, generator) if x_s is None else x_s.flatten(1).double()
+        raise InvalidInput("a step without noise has no density: stop one step before")
+    kernel = GaussianKernel(mean, variance)
+    x_s = kernel.sample(generator) if x_s is None else x_s.flatten(1).double()
     posterior = process.posterior(x_t, t)
     true_mean, true_variance = process.reverse_moments(x_t, t, s, posterior)
     ratio = variance / true_variance
     off = (mean - true_mean).square().div(2 * true_variance).sum(1)
     width = (ratio - 1 - ratio.log()).sum(1) / 2
     log_q = process.forward_log_prob(x_t, x_s, t, s) + process.log_prob(x_s, s)
-    shape = gaussian_log_prob(x_s, true_mean, true_variance) - (log_q - posterior.log_density)
+    log_g = GaussianKernel(true_mean, true_variance).log_prob(x_s)
     return ModularError(
         t=t,
         s=s,
-        parts=torch.stack([off, width, shape]),
+        parts=torch.stack([off, width, log_g - log_q + posterior.log_density]),
         dim=process.data.dim,
         variance_factor=float(1 / ratio.mean()),
         top_weight=float(posterior.top_weight.mean()),
@@ -180,43 +180,16 @@ class ExposedError:
 
     @property
     def exposure_bias(self) -> Estimate:
-        """The difference: what it costs, in nats, that the two kinds of states differ."""
+        """The difference: the loss of accuracy on the sampler's states, in nats."""
         a, b = self.sampled.total, self.forward.total
         return Estimate(a.value - b.value, math.hypot(a.standard_error, b.standard_error))
 
-    def row(self) -> dict[str, Any]:
-        """The step as plain data, in nats, with standard errors under ``..._se``."""
-        terms = {
-            "e_mod": self.sampled.total,
-            "e_mod_mean": self.sampled.mean,
-            "e_mod_variance": self.sampled.variance,
-            "e_mod_shape": self.sampled.shape,
-            "e_mod_forward": self.forward.total,
-            "exposure_bias": self.exposure_bias,
-        }
-        row: dict[str, Any] = {"t": self.sampled.t, "s": self.sampled.s}
-        for name, term in terms.items():
-            row |= {name: term.value, f"{name}_se": term.standard_error}
-        row["e_mod_per_dimension"] = self.sampled.total.value / self.sampled.dim
-        row["variance_factor"] = self.sampled.variance_factor
-        return row | {"memorizing": self.forward.memorizing}
-
-
-def memorization_warning(errors: Iterable[ExposedError]) -> str | None:
-    """From which step on the target is the memorizing one, in a sentence; None if nowhere.
-
-    Meant for modular errors against a data set; against a mixture of few components the largest
-    responsibility says nothing about memorization.
-    """
-    steps = [item.forward.t for item in errors if item.forward.memorizing]
-    return memorizing_from(max(steps)) if steps else None
-
 
 def memorizing_from(t: float) -> str:
-    """The warning for a target that memorizes from a time on."""
+    """The warning that the target memorizes from a time on."""
     return (
-        f"From t = {t:g} down the exact reverse conditional of the data set leads back to "
-        "single data: a modular error there also counts what generalizes as an error."
+        f"From t = {t:g} down the exact reverse step of the data set concentrates on single "
+        "training images: a modular error there also counts generalization as an error."
     )
 
 
@@ -234,9 +207,9 @@ def modular_errors(
 ) -> Iterator[ExposedError]:
     r"""Run the chain and yield the modular error of each step that has one, from T downwards.
 
-    Steps whose module adds no noise (the last one of the usual samplers) have none and are passed
-    over; so is a step down to data without density. One call of the network a step for the sampled
-    states, one for the forward draws.
+    Steps without noise (the last one of the usual samplers) have none and are left out; so is a
+    step to data without density. Each step takes one network call for the sampled states and one
+    for the forward draws.
 
     Arguments:
         sampler: The chain.
@@ -246,20 +219,20 @@ def modular_errors(
         dtype: Type of the states that the network sees; all else is float64.
         batch_size: States in one call of the network.
         device: Where the network is; the CPU when None. All else is done on the CPU.
-        tick: Called with the number of modules times states that were run.
+        tick: Called with the number of denoising steps times states that were run.
 
     Raises:
         NoDensity: If no step of the chain has a density.
     """
     x_t, found = sampler.prior(shape, generator=generator, dtype=dtype), False
     for t, s in pairwise(sampler.grid):
-        kernel = module(sampler, x_t.to(device), t, s, batch_size)
-        mean, variance = moments(kernel, process.data.dim)
-        x_s = draw(mean, variance, generator)
+        kernel = step_kernel(sampler, x_t.to(device), t, s, process.data.dim, batch_size)
+        x_s = kernel.sample(generator)
         tick(len(x_t))
-        if bool((variance > 0).all()) and (s > 0 or process.data.has_density):
+        is_noisy = bool((torch.as_tensor(kernel.variance) > 0).all())
+        if is_noisy and (s > 0 or process.data.has_density):
             drawn = process.draw(shape[0], t, generator=generator).reshape(shape).to(dtype)
-            seen = module(sampler, drawn.to(device), t, s, batch_size)
+            seen = step_kernel(sampler, drawn.to(device), t, s, process.data.dim, batch_size)
             tick(len(drawn))
             found = True
             yield ExposedError(
@@ -268,63 +241,49 @@ def modular_errors(
             )
         x_t = x_s.reshape(shape).to(dtype)
     if not found:
-        raise NoDensity("no module of this chain has a density: use eta > 0, or measure MMD")
+        raise NoDensity(
+            "no denoising step of this chain has a density: use eta > 0, or measure only the MMD"
+        )
 
 
 def advice(mean: float, variance: float, shape: float) -> str:
-    """What the split of a modular error tells the user to do.
+    """Advice from the parts of a modular error.
 
     Example:
         >>> advice(0.5, 0.1, 0.0)
         'Most of the modular error is in the mean: train more, or a larger network.'
     """
-    largest = max(mean, variance, shape)
-    if largest <= 0:
-        return "No part of the modular error stands out."
-    if largest == mean:
-        return "Most of the modular error is in the mean: train more, or a larger network."
-    if largest == variance:
-        return (
-            "Most of the modular error is in the reverse variance: change it (optimal or learned "
-            "variance); no training is needed."
-        )
-    return "Most of the modular error is in the shape: take smaller steps."
+    texts = {
+        mean: "mean: train more, or a larger network.",
+        variance: "reverse variance: change it (optimal or learned); no training is needed.",
+        shape: "shape: take smaller steps.",
+    }
+    if max(texts) <= 0:
+        return "No part of the modular error is positive."
+    return f"Most of the modular error is in the {texts[max(texts)]}"
 
 
-def gaussian_log_prob(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Log-density of independent Gaussians, summed over the last dimension, in nats."""
-    terms = (x - mean).square() / variance + torch.log(2 * math.pi * variance)
-    return -terms.sum(-1) / 2
-
-
-def draw(mean: Tensor, variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One draw of each Gaussian, in float64."""
-    noise = torch.randn(mean.shape, dtype=torch.float64, generator=generator)
-    return mean + variance.sqrt() * noise
-
-
-def module(
-    sampler: Sampler, x_t: Tensor, t: float, s: float, batch_size: int = 512
+def step_kernel(
+    sampler: Sampler, x_t: Tensor, t: float, s: float, dim: int, batch_size: int = 512
 ) -> GaussianKernel:
-    """The density of one module, from batches of states, with mean and variance in float64.
+    """The density of one denoising step, from batches of states, in rows (:func:`in_rows`).
 
     Raises:
         NoDensity: If the chain has none.
+        InvalidInput: If a state does not have d numbers.
     """
-    means, variances = [], []
+    parts = []
     for batch in x_t.split(batch_size):
         kernel = sampler.kernel(batch, t, s)
         if kernel is None:
-            raise NoDensity(f"{type(sampler).__name__} has no density: measure its MMD instead")
-        mean = kernel.mean.detach().double()
-        variance = torch.as_tensor(kernel.variance, dtype=torch.float64, device=mean.device)
-        means.append(mean)
-        variances.append(variance.detach().expand_as(mean))
-    return GaussianKernel(torch.cat(means), torch.cat(variances))
+            raise NoDensity(f"{type(sampler).__name__} has no density: measure only the MMD")
+        parts.append(in_rows(kernel, dim))
+    mean, variance = (torch.cat(each) for each in zip(*parts, strict=True))
+    return GaussianKernel(mean, variance)
 
 
-def moments(kernel: GaussianKernel, dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a module as float64 rows on the CPU, each with shape (B, d).
+def in_rows(kernel: GaussianKernel, dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a denoising step as float64 rows on the CPU, each with shape (B, d).
 
     Raises:
         InvalidInput: If a state does not have d numbers.

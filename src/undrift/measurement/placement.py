@@ -1,23 +1,24 @@
 r"""Which states of a chain to measure: a number of them, spaced where the error grows.
 
 The times are taken at equal steps of a score that rises along the chain. A part of it is the grid
-itself, so that no stretch stays unseen; a part is the share of signal in the state,
+itself, so that the whole chain is covered; a part is the share of signal in the state,
 :math:`\alpha_t^2 / (\alpha_t^2 + \sigma_t^2)`, because little can go wrong in pure noise; and a
-part is the error of a few chains that go ahead, as far as it stands out of their noise. Where it
-does not, the times depend on the chain alone: models of one chain are measured at the same states.
+part is the error of a few pilot chains, where it is distinguishable from their noise. Where it is
+not, the times depend on the chain alone: models of one chain are measured at the same states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 RESOLVED = 3.0
-"""Null standard deviations that the error of the chains ahead must exceed to count."""
+"""Null standard deviations above which the error of the pilot chains is used."""
 MAX_CANDIDATES = 33
-"""Times at which the chains ahead are compared with forward draws."""
+"""Times at which the pilot chains are compared with forward draws."""
 
 
 def candidates(grid: Sequence[float]) -> list[float]:
@@ -52,7 +53,9 @@ def place_states(
     signal = torch.tensor([a**2 / (a**2 + s**2) for a, s in scales], dtype=torch.float64)
     parts = [torch.linspace(0, 1, len(grid), dtype=torch.float64), signal]
     if errors:
-        parts.append(_interpolated(grid, errors))
+        known = sorted(grid.index(t) for t in errors)
+        values = np.interp(range(len(grid)), known, [errors[grid[i]] for i in known])
+        parts.append(torch.from_numpy(values))
     parts = [part.cummax(0).values for part in parts]
     spans = [float(part[-1] - part[0]) for part in parts]
     score = sum((part - part[0]) / span for part, span in zip(parts, spans, strict=True) if span)
@@ -62,15 +65,3 @@ def place_states(
         free = [i for i in range(len(grid)) if i not in chosen]
         chosen.add(min(free, key=lambda i: abs(float(score[i] - value))))
     return tuple(grid[i] for i in sorted(chosen))
-
-
-def _interpolated(grid: Sequence[float], errors: Mapping[float, float]) -> Tensor:
-    """Errors on the whole grid, linear in the index between the known ones."""
-    known = sorted(grid.index(t) for t in errors)
-    values = torch.zeros(len(grid), dtype=torch.float64)
-    for i, j in zip(known, known[1:], strict=False):
-        steps = torch.linspace(0, 1, j - i + 1, dtype=torch.float64)
-        values[i : j + 1] = torch.lerp(
-            torch.full_like(steps, errors[grid[i]]), torch.full_like(steps, errors[grid[j]]), steps
-        )
-    return values

@@ -1,12 +1,12 @@
 r"""The modular error between measured states, and the divergence of paths that bounds from above.
 
-A segment of the chain is the modules from one measured state to the next. Its modular error is the
-sum over its modules: by the chain rule of KL the divergence of the sampler's paths through it from
-the true reverse paths, given the state where it begins. Summed from the prior on,
+A segment of the chain is the denoising steps from one measured state to the next. Its modular error
+is the sum over its steps: by the chain rule of KL the divergence of the sampler's paths through it
+from the true reverse paths, given the state where it begins. Summed from the prior on,
 
 .. math:: KL(p_{s:T} \| q_{s:T}) = KL(p_T \| q_T) + \sum_{t > s} E_{mod}(t) \ge KL(p_s \| q_s),
 
-the upper end of the bracket on the cumulative error (docs/theory, section 6). The same chains walk
+the upper end of the bracket on the cumulative error (docs/theory, section 6). The same chains run
 through all steps, so their contributions are summed chain by chain: the standard error of a sum is
 then right whatever the correlation of its terms.
 
@@ -26,13 +26,12 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.mixture import EmpiricalDistribution, ForwardProcess
-from undrift.diffusion.sampler import Sampler
+from undrift.diffusion.sampler import GaussianKernel, Sampler
 from undrift.measurement.cumulative import check_states
 from undrift.measurement.modular import (
     Estimate,
     ExposedError,
     NoDensity,
-    gaussian_log_prob,
     memorizing_from,
     modular_errors,
 )
@@ -86,24 +85,24 @@ def segment_errors(
     device: torch.device | str | None = None,
     tick: Callable[[int], None] = lambda amount: None,
 ) -> SegmentErrors:
-    r"""Measure the modular error of every module and sum it between states.
+    r"""Measure the modular error of every denoising step and sum it between states.
 
     Arguments:
         sampler: The chain.
-        process: The data under its forward process; None for none, and no modular errors.
+        process: The data under its forward process; without one there are no modular errors.
         times: Measured times, descending, the first and the last of the grid among them.
         shape: Number of chains and shape of one state, :math:`(B, *)`.
         seed: Seed of the run.
         batch_size: Number of chains that go through the network at once.
         device: Where the network is.
-        tick: Called with the number of modules times states that were run.
+        tick: Called with the number of denoising steps times states that were run.
 
     Raises:
         InvalidInput: If an error is not finite.
     """
     if process is None:
         name = type(sampler).__name__
-        reason = f"{name} is no chain of Gaussian denoising steps: MMD only"
+        reason = f"{name} has no Gaussian denoising steps: only the MMD is measured"
         return SegmentErrors({}, {}, {"reason": reason})
     generator = torch.Generator().manual_seed(stream_seed(seed, "modular"))
     grid, done = sampler.grid, 0
@@ -138,7 +137,7 @@ def segment_errors(
 def prior_terms(
     process: ForwardProcess, t: float, count: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    r"""Draws whose mean is :math:`KL(N(0, I) \| q_T)`, what the prior brings, with shape (B,).
+    r"""Draws whose mean is :math:`KL(N(0, I) \| q_T)`, the error of the prior, with shape (B,).
 
     Arguments:
         process: The data under the forward process.
@@ -157,12 +156,11 @@ def prior_terms(
         True
     """
     x = torch.randn(count, process.data.dim, generator=generator, dtype=torch.float64)
-    log_p = gaussian_log_prob(x, torch.zeros_like(x), torch.ones_like(x))
-    return log_p - process.log_prob(x, t)
+    return GaussianKernel(torch.zeros_like(x), 1.0).log_prob(x) - process.log_prob(x, t)
 
 
 def _segment_end(error: ExposedError, times: Sequence[float]) -> float:
-    """The measured state at which the segment of a module ends."""
+    """The measured state at which the segment of a step ends."""
     return next(time for time in times if time <= error.sampled.s)
 
 
@@ -172,21 +170,17 @@ def _segment_error(steps: Sequence[ExposedError]) -> SegmentModularError:
     forward = sum(step.forward.terms for step in steps)
     assert isinstance(parts, Tensor) and isinstance(forward, Tensor)
     seen, trained = Estimate.of(parts.sum(0)), Estimate.of(forward)
-    mean, variance, shape = map(Estimate.of, parts)
+    spread = math.hypot(seen.standard_error, trained.standard_error)
+    estimates = {
+        "error": seen,
+        "error_forward": trained,
+        "exposure_bias": Estimate(seen.value - trained.value, spread),
+        **dict(zip(("mean", "variance", "shape"), map(Estimate.of, parts), strict=True)),
+    }
     return SegmentModularError(
-        error=seen.value,
-        error_se=seen.standard_error,
+        **{name: found.value for name, found in estimates.items()},
+        **{f"{name}_se": found.standard_error for name, found in estimates.items()},
         error_per_dimension=seen.value / steps[0].sampled.dim,
-        error_forward=trained.value,
-        error_forward_se=trained.standard_error,
-        exposure_bias=seen.value - trained.value,
-        exposure_bias_se=math.hypot(seen.standard_error, trained.standard_error),
-        mean=mean.value,
-        mean_se=mean.standard_error,
-        variance=variance.value,
-        variance_se=variance.standard_error,
-        shape=shape.value,
-        shape_se=shape.standard_error,
         steps=len(steps),
         variance_factor=len(steps) / sum(1 / step.sampled.variance_factor for step in steps),
         nearest_weight=max(step.forward.top_weight for step in steps),
@@ -208,7 +202,7 @@ def _path_limits(path: Tensor) -> KLLimits:
 def _how(
     process: ForwardProcess, count: int, prior: Estimate, last: float, memorizing: float | None
 ) -> dict[str, Any]:
-    """Against what, from how many chains, down to which state, from where on it memorizes."""
+    """The target, the number of chains, the last state, and from when on the target memorizes."""
     is_data = isinstance(process.data, EmpiricalDistribution)
     how: dict[str, Any] = {
         "reference": "empirical" if is_data else type(process.data).__name__,

@@ -36,16 +36,14 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.mixture import ForwardProcess
-from undrift.diffusion.sampler import Sampler
+from undrift.diffusion.sampler import GaussianKernel, Sampler
 from undrift.exceptions import InvalidInput
 from undrift.measurement.modular import (
     Estimate,
     ModularError,
-    draw,
-    gaussian_log_prob,
+    in_rows,
     modular_error,
-    module,
-    moments,
+    step_kernel,
 )
 
 
@@ -215,22 +213,22 @@ def _run(
     """One run of the chain with the densities of its particles."""
     dim = process.data.dim
     x_t = sampler.prior((count, dim), generator=generator, dtype=torch.float64)
-    log_p_t = gaussian_log_prob(x_t, torch.zeros_like(x_t), torch.ones_like(x_t))
+    log_p_t = GaussianKernel(torch.zeros_like(x_t), 1.0).log_prob(x_t)
     log_q_t = process.log_prob(x_t, sampler.grid[0])
     for t, s in pairwise(sampler.grid):
         with torch.no_grad():
-            kernel = module(sampler, x_t.to(dtype), t, s, batch_size=count)
-        mean, variance = moments(kernel, dim)
+            kernel = step_kernel(sampler, x_t.to(dtype), t, s, dim, batch_size=count)
+        mean, variance = in_rows(kernel, dim)
         if not bool((variance > 0).all()):
             if t < sampler.grid[0]:
                 return
             raise InvalidInput(
                 "no denoising step of this chain has a density: use eta > 0, or measure only MMD"
             )
-        x_s = draw(mean, variance, generator)
+        x_s = kernel.sample(generator)
         density = particle_density(x_s, mean, variance)
         log_p_s, log_q_s = density.log_density, process.log_prob(x_s, s)
-        joint = gaussian_log_prob(x_s, mean, variance) + log_p_t
+        joint = kernel.log_prob(x_s) + log_p_t
         yield _Step(
             fresh=modular_error(kernel, x_t, process, t, s, x_s=x_s),
             before=log_p_t - log_q_t,
