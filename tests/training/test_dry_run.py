@@ -69,12 +69,12 @@ def test_what_autograd_keeps_is_counted_once_and_without_the_weights():
             hidden = torch.tanh(first(x))
             (last(hidden) ** 2).sum().backward()
     # x, the output of tanh (kept by tanh and by the layer after it) and that of the layer
-    assert kept.scaled == 4 * 7 * (10 + 20 + 30) and kept.fixed == 0
+    assert kept.most == {"scaled": 4 * 7 * (10 + 20 + 30)}
     with saved_tensors_hooks(kept.pack, lambda held: held.tensor), torch.autocast("cpu"):
         loss = last(torch.tanh(first(x))).sum()
-    assert kept.fixed == 2 * 20 * 30  # a copy of a weight in half precision
+    assert kept.most["fixed"] == 2 * 20 * 30  # a copy of a weight in half precision
     del loss
-    assert kept._now == kept._fixed_now == 0
+    assert not any(kept.now.values())
 
 
 def test_half_precision_extrapolates_too():
@@ -113,7 +113,11 @@ def test_a_run_does_not_know_of_dry_runs(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("config", "batch_size", "message"),
     [
-        (TrainConfig(data="./images"), None, "a dry run loads no data: .*--channels, --image-size"),
+        (
+            TrainConfig(data="./images"),
+            None,
+            "a dry run loads no data: .*--channels and --image-size",
+        ),
         (SMALL, 33, "--dry-run-batch-size is 33: choose 1 to 32"),
         (SMALL, 0, "--dry-run-batch-size is 0"),
         (replace(SMALL, steps=0), None, "--steps is 0"),

@@ -126,7 +126,9 @@ def test_the_log_holds_means_of_all_steps():
 def test_a_run_never_overwrites_another(tmp_path):
     first = train(config(output="run"), IMAGES, progress=False)
     before = {name: path.read_bytes() for name, path in files(tmp_path).items()}
-    with pytest.raises(InvalidInput, match="run is there already: choose another --output, or go"):
+    with pytest.raises(
+        InvalidInput, match="run is there already: choose another --output, or resume"
+    ):
         train(config(output="run"), IMAGES, progress=False)
     (tmp_path / "a file").write_text("mine")
     with pytest.raises(InvalidInput, match="a file is there already"):
@@ -207,8 +209,8 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
             r"optimizer\.learning_rate: 0\.001 ",
         ),
         ({"method": "full"}, "method: plain there"),
-        ({"output": "elsewhere"}, "elsewhere holds no checkpoint to resume from"),
-        ({"output": None}, "which run to resume: give its folder as --output"),
+        ({"output": "elsewhere"}, "elsewhere contains no checkpoint to resume from"),
+        ({"output": None}, "--resume needs the folder of the run: give --output"),
     ):
         with pytest.raises(InvalidInput, match=message):
             train(replace(again, **options), IMAGES, progress=False)
@@ -309,7 +311,7 @@ def test_one_process_of_several_speaks(capsys, monkeypatch):
     [
         (["--steps=0"], "--steps is 0: choose at least 1"),
         (["--start-from=nowhere"], "no such folder: nowhere"),
-        (["--resume"], "which run to resume"),
+        (["--resume"], "--resume needs the folder of the run"),
         (["--data=nothing"], "unknown data 'nothing'"),
         (["--model.norm-num-groups=7"], "8 channels do not split into 7 groups"),
         (

@@ -12,6 +12,7 @@ from tiny import noise_source
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.options import RegularizerConfig
+from undrift.regularizer.spaces import PixelSpace
 from undrift.training.building import build_network, build_regularizer
 from undrift.training.checkpoint import KEPT_CHECKPOINTS, STATE_FILE, appearing, last_checkpoint
 from undrift.training.config import (
@@ -305,7 +306,11 @@ def test_pipelines_that_cannot_be_trained_are_refused_in_one_line(tmp_path):
         ("rgb", {"in_channels": 3, "out_channels": 3}, "give --channels 3"),
         ("learned", {"out_channels": 2}, "learns its variance"),
         ("classes", {"num_class_embeds": 4}, "only pipelines with an unconditional unet"),
-        ("euler", {"scheduler": EulerDiscreteScheduler()}, "EulerDiscreteScheduler cannot be"),
+        (
+            "flow",
+            {"scheduler": EulerDiscreteScheduler()},
+            "no table of its noise schedule",
+        ),
     ):
         save_pipeline(tmp_path / name, **options)
         with pytest.raises(InvalidInput, match=message):
@@ -379,7 +384,7 @@ def test_images_need_not_be_square(tmp_path):
         ),
         (
             {"method": "fokker_planck", "mixed_precision": "bf16"},
-            "--method fokker_planck takes differences .* leave --mixed-precision at no",
+            "--method fokker_planck needs full precision .* use --mixed-precision no",
         ),
         ({"optimizer": OptimizerConfig(learning_rate=0.0)}, "--optimizer.learning-rate is 0.0"),
         ({"optimizer": OptimizerConfig(learning_rate=math.nan)}, "--optimizer.learning-rate is n"),
@@ -473,7 +478,7 @@ def test_a_checkpoint_that_does_not_fit_or_cannot_be_read_is_one_line(tmp_path):
     with pytest.raises(InvalidInput, match="is no checkpoint that can be read"):
         Trainer(config("persistent"), IMAGES).load_checkpoint(path)
     torch.save({"epoch": 3}, path / STATE_FILE)
-    with pytest.raises(InvalidInput, match="no checkpoint of undrift train: it holds no config"):
+    with pytest.raises(InvalidInput, match="no checkpoint of undrift train: it contains no config"):
         Trainer(config("persistent"), IMAGES).load_checkpoint(path)
 
 
@@ -551,7 +556,7 @@ def test_what_compares_the_states_can_be_chosen(options):
         config("official", regularizer=chosen), trainer.sampler.with_network(network)
     )
     compared = released.comparison
-    assert compared.kernel.bandwidth == "pooled" and compared.feature_map is None
+    assert compared.kernel.bandwidth == "pooled" and isinstance(compared.space, PixelSpace)
 
 
 def test_the_bandwidth_is_in_units_of_the_mean_squared_distance():

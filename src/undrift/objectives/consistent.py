@@ -13,30 +13,31 @@ single values may be negative.
 The published process has the noise level :math:`\tilde\sigma = \sigma_t/\alpha_t` and the state
 :math:`x_t/\alpha_t`: :math:`\tilde\sigma' = \tilde\sigma - U(0, 0.05)`, five Euler–Maruyama steps
 of :math:`d\tilde x = 2(\tilde x - D)/\tilde\sigma\, d\tilde\sigma + \sqrt{2\tilde\sigma}\,dw` on a
-grid that is even in :math:`\tilde\sigma^{1/7}`. Here the same steps are taken in the scaling of the
-chain, where nothing overflows as :math:`\alpha_t \to 0`; the network is called at fractional steps
-(:mod:`undrift.objectives.continuous`); the interval ends at :math:`\tilde\sigma_1`, the lowest
-level that the network knows (0.002 in the published code). The first of the five steps needs no
-pass: the main term has the estimate.
+grid that is uniform in :math:`\tilde\sigma^{1/7}`. Here the same steps are taken in the scaling of
+the chain, where nothing overflows as :math:`\alpha_t \to 0`; the network is called at fractional
+steps (:mod:`undrift.objectives.continuous`); the interval ends at :math:`\tilde\sigma_1`, the
+lowest level that the network knows (0.002 in the published code). The first of the five steps needs
+no network call: its estimate is that of the main term.
 
 The paper states λ = 10, the default; its released loss has 2 as default. There the main term weighs
 :math:`\|\hat x_0 - x_0\|^2` by :math:`4 + 1/\tilde\sigma^2`. Other main terms weigh it otherwise,
-so the term is multiplied by the ratio of the weights: it has at each step the published weight
-beside the main term.
+so the term is multiplied by the ratio of the weights: at each step it has the published weight
+relative to the main term.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from undrift.diffusion.denoiser import Denoiser, call_network, estimates, split_variance
-from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.denoiser import Denoiser, estimates
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.continuous import ContinuousSchedule
-from undrift.objectives.objective import TermObjective, data_error_weight, per_row
+from undrift.objectives.objective import TermObjective, data_error_weight, per_row, predict_between
 from undrift.objectives.published import STRENGTHS
 
 RHO = 7.0
@@ -46,15 +47,14 @@ class ConsistentDiffusion(TermObjective):
     r"""The plain loss plus :math:`\lambda (D(x'_1) - D(x)) \cdot (D(x'_2) - D(x))/d`.
 
     Arguments:
-        model: The chain, or only the denoiser; its network has to take fractional steps.
-        strength: λ, 10 as in the paper when None.
+        model: The sampler, or only the denoiser; its network has to take fractional steps.
         interval: Largest fall of the noise level :math:`\sigma_t/\alpha_t` along a branch.
         num_steps: Euler–Maruyama steps of a branch.
-        log_every: After how many calls gradient norms are measured.
-        seed: Seed of both random streams.
+        options: ``strength`` (λ, 10 as in the paper by default), ``log_every`` and ``seed`` of
+            :class:`~undrift.objectives.objective.TermObjective`.
 
     Raises:
-        InvalidInput: If an option has no meaning.
+        InvalidInput: If an option is invalid.
 
     References:
         | Consistent Diffusion Models: Mitigating Sampling Drift by Learning to be Consistent
@@ -65,15 +65,13 @@ class ConsistentDiffusion(TermObjective):
 
     def __init__(
         self,
-        model: DenoiserSampler | Denoiser,
+        model: Sampler | Denoiser,
         *,
-        strength: float | None = None,
         interval: float = 0.05,
         num_steps: int = 5,
-        log_every: int = 50,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(model, strength=strength, log_every=log_every, seed=seed)
+        super().__init__(model, **options)
         if not interval > 0 or num_steps < 1:
             raise InvalidInput(
                 f"interval {interval} of {num_steps} steps: choose above 0, and at least 1"
@@ -127,11 +125,8 @@ class ConsistentDiffusion(TermObjective):
 
     def _estimate(self, denoiser: Denoiser, x: Tensor, level: Tensor) -> Tensor:
         r""":math:`\hat x_0` at any noise level, one for each row."""
-        timestep = (self.continuous.step(level) - 1).to(x)
-        out = call_network(denoiser.network, x, timestep, denoiser.conditioning)
-        alpha = (1 + level**2).rsqrt()
-        at = per_row(alpha, x), per_row(level * alpha, x)
-        return estimates(split_variance(out, x)[0], x, *at, denoiser.prediction_type).x0_hat
+        step, alpha = self.continuous.step(level), (1 + level**2).rsqrt()
+        return predict_between(denoiser, x, step, alpha, level * alpha).x0_hat
 
     def _weight(self, denoiser: Denoiser, t: Tensor, like: Tensor) -> Tensor | float:
         """Weight of the main term over that of the published one."""

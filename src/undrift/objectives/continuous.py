@@ -80,7 +80,7 @@ class ContinuousSchedule:
         return self._cubic(left, t - left)
 
     def _cubic(self, left: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and slope at a share of the way from one step to the next."""
+        """Value and slope between two steps, at a share u of the distance."""
         y_0, m_0, m_1 = self._log[left], self._slope[left], self._slope[left + 1]
         fall = self._log[left + 1] - y_0
         curve, twist = 3 * fall - 2 * m_0 - m_1, m_0 + m_1 - 2 * fall

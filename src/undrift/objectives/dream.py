@@ -1,13 +1,13 @@
-r"""DREAM: the network's own error, put back into what it is trained on.
+r"""DREAM: the network is trained on noise that contains its own error.
 
 With :math:`\Delta = \mathrm{sg}(\epsilon - \hat\epsilon_\theta(x_t, t))` and
-:math:`\lambda_t = \sigma_t^p`, the published method turns input and target into
+:math:`\lambda_t = \sigma_t^p`, the published method changes input and target to
 
 .. math:: x_t + \sigma_t\lambda_t\Delta, \qquad \epsilon + \lambda_t\Delta.
 
 That is the forward draw of the same data with the noise :math:`\epsilon' = \epsilon +
 \lambda_t\Delta`, and its plain target. So the method is the plain loss on rectified noise, which
-says what it is for networks that predict the data or v: :math:`y(x_0, \epsilon')`. With
+defines it for networks that predict the data or v: :math:`y(x_0, \epsilon')`. With
 :math:`\lambda_t = 1` the input is :math:`\alpha_t\hat x_0 + \sigma_t\epsilon`, the model's own
 estimate noised as before; with :math:`\lambda_t = 0` the method is plain.
 
@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.objectives.objective import Objective
+from undrift.objectives.objective import Objective, Pair
 from undrift.objectives.published import STRENGTHS
 
 
 class Dream(Objective):
     r"""DREAM: the plain loss on the noise :math:`\epsilon + \sigma_t^p(\epsilon - \hat\epsilon)`.
 
-    The strength is p, 1 as published: more means less, as :math:`\sigma_t \le 1`. It costs one pass
-    without gradient.
+    The strength is p, 1 as published: a larger p changes less, as :math:`\sigma_t \le 1`. It costs
+    one network call without gradient.
 
     References:
         | DREAM: Diffusion Rectification and Estimation-Adaptive Models (Zhou et al., 2024)
@@ -37,9 +37,7 @@ class Dream(Objective):
 
     published_strength = STRENGTHS["dream"]
 
-    def pair(
-        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def pair(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Pair:
         """The draw with rectified noise and its target."""
         plain = self.noisy(x_0, t, epsilon)
         with torch.no_grad(), self.aside(x_0):

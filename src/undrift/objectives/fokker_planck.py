@@ -1,4 +1,4 @@
-r"""FP-Diffusion: the score obeys the equation that the scores of the forward marginals obey.
+r"""FP-Diffusion: the score satisfies the equation of the scores of the forward marginals.
 
 With :math:`s = \nabla\log q_\tau` and :math:`d x = -\frac12 g^2 x\,d\tau + g\,dw` on [0, 1],
 
@@ -11,33 +11,35 @@ The published term is :math:`\lambda\, g^2 \|\partial_\tau s - \frac12 g^2\nabla
 :math:`h_s = 10^{-3}` (back) and :math:`h_d = 5\cdot 10^{-4}` (ahead), of second order.
 
 **Weight.** The published main term is a sum over dimensions, :math:`\frac12 g^2 \|s_\theta +
-\epsilon/\sigma\|^2`; the plain loss is a mean, without that weight. The same λ beside it would be
+\epsilon/\sigma\|^2`; the plain loss is a mean, without that weight. The same λ would be
 :math:`g^2 d/(2\sigma^2)` times as strong (some 10,000 times in the middle of CIFAR-10's process).
-So the term is multiplied by the ratio of the weights: beside the main term it has at each step the
-weight that it has in the released configuration. (That has a second term, 0.01 times the norm of
-the scalar :math:`\frac12 g^2 u`, which does not vanish for the true score; it is left out. The
-released training function drops both weights on the way and trains plainly.)
+So the term is multiplied by the ratio of the weights: at each step it has the weight relative to
+the main term that it has in the released configuration. (That has a second term, 0.01 times the
+norm of the scalar :math:`\frac12 g^2 u`, which does not vanish for the true score; it is left out.
+The released training function ignores both weights and therefore trains with the plain loss.)
 
 **Where the term is left out.** Below :math:`\tau = 10 h_s` the finite differences of a score like
 :math:`\tau^{-1/2}` are off by more than half a percent (at :math:`\tau < h_s` the released code
 takes the root of a negative number). Where :math:`g^2` exceeds 20, the largest of the published
-process, as it does in the last tenth of a cosine schedule, its high powers would let a few steps
-decide alone.
+process, as it does in the last tenth of a cosine schedule, its high powers would make a few steps
+dominate.
 
 The released code draws Gaussian probes; here they are signs, which have less variance.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from undrift.diffusion.denoiser import Denoiser, call_network, estimates, split_variance
-from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.continuous import ContinuousSchedule
-from undrift.objectives.objective import TermObjective, data_error_weight, per_row
+from undrift.objectives.objective import TermObjective, data_error_weight, per_row, predict_between
 from undrift.objectives.published import STRENGTHS
 
 LARGEST_BETA = 20.0
@@ -51,15 +53,14 @@ class ScoreFokkerPlanck(TermObjective):
     it in full precision: differences of outputs in half precision are rounding noise.
 
     Arguments:
-        model: The chain, or only the denoiser; its network has to take fractional steps.
-        strength: λ, 0.15 as in the paper when None.
+        model: The sampler, or only the denoiser; its network has to take fractional steps.
         back: :math:`h_s`, in units of the whole process.
         ahead: :math:`h_d`.
-        log_every: After how many calls gradient norms are measured.
-        seed: Seed of both random streams.
+        options: ``strength`` (λ, 0.15 as in the paper by default), ``log_every`` and ``seed`` of
+            :class:`~undrift.objectives.objective.TermObjective`.
 
     Raises:
-        InvalidInput: If an option has no meaning.
+        InvalidInput: If an option is invalid.
 
     References:
         | FP-Diffusion: Improving Score-based Diffusion Models by Enforcing the Underlying Score
@@ -70,15 +71,13 @@ class ScoreFokkerPlanck(TermObjective):
 
     def __init__(
         self,
-        model: DenoiserSampler | Denoiser,
+        model: Sampler | Denoiser,
         *,
-        strength: float | None = None,
         back: float = 1e-3,
         ahead: float = 5e-4,
-        log_every: int = 50,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(model, strength=strength, log_every=log_every, seed=seed)
+        super().__init__(model, **options)
         if not (0 < back < 1 / FIRST_TIME and 0 < ahead < 1):
             raise InvalidInput(f"steps {back} and {ahead} of the differences: choose near 1e-3")
         self.back, self.ahead = back, ahead
@@ -86,7 +85,6 @@ class ScoreFokkerPlanck(TermObjective):
 
     def term(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
         r"""The weighted square of the residual, per dimension, its mean over the batch."""
-        del output
         tau = t.cpu().double() / self.schedule.num_steps
         weight = self._weight(denoiser, tau, x_t[0].numel())
         inside = (tau >= FIRST_TIME * self.back) & (self.continuous.beta(tau) <= LARGEST_BETA)
@@ -126,12 +124,10 @@ class ScoreFokkerPlanck(TermObjective):
 
     def score(self, denoiser: Denoiser, x: Tensor, tau: Tensor) -> Tensor:
         r"""The model's score :math:`-\hat\epsilon/\sigma(\tau)` at any time."""
-        timestep = (self.schedule.num_steps * tau - 1).to(x)
-        out = call_network(denoiser.network, x, timestep, denoiser.conditioning)
         abar = self.continuous.alpha_bar(tau)
-        alpha, sigma = per_row(abar.sqrt(), x), per_row((1 - abar).sqrt(), x)
-        out, _ = split_variance(out, x)
-        return -estimates(out, x, alpha, sigma, denoiser.prediction_type).epsilon_hat / sigma
+        step, sigma = self.schedule.num_steps * tau, (1 - abar).sqrt()
+        prediction = predict_between(denoiser, x, step, abar.sqrt(), sigma)
+        return -prediction.epsilon_hat / per_row(sigma, x)
 
     def _weight(self, denoiser: Denoiser, tau: Tensor, dim: int) -> Tensor:
         r""":math:`g^2/d^2` times the weight of the main term over that of the published one."""

@@ -1,4 +1,4 @@
-r"""Input perturbation: the network sees a noisier state than the one that it is asked about.
+r"""Input perturbation: the input of the network is noisier than its target.
 
 The input is :math:`y_t = \alpha_t x_0 + \sigma_t(\epsilon + \gamma\xi)`, :math:`\xi` independent
 and standard normal; the target is that of the clean pair :math:`(x_0, \epsilon)`. As
@@ -8,8 +8,8 @@ schedule, :math:`\sigma'_t = \sqrt{1+\gamma^2}\,\sigma_t`, and
 schedule, with a target that is shrunk in its noise part.
 
 For a network that predicts the noise the clean target is :math:`\epsilon`, as published. Networks
-of the two other kinds are asked for *their* clean target, :math:`x_0` or
-:math:`v = \alpha_t\epsilon - \sigma_t x_0`: what is said to be unchanged is the target. The
+of the two other kinds have *their* clean target, :math:`x_0` or
+:math:`v = \alpha_t\epsilon - \sigma_t x_0`: the target is unchanged. The
 alternative, the output that stands for :math:`\hat\epsilon = \epsilon` at the perturbed input, is
 :math:`x_0 + \gamma\sigma_t\xi/\alpha_t` or :math:`v - \gamma\sigma_t^2\xi/\alpha_t`: it has the
 same optimum in the noise network's terms, but a target without bound where the signal ends.
@@ -28,7 +28,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.objectives.objective import Objective
+from undrift.objectives.objective import Objective, Pair
 from undrift.objectives.published import STRENGTHS
 
 
@@ -43,9 +43,7 @@ class InputPerturbation(Objective):
 
     published_strength = STRENGTHS["input_perturbation"]
 
-    def pair(
-        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def pair(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Pair:
         """The perturbed draw and the target of the clean pair."""
         x_t = self.noisy(x_0, t, epsilon + self.strength * self.draw(x_0))
         self.log_change(x_t, self.noisy(x_0, t, epsilon))

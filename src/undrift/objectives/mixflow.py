@@ -1,13 +1,13 @@
-r"""MixFlow: the network is told a time and shown a state of a noisier one.
+r"""MixFlow: the input of the network has the noise of a later time than its label.
 
-A few-step sampler lags behind: its state at time t has the noise of an earlier, noisier time. So
-the network is trained on it. With data times :math:`r = 1 - t/T` (1 is data),
+A few-step sampler lags behind: its state at time t has the noise of a noisier time. So the network
+is trained on such states. With data times :math:`r = 1 - t/T` (1 is data),
 
 .. math:: r \sim \mathrm{Beta}(2, 1), \qquad
           r' \sim U[(1 - \gamma) r, r], \qquad t' = T (1 - r'),
 
-the input is the forward draw :math:`x_{t'}` of the noisier time, the network is told t, and the
-target is that of the time of the input, :math:`F(x_0, \epsilon, t')`.
+the input is the forward draw :math:`x_{t'}` of the noisier time, the label is t, and the target
+is that of the time of the input, :math:`F(x_0, \epsilon, t')`.
 
 The method was published for flow matching, where the target :math:`\epsilon - x_0` does not depend
 on the time. Here it is the same derivative: on the circle
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.objectives.objective import Objective
+from undrift.objectives.objective import Objective, Pair
 from undrift.objectives.published import STRENGTHS
 
 
@@ -45,14 +45,12 @@ class MixFlow(Objective):
     published_strength = STRENGTHS["mixflow"]
 
     def emphasized(self, t: Tensor) -> Tensor:
-        r"""Steps whose data time has the law Beta(2, 1), from uniform ones."""
+        r"""Steps whose data time has the distribution Beta(2, 1), from uniform ones."""
         num_steps = self.schedule.num_steps
         uniform = (t - 1 + self._uniform(t)) / num_steps
         return (num_steps - (num_steps * uniform.sqrt()).long()).clamp(1, num_steps)
 
-    def pair(
-        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def pair(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Pair:
         """The draw of a noisier time and the target that belongs to it."""
         num_steps = self.schedule.num_steps
         lag = self.strength * self._uniform(t) * (num_steps - t)

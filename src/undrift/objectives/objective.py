@@ -1,79 +1,75 @@
-"""What training methods have in common: one call in anybody's training loop."""
+"""What training methods have in common: one call in any training loop."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from undrift.diffusion.denoiser import Denoiser, PredictionType, split_variance
-from undrift.diffusion.gaussian import DenoiserSampler
+from undrift.diffusion.denoiser import (
+    Denoiser,
+    Prediction,
+    PredictionType,
+    call_network,
+    estimates,
+    split_variance,
+)
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.balance import NoEffectWarning
 from undrift.regularizer.gradients import gradient_norm
+from undrift.regularizer.options import Limits
 from undrift.regularizer.processes import process_index
-from undrift.seeds import stream_seed
+from undrift.regularizer.resumable import Resumable, Streams, seeded
+
+Pair = tuple[Tensor, Tensor]
 
 
-class Objective(ABC):
-    r"""A training loss: one call in anybody's training loop.
+class Objective(Resumable, ABC):
+    r"""A training loss: one call in any training loop.
 
     >>> loss = objective(model, x_0)  # doctest: +SKIP
 
     Its main term is the mean squared error of what the network predicts, at steps drawn uniformly
-    from 1 to T. A method changes the input and the target of the main term (:meth:`pair`) or adds a
-    term of its own (:class:`TermObjective`).
+    from 1 to T. A method changes the input and the target of the main term (:meth:`pair`) or adds
+    another term (:class:`TermObjective`).
 
-    Steps and noise of the main term come from one random stream, whatever else a method draws from
-    another: objectives with one seed see the same steps and the same noise.
+    Steps and noise of the main term come from one random stream, and everything else that a method
+    draws from another: objectives with the same seed use the same steps and the same noise.
 
     Arguments:
-        model: The chain, or only the denoiser, whose schedule and prediction type hold.
-        strength: The number that the method turns on; its published value when None.
+        model: The sampler, or only the denoiser: its noise schedule and prediction type are used.
+        strength: The strength of the method; its published value when None.
         seed: Seed of both random streams.
 
     Attributes:
         log: What the last call measured.
 
     Raises:
-        InvalidInput: If the strength has no meaning.
+        InvalidInput: If the strength is invalid, or the sampler has no schedule to train with.
     """
 
     published_strength = 0.0
+    saved: tuple[str, ...] = ("streams",)
 
     def __init__(
-        self,
-        model: DenoiserSampler | Denoiser,
-        *,
-        strength: float | None = None,
-        seed: int = 0,
+        self, model: Sampler | Denoiser, *, strength: float | None = None, seed: int = 0
     ) -> None:
         strength = self.published_strength if strength is None else strength
-        if not 0 <= strength < math.inf:
-            raise InvalidInput(
-                f"strength of {type(self).__name__} is {strength}: choose a number from 0 on"
-            )
-        self.denoiser = model if isinstance(model, Denoiser) else model.denoiser
+        Limits(0).check(f"strength of {type(self).__name__}", strength)
+        self.denoiser = trained_denoiser(model)
         self.schedule = self.denoiser.schedule
         self.strength = float(strength)
         self.seed = seed
         self.log: dict[str, float] = {}
-        self._streams: dict[str, torch.Generator] | None = None
 
-    @property
-    def streams(self) -> dict[str, torch.Generator]:
+    @cached_property
+    def streams(self) -> Streams:
         """The random streams of this process, ``main`` and ``own``; made at the first call."""
-        if self._streams is None:
-            self._streams = {
-                name: torch.Generator().manual_seed(stream_seed(self.seed, name, process_index()))
-                for name in ("main", "own")
-            }
-        return self._streams
+        return Streams(self.seed, own=["main", "own"], rank=process_index())
 
     def __call__(
         self,
@@ -93,13 +89,13 @@ class Objective(ABC):
             t: Step of each row, with shape :math:`(B,)`, from 1 to T: diffusers' timestep + 1;
                 drawn when None.
             epsilon: Noise of the main term, with shape :math:`(B, *)`; drawn when None.
-            generator: Source of both, on the CPU; the objective's own stream when None.
+            generator: Source of both, on the CPU; the stream ``main`` when None.
 
         Returns:
             A scalar.
 
         Raises:
-            InvalidInput: If a step is none of the chain, or the model is a wrapped denoiser.
+            InvalidInput: If a step is not one of the schedule, or the model is a wrapped denoiser.
         """
         self.log = {}
         generator = self.streams["main"] if generator is None else generator
@@ -121,20 +117,17 @@ class Objective(ABC):
         return self.completed(main, denoiser, x_t, t, output)
 
     @abstractmethod
-    def pair(
-        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What the network is shown and what it should say, each with the shape of the data."""
+    def pair(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Pair:
+        """Input and target of the network, each with the shape of the data."""
 
     def emphasized(self, t: Tensor) -> Tensor:
-        """Steps that were drawn uniformly, moved to where a method wants more of them."""
+        """Steps that were drawn uniformly, in the distribution that a method trains with."""
         return t
 
     def completed(
         self, main: Tensor, denoiser: Denoiser, x_t: Tensor, t: Tensor, output: Tensor
     ) -> Tensor:
-        """The loss, of its main term and of what the network said in it."""
-        del denoiser, x_t, t, output
+        """The loss, from its main term and the output of the network in it."""
         return main
 
     def noisy(self, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
@@ -143,33 +136,21 @@ class Objective(ABC):
         return alpha_t * x_0 + sigma_t * epsilon
 
     def draw(self, like: Tensor) -> Tensor:
-        """Standard Gaussian noise of the method's own stream, in the shape of a tensor."""
+        """Standard Gaussian noise from the stream ``own``, in the shape of a tensor."""
         return torch.randn(like.shape, generator=self.streams["own"]).to(like)
 
-    @contextmanager
-    def aside(self, like: Tensor) -> Iterator[None]:
-        """Passes beside that of the main term, which then meets the same dropout as without."""
+    def aside(self, like: Tensor) -> AbstractContextManager[None]:
+        """For additional passes: the main term uses the same dropout as without them."""
         seed = int(torch.randint(2**62, (), generator=self.streams["own"]))
-        with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
-            torch.manual_seed(seed)
-            yield
+        return seeded(seed, like.device)
 
     def log_change(self, x_t: Tensor, plain: Tensor) -> None:
-        """Log how far the network's input is from the plain one, root mean square."""
+        """Log the root-mean-square difference of the network's input from the plain one."""
         self.log["input_change"] = float((x_t - plain).detach().float().square().mean().sqrt())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
-        return {name: stream.get_state() for name, stream in self.streams.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
-        for name, stream in self.streams.items():
-            stream.set_state(state[name].cpu())
 
 
 class Plain(Objective):
-    r"""The plain loss: input :math:`\alpha_t x_0 + \sigma_t\epsilon`, target as the network's kind.
+    r"""The plain loss: input :math:`\alpha_t x_0 + \sigma_t\epsilon`, target by prediction type.
 
     .. math:: \| F_\theta(x_t, t) - y \|^2 / d, \qquad
               y = \epsilon, \; x_0 \text{ or } v = \alpha_t\epsilon - \sigma_t x_0
@@ -187,10 +168,8 @@ class Plain(Objective):
         (torch.Size([]), True)
     """
 
-    def pair(
-        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The forward draw and the target of the network's kind."""
+    def pair(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Pair:
+        """The forward draw and the target of the prediction type."""
         return self.noisy(x_0, t, epsilon), denoiser.target(x_0, epsilon, t)
 
 
@@ -198,31 +177,32 @@ class TermObjective(Plain):
     r"""The plain loss plus :math:`\lambda` times a term.
 
     Arguments:
-        model: The chain, or only the denoiser.
+        model: The sampler, or only the denoiser.
         strength: λ; its published value when None.
         log_every: After how many calls the gradient norms of both parts are measured, each by a
-            backward pass of its own.
+            separate backward pass.
         seed: Seed of both random streams.
 
     Attributes:
-        log: ``main`` and ``term`` (without λ) of the last call, and now and then
+        log: ``main`` and ``term`` (without λ) of the last call, and every ``log_every`` calls
             ``grad_norm_main`` and ``grad_norm_term`` (with λ).
 
     Raises:
-        InvalidInput: If the strength or the interval has no meaning.
+        InvalidInput: If the strength or the interval is invalid.
     """
+
+    saved = ("streams", "calls", "watch")
 
     def __init__(
         self,
-        model: DenoiserSampler | Denoiser,
+        model: Sampler | Denoiser,
         *,
         strength: float | None = None,
         log_every: int = 50,
         seed: int = 0,
     ) -> None:
         super().__init__(model, strength=strength, seed=seed)
-        if log_every < 1:
-            raise InvalidInput(f"log_every is {log_every}: choose at least 1")
+        Limits(1).check("log_every", log_every)
         self.log_every = log_every
         self.calls = 0
         self.watch = NoEffectWarning(f"the term of {type(self).__name__}", "raise its strength")
@@ -235,13 +215,13 @@ class TermObjective(Plain):
             denoiser: The model.
             x_t: States of the main term, with shape :math:`(B, *)`.
             t: Their steps, with shape :math:`(B,)`.
-            output: What the network said of them in the main term, with its graph.
+            output: The output of the network there, in the main term, with its graph.
         """
 
     def completed(
         self, main: Tensor, denoiser: Denoiser, x_t: Tensor, t: Tensor, output: Tensor
     ) -> Tensor:
-        """Both parts of the loss; their values and, now and then, gradients are logged."""
+        """Both parts of the loss; logs their values and sometimes their gradient norms."""
         with self.aside(x_t):
             term = self.term(denoiser, x_t, t, output)
         self.log |= {"main": float(main.detach()), "term": float(term.detach())}
@@ -250,18 +230,8 @@ class TermObjective(Plain):
         self.calls += 1
         return main + self.strength * term
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
-        counts = {"calls": self.calls, "weak_since": self.watch.weak_since}
-        return super().state_dict() | counts
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
-        super().load_state_dict(state)
-        self.calls, self.watch.weak_since = state["calls"], state["weak_since"]
-
     def _measure(self, denoiser: Denoiser, main: Tensor, term: Tensor) -> None:
-        """Log the gradient norms, and warn of a term that never changes anything."""
+        """Log the gradient norms, and warn of a term without effect."""
         parameters = [p for p in denoiser.parameters() if p.requires_grad]
         if not parameters:
             return
@@ -271,15 +241,33 @@ class TermObjective(Plain):
         self.watch.note(self.calls, main_norm, self.strength * term_norm, self.strength)
 
 
+def trained_denoiser(model: Sampler | Denoiser) -> Denoiser:
+    """The denoiser that is trained, of a sampler over it.
+
+    Raises:
+        InvalidInput: If the sampler has no noise schedule, or does not say what its network
+            predicts.
+    """
+    if isinstance(model, Denoiser):
+        return model
+    if model.schedule is None or model.prediction_type is None:
+        raise InvalidInput(
+            f"{type(model).__name__} has no table of its noise schedule to train with: use a "
+            "DDPMScheduler or a DDIMScheduler"
+        )
+    known: Denoiser | None = getattr(model, "denoiser", None)
+    return known or Denoiser(model.network, model.schedule, model.prediction_type)
+
+
 def data_error_weight(
     prediction_type: PredictionType, alpha_t: Tensor | float, sigma_t: Tensor | float
 ) -> Tensor | float:
-    r"""Weight of :math:`\|\hat x_0 - x_0\|^2` that the plain loss of a network's kind amounts to.
+    r"""Weight of :math:`\|\hat x_0 - x_0\|^2` in the plain loss of a prediction type.
 
     .. math:: \alpha_t^2/\sigma_t^2 \;(\epsilon), \qquad 1 \;(x_0), \qquad 1/\sigma_t^2 \;(v)
 
-    With it a published term keeps, at each step, the weight beside the main term that it had beside
-    the published one, whatever the network predicts.
+    With it a published term keeps, at each step, its published weight relative to the main term,
+    whatever the network predicts.
 
     Arguments:
         prediction_type: What the network predicts.
@@ -293,5 +281,22 @@ def data_error_weight(
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """One number for each row, ready to multiply a batch."""
+    """One number for each row, in a shape that broadcasts to a batch."""
     return values.view(-1, *[1] * (like.ndim - 1)).to(like)
+
+
+def predict_between(
+    denoiser: Denoiser, x: Tensor, step: Tensor, alpha: Tensor, sigma: Tensor
+) -> Prediction:
+    r"""The model's :math:`\hat x_0` and :math:`\hat\epsilon` at any time.
+
+    Arguments:
+        denoiser: The model.
+        x: States, with shape :math:`(B, *)`.
+        step: Their fractional steps, with shape :math:`(B,)`.
+        alpha: :math:`\alpha` there, with shape :math:`(B,)`.
+        sigma: :math:`\sigma` there.
+    """
+    out = call_network(denoiser.network, x, (step - 1).to(x), denoiser.conditioning)
+    at = per_row(alpha, x), per_row(sigma, x)
+    return estimates(split_variance(out, x)[0], x, *at, denoiser.prediction_type)

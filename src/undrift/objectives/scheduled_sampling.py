@@ -1,4 +1,4 @@
-r"""Scheduled sampling: the network is trained at states that its own denoising steps have made.
+r"""Scheduled sampling: the network is trained at states made by its own denoising steps.
 
 A row at step t is noised to t + k, k drawn uniformly from 0 to L, brought back to t by k steps of
 the chain without gradient, and denoised from there. The target is derived anew from the data: with
@@ -6,14 +6,14 @@ the chain without gradient, and denoised from there. The target is derived anew 
 \tilde\epsilon)` has the state :math:`\tilde x_t`, and the plain target of that pair is
 :math:`\tilde\epsilon`, :math:`x_0` or :math:`(\alpha_t\tilde x_t - x_0)/\sigma_t`.
 
-The method is not consistent: a rolled state knows less of the datum that it came from than a
-forward draw does, so the best answer to it is not the ideal denoiser. For data N(0, s²) and ideal
+The method is not consistent: a rolled-out state contains less information about its datum than a
+forward draw, so its best output is not that of the ideal denoiser. For data N(0, s²) and ideal
 steps with the true reverse variance,
 
 .. math:: E[x_0 | \tilde x_t] = \rho^2\, E[x_0 | x_t{=}\tilde x_t], \qquad
           \rho = \mathrm{corr}(x_t, x_{t+k}):
 
-the estimate of the data is shrunk, by little where k steps do little.
+the estimate of the data is shrunk, the less, the less k steps change.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DDIMSampler, DenoiserSampler
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.objectives.objective import Objective, per_row
+from undrift.objectives.objective import Objective, Pair, per_row
 from undrift.objectives.published import LENGTH
+from undrift.regularizer.options import Limits
 
 
 class ScheduledSampling(Objective):
     r"""Scheduled sampling: up to L denoising steps of the chain, then the plain loss from there.
 
     They are one step of the sampler's grid long (one step of the schedule where all are used),
-    with its clipping and reverse variance. Each row has a length of its own, cut where the schedule
-    begins; a pass takes only the rows that still move, so that the cost is L/2 passes without
-    gradient.
+    with its clipping and reverse variance. Each row has a separate length, cut where the schedule
+    begins; a network call takes only the rows that are not done, so that the cost is L/2 calls
+    without gradient.
 
     Arguments:
-        sampler: The chain.
+        sampler: An ancestral or a DDIM sampler.
         length: L, the largest number of denoising steps; 0 is plain.
         seed: Seed of both random streams.
 
     Raises:
-        InvalidInput: If the length is negative, or the chain's reverse variance is learned.
+        InvalidInput: If the length is negative, or this sampler cannot be rolled out.
 
     References:
         | Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks
@@ -50,10 +52,14 @@ class ScheduledSampling(Objective):
         | Markup-to-Image Diffusion Models with Scheduled Sampling (Deng et al., 2023)
     """
 
-    def __init__(self, sampler: DenoiserSampler, *, length: int = LENGTH, seed: int = 0) -> None:
+    def __init__(self, sampler: Sampler, *, length: int = LENGTH, seed: int = 0) -> None:
         super().__init__(sampler, seed=seed)
-        if length < 0:
-            raise InvalidInput(f"length of the rollout is {length}: choose at least 0")
+        Limits(0).check("length of the rollout", length)
+        if not isinstance(sampler, DenoiserSampler):
+            raise InvalidInput(
+                f"scheduled sampling cannot roll out a {type(sampler).__name__}: use a "
+                "DDPMScheduler or a DDIMScheduler"
+            )
         variance = getattr(sampler, "variance_type", "fixed_small")
         if not variance.startswith("fixed"):
             raise InvalidInput(f"a rollout needs a fixed reverse variance, not {variance!r}")
@@ -63,10 +69,8 @@ class ScheduledSampling(Objective):
         self.is_large = variance == "fixed_large"
         self.eta = sampler.eta if isinstance(sampler, DDIMSampler) else 1.0
 
-    def pair(
-        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The rolled state and the target that is derived from the data."""
+    def pair(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Pair:
+        """The rolled-out state and the target that is derived from the data."""
         t = t.cpu()
         k = torch.randint(self.length + 1, t.shape, generator=self.streams["own"])
         k = torch.minimum(k, (self.schedule.num_steps - t) // self.stride)
@@ -83,7 +87,7 @@ class ScheduledSampling(Objective):
         return x, denoiser.target(x_0, explained, t)
 
     def _denoised(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        r"""One denoising step for rows at times of their own.
+        r"""One denoising step of rows at different times.
 
         It is that of DDIM with :math:`\eta = 1` for the ancestral sampler, whose mean is the same
         if :math:`\hat\epsilon` follows the clipped :math:`\hat x_0`.

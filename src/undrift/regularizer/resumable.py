@@ -1,8 +1,9 @@
-"""What a resumed run restores: random streams, and attributes of objects."""
+"""State that a resumed run restores: random streams, and attributes of objects."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,3 +58,12 @@ class Streams(dict[str, torch.Generator]):
         """Restore the positions of all streams."""
         for name, stream in self.items():
             stream.set_state(state[name].cpu())
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed the global random streams of torch, and restore them afterwards."""
+    is_cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        torch.manual_seed(seed)
+        yield

@@ -89,7 +89,7 @@ def complete(
     resume = last_checkpoint(output / "checkpoints") is not None
     if output.exists() and not resume:
         _set_aside(output)
-    return train(replace(config, resume=resume), data, progress=False, look=look)
+    return train(replace(config, resume=resume), data, progress=False, on_step=look)
 
 
 def _set_aside(output: Path) -> None:

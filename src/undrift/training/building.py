@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,8 +10,7 @@ import torch
 from torch import nn
 
 from undrift.data.images import ImageData
-from undrift.diffusion.gaussian import DenoiserSampler
-from undrift.diffusion.pipelines import as_sampler, ddpm_scheduler, sampler_by_name
+from undrift.diffusion.pipelines import ddpm_scheduler, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import SCHEDULES
 from undrift.exceptions import InvalidInput
@@ -27,6 +27,7 @@ from undrift.objectives.scheduled_sampling import ScheduledSampling
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.options import RegularizerConfig
+from undrift.regularizer.resumable import seeded
 from undrift.regularizer.spaces import JointSpace, NetworkSpace, PixelSpace, Pyramid
 from undrift.regularizer.weighting import Weighting
 from undrift.seeds import stream_seed
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Objective]] = {
     "scheduled_sampling": ScheduledSampling,
 }
 """The published methods by name; the loss of all others is plain."""
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 SHARED = (
     *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
     *("every", "window", "stride", "rho"),
@@ -63,7 +65,7 @@ def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.
         image_shape: Channels, height and width.
 
     Raises:
-        InvalidInput: If the image cannot be halved as often as the network wants, or the options
+        InvalidInput: If the image cannot be halved as often as the network needs, or the options
             do not fit together.
     """
     from diffusers import UNet2DModel
@@ -89,7 +91,7 @@ def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.
 
 
 def check_halvings(image_shape: tuple[int, int, int], halvings: int) -> None:
-    """Stop if images cannot be halved so often.
+    """Check that images can be halved so often.
 
     Raises:
         InvalidInput: If a side is not divisible.
@@ -102,7 +104,7 @@ def check_halvings(image_shape: tuple[int, int, int], halvings: int) -> None:
         )
 
 
-def build_scheduler(config: ChainConfig) -> Any:  # noqa: ANN401
+def build_scheduler(config: ChainConfig) -> Any:
     """The DDPMScheduler of diffusers for the chain that a configuration describes."""
     schedule = SCHEDULES[config.schedule](config.num_steps)
     return ddpm_scheduler(schedule, config.prediction_type, config.variance_type, config.clip)
@@ -110,48 +112,29 @@ def build_scheduler(config: ChainConfig) -> Any:  # noqa: ANN401
 
 def build_sampler(
     network: nn.Module,
-    scheduler: Any,  # noqa: ANN401
+    scheduler: Any,
     num_inference_steps: int | None = None,
-) -> DenoiserSampler:
-    """The chain of a network that is trained.
+    name: str | None = None,
+) -> Sampler:
+    """The sampler over a network that is trained.
 
     Arguments:
         network: The network.
         scheduler: Its scheduler of diffusers.
         num_inference_steps: Number of denoising steps; all training steps when None.
-
-    Raises:
-        InvalidInput: If the scheduler is none that can be trained with.
-    """
-    sampler = as_sampler(network, num_inference_steps, schedule=scheduler)
-    if not isinstance(sampler, DenoiserSampler):
-        raise InvalidInput(
-            f"a pipeline with {type(scheduler).__name__} cannot be trained: save it with a "
-            "DDPMScheduler or a DDIMScheduler"
-        )
-    return sampler
-
-
-def build_chain(
-    network: nn.Module,
-    scheduler: Any,  # noqa: ANN401
-    name: str | None,
-    num_inference_steps: int | None,
-) -> Sampler:
-    """The chain that a regularizer follows, by the name of its sampler; ancestral when None.
+        name: The sampler; that of the scheduler when None.
 
     Raises:
         InvalidInput: If there is no such sampler, or it does not run with this number of steps.
     """
-    if name is None:
-        return build_sampler(network, scheduler)
-    if name not in ("ancestral", "ddim") and num_inference_steps is None:
+    if name not in (None, "ancestral", "ddim") and num_inference_steps is None:
         raise InvalidInput(
             f"the chain of {name} needs its number of steps: give "
             "--regularizer.num-inference-steps, as many as the model will be sampled with"
         )
-    pipeline = SimpleNamespace(unet=network, scheduler=scheduler)
-    return sampler_by_name(pipeline, name, num_inference_steps)
+    return sampler_by_name(
+        SimpleNamespace(unet=network, scheduler=scheduler), name, num_inference_steps
+    )
 
 
 def build_regularizer(
@@ -165,39 +148,40 @@ def build_regularizer(
         seed: Seed of the run, which its own seed is mixed with.
 
     Raises:
-        InvalidInput: If an option has no meaning, or the profile is missing or has no gains.
+        InvalidInput: If an option is invalid, or the profile is missing or has no gains.
     """
     variant, config = method.variant, method.regularizer
     if variant is None:
         return None
-    options: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
+    options = {name: getattr(config, name) for name in SHARED}
     if variant != "official":
-        balance = GradientBalance(share=config.gradient_share)
-        options |= {"strength": balance} | _comparison(config, sampler)
+        options |= {"strength": GradientBalance(config.gradient_share)} | _comparison(
+            config, sampler
+        )
     if config.strength is not None:
         options["strength"] = config.strength
-    seed = stream_seed(seed, "regularizer", config.seed)
-    weighting = _weighting(config)
-    return CumulativeErrorRegularizer(
-        sampler, variant=variant, weighting=weighting, seed=seed, **options
-    )
+    options |= {
+        "weighting": _weighting(config),
+        "seed": stream_seed(seed, "regularizer", config.seed),
+    }
+    return CumulativeErrorRegularizer(sampler, variant=variant, **options)
 
 
-def build_objective(method: MethodConfig, sampler: DenoiserSampler, seed: int = 0) -> Objective:
-    """The loss that a method describes: plain beside a regularizer, else that of the method.
+def build_objective(method: MethodConfig, sampler: Sampler, seed: int = 0) -> Objective:
+    """The loss that a method describes: the plain one with a regularizer, else its own.
 
     Arguments:
         method: The method, with the options of the baselines.
-        sampler: The chain that is trained.
-        seed: Seed of the run, which the method's own seed is mixed with.
+        sampler: The sampler over the network that is trained.
+        seed: Seed of the run, which the seed of the method is mixed with.
 
     Raises:
-        InvalidInput: If an option has no meaning.
+        InvalidInput: If an option is invalid.
     """
     config = method.objective
-    seed = stream_seed(seed, "objective", config.seed)
     options = {name: getattr(config, name) for name in OPTIONS.get(method.method, ())}
-    return METHODS.get(method.method, Plain)(sampler, seed=seed, **options)
+    options["seed"] = stream_seed(seed, "objective", config.seed)
+    return METHODS.get(method.method, Plain)(sampler, **options)
 
 
 def build_optimizer(
@@ -209,12 +193,11 @@ def build_optimizer(
         options: What was chosen.
         network: The network that is trained.
         steps: Number of training steps, over which the schedule runs.
-        warm: Whether training goes on from another run, and needs no warm-up.
+        warm: Whether training continues another run, and needs no warm-up.
     """
     from diffusers.optimization import get_scheduler
 
-    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(
+    optimizer = OPTIMIZERS[options.optimizer](
         network.parameters(),
         lr=options.learning_rate,
         betas=(options.beta1, options.beta2),
@@ -239,8 +222,7 @@ def starting_network(
     """
     if start and start.pipeline is not None:
         return _network_of(start, data), start.pipeline.scheduler
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config.seed, "weights"))
+    with seeded(stream_seed(config.seed, "weights")):
         network = build_network(config.model, data.image_shape)
     if start and start.state:
         try:
@@ -254,7 +236,7 @@ def starting_network(
 
 
 def continue_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over the moments, not the learning rate and the other options.
+    """Restore the moments, but not the learning rate and the other options.
 
     Raises:
         InvalidInput: If they belong to other parameters.
@@ -288,7 +270,7 @@ def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
 
 
 def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
-    """What states are compared with forward draws by, where it is not the released algorithm's."""
+    """How states are compared with forward draws, in all variants but the released one."""
     multipliers = tuple(config.bandwidth * m for m in RBFMixture.multipliers)
     kernel = EnergyKernel() if config.kernel == "energy" else RBFMixture("mean", multipliers)
     options: dict[str, Any] = {"kernel": kernel, "population": config.population}
@@ -313,13 +295,13 @@ def _weighting(config: RegularizerConfig) -> Weighting:
     gains = ErrorProfile.load(config.profile).gains()
     if not gains:
         raise InvalidInput(
-            f"{config.profile} holds no downstream gains, the weights: measure it with the budget"
+            f"{config.profile} contains no downstream gains: measure it with the budget"
         )
     return gains
 
 
 def _attending(config: ModelConfig, size: int, blocks: int) -> list[bool]:
-    """Which blocks attend, from the finest to the coarsest."""
+    """Which blocks have attention, from the finest to the coarsest."""
     if config.attention_sizes is None:
         return [False] * (blocks - 1) + [config.attention]
     sizes = [size // 2**block for block in range(blocks)]
@@ -351,7 +333,5 @@ def _check_widths(config: ModelConfig, widths: list[int], attends: list[bool]) -
 
 
 def _default_widths(size: int) -> list[int]:
-    for limit, widths in ((8, [16, 32]), (16, [32, 64]), (32, [64, 128, 128])):
-        if size <= limit:
-            return widths
-    return [64, 128, 256, 256]
+    known = {8: [16, 32], 16: [32, 64], 32: [64, 128, 128], math.inf: [64, 128, 256, 256]}
+    return next(widths for limit, widths in known.items() if size <= limit)

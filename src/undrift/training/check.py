@@ -1,4 +1,4 @@
-"""Ranges of the options of a run, and options that do not go together."""
+"""Ranges of the options of a run, and options that exclude each other."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LIMITS = {
 
 
 def check(config: TrainConfig) -> None:
-    """Stop at numbers that have no meaning, before anything is made.
+    """Check all options of a run, before anything is built.
 
     Raises:
-        InvalidInput: Names the first of them.
+        InvalidInput: Names the first that is invalid.
     """
     for path, limits in LIMITS.items():
         limits.check(f"--{path.replace('_', '-')}", attrgetter(path)(config))
@@ -39,8 +39,8 @@ def check(config: TrainConfig) -> None:
         )
     if config.method == "fokker_planck" and config.mixed_precision != "no":
         raise InvalidInput(
-            "--method fokker_planck takes differences of outputs, which are noise in half "
-            "precision: leave --mixed-precision at no"
+            "--method fokker_planck needs full precision (it takes differences of outputs): use "
+            "--mixed-precision no"
         )
     if config.tensorboard and find_spec("tensorboard") is None:
         raise InvalidInput("--tensorboard needs the package: pip install tensorboard")

@@ -1,7 +1,7 @@
-r"""Checkpoints: what a run leaves on disk, and where another run may start.
+r"""Checkpoints: the saved state of a run, from which it or another run may start.
 
-A folder is written under another name and renamed when it is whole: a run that is stopped while it
-writes loses nothing.
+A folder is written under another name and renamed when it is complete: a run that is stopped while
+it writes loses nothing.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FREE_TO_CHANGE = (
     "log_every",
     "tensorboard",
 )
-"""Options that say where a run is written and what is shown of it, not what it comes to."""
+"""Options that determine where a run is written and what is logged, not its result."""
 
 
 @contextmanager
 def appearing(
     path: Path, *, when: bool = True, agree: Callable[[], None] = lambda: None
 ) -> Iterator[Path]:
-    """A folder that is written under another name and appears whole or not at all.
+    """A folder that is written under another name and appears complete or not at all.
 
     Arguments:
-        path: Its name in the end; what was there before is replaced.
+        path: Its final name; a folder of that name is replaced.
         when: Whether this process is the one that renames it.
         agree: Waits for all processes that write into it.
     """
@@ -72,7 +72,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def forget_old_checkpoints(folder: Path) -> None:
-    """Keep the last few checkpoints only, and nothing that was left half written."""
+    """Delete all but the last checkpoints, and incomplete ones."""
     for old in [*sorted(folder.glob("step-*"))[:-KEPT_CHECKPOINTS], *folder.glob(".step-*")]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -85,7 +85,7 @@ def read_state(file: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
         needs: Names that it has to hold.
 
     Raises:
-        InvalidInput: If it is missing or damaged, or no such file of ours.
+        InvalidInput: If it is missing or damaged, or another kind of file.
     """
     try:
         state = dict(torch.load(file, map_location="cpu", weights_only=True))
@@ -94,12 +94,12 @@ def read_state(file: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
         raise InvalidInput(f"{file} is no checkpoint that can be read: {reason}") from error
     missing = [name for name in needs if name not in state]
     if missing:
-        raise InvalidInput(f"{file} is no checkpoint of undrift train: it holds no {missing[0]}")
+        raise InvalidInput(f"{file} is no checkpoint of undrift train: it contains no {missing[0]}")
     return state
 
 
 def same_run(saved: Mapping[str, Any], config: TrainConfig, checkpoint: Path) -> None:
-    """Stop if a checkpoint was made with another configuration.
+    """Check that a checkpoint was made with the same configuration.
 
     Raises:
         InvalidInput: If an option that matters differs.
@@ -114,11 +114,11 @@ def same_run(saved: Mapping[str, Any], config: TrainConfig, checkpoint: Path) ->
 def difference(
     saved: Mapping[str, Any], config: TrainConfig, but: Collection[str] = ()
 ) -> str | None:
-    """The first option, of those that matter, that a saved configuration has otherwise; or None.
+    """The first option that differs in a saved configuration, of those that determine the result.
 
     Arguments:
         saved: The saved configuration; options that are not in it have their defaults.
-        config: The configuration now. What its method has no use for does not matter.
+        config: The configuration now. Options that its method does not use may differ.
         but: Further options that may differ.
 
     Example:
@@ -133,7 +133,7 @@ def difference(
 
 
 def _deciding(config: TrainConfig) -> dict[str, Any]:
-    """The options that decide what a run comes to, by their dotted names."""
+    """The options that determine the result of a run, by their dotted names."""
     found: dict[str, Any] = {}
     config = replace(config, regularizer=config.chosen(config.batch_size))
     for name, value in asdict(config).items():
@@ -143,11 +143,11 @@ def _deciding(config: TrainConfig) -> dict[str, Any]:
         elif name not in FREE_TO_CHANGE:
             found[name] = value
     found["method"] = config.variant or config.method
-    # what a section holds may follow from the rest
+    # the defaults of a section may follow from the other options: compare these first
     return dict(sorted(found.items(), key=lambda item: "." in item[0]))
 
 
-def _restored(saved: Mapping[str, Any], default: Any = None) -> Any:  # noqa: ANN401
+def _restored(saved: Mapping[str, Any], default: Any = None) -> Any:
     """A configuration from its plain data."""
     default = TrainConfig() if default is None else default
     values = {f.name: saved[f.name] for f in fields(default) if f.name in saved}
@@ -159,7 +159,7 @@ def _restored(saved: Mapping[str, Any], default: Any = None) -> Any:  # noqa: AN
 
 @dataclass
 class StartingPoint:
-    """Where a run starts that does not start from nothing: a run, or a pipeline of diffusers.
+    """Where a run starts if it does not start anew: another run, or a pipeline of diffusers.
 
     Arguments:
         path: Where it is.
@@ -204,7 +204,7 @@ class StartingPoint:
         return replace(config, model=saved.model, chain=chain)
 
 
-def _check_inherited(asked: Any, saved: Any, group: str, path: str) -> None:  # noqa: ANN401
+def _check_inherited(asked: Any, saved: Any, group: str, path: str) -> None:
     default = type(asked)()
     for f in fields(asked):
         value = getattr(asked, f.name)
@@ -212,6 +212,6 @@ def _check_inherited(asked: Any, saved: Any, group: str, path: str) -> None:  # 
             continue
         if value not in (getattr(default, f.name), getattr(saved, f.name)):
             raise InvalidInput(
-                f"{path} does not fit --{group}.{f.name.replace('_', '-')} {value}: it brings its "
-                f"own network and chain; leave the option away"
+                f"{path} does not fit --{group}.{f.name.replace('_', '-')} {value}: its network "
+                "and chain are used; remove the option"
             )

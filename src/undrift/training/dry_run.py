@@ -1,16 +1,16 @@
-r"""A dry run of a training: one step on synthetic images, and the memory that the run takes.
+r"""A dry run: one training step on synthetic images, and the memory that the run takes.
 
 With P parameters of 4 bytes, a process with B images a step holds
 
 .. math:: 4 P \, (\underbrace{1}_\text{weights} + \underbrace{g}_\text{gradients}
           + \underbrace{2}_\text{Adam's moments} + \underbrace{1}_\text{average}) + a B + r,
 
-g = 2 with a regularizer, whose gradient waits while the main term's is made, else 1; a, what
-autograd keeps of one image for the backward pass; r, the regularizer's data and chains. All but a
-is counted. a is measured in the step, by hooks on what autograd saves, and grows in proportion to
-the batch; so a step of a few images gives the memory of the full batch, where states and forward
-draws are shrunk in the same proportion. A backward pass needs workspace beside it, convolutions
-most of all, and an allocator rounds up: expect a quarter more.
+where g = 2 with a regularizer, whose gradient is kept while that of the main term is computed, else
+1; a is what autograd keeps per image for the backward pass; r is the data and chains of the
+regularizer. All but a is counted. a is measured in the step, by hooks on what autograd saves, and
+the memory for it is proportional to the batch; so a step of a few images gives the memory of the
+full batch, if states and forward draws are reduced in the same proportion. A backward pass needs
+additional workspace, convolutions most of all, and an allocator rounds up: expect a quarter more.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
@@ -39,12 +40,12 @@ def dry_run(
     config: TrainConfig,
     batch_size: int | None = None,
     *,
-    accelerator: Any = None,  # noqa: ANN401
+    accelerator: Any = None,
 ) -> dict[str, Any]:
     """Build what a run needs, make one step on synthetic images, and write nothing.
 
-    The regularizer's term is computed in this step, with its chains where they would be, but on
-    noise, which costs as much as states of the model do.
+    The regularizer's term is computed in this step. Its chains are filled with noise, which costs
+    as much as states of the model.
 
     Arguments:
         config: What was chosen; its data are not touched.
@@ -57,7 +58,7 @@ def dry_run(
         the full batch, part by part, in bytes.
 
     Raises:
-        InvalidInput: If something of the configuration cannot be used.
+        InvalidInput: If an option or the data cannot be used.
 
     Example:
         >>> found = dry_run(TrainConfig(method="persistent"), batch_size=8)
@@ -82,14 +83,12 @@ def dry_run(
     trainer.stream = data.batches(batch_size * processes, generator)
     share = batch_size / full
     if regularizer:
-
-        def draw(count: int) -> Tensor:
-            return torch.randn(count, *data.image_shape, generator=generator).to(device)
-
-        regularizer.fill(full, share, draw)
+        shape = data.image_shape
+        noise = partial(torch.randn, generator=generator)
+        regularizer.fill(full, share, lambda count: noise(count, *shape).to(device))
     step, kept, peak = _timed_step(trainer)
     memory = _counted(trainer, held)
-    memory["activations"] = round(kept.scaled / share + kept.fixed)
+    memory["activations"] = round(kept.most["scaled"] / share + kept.most["fixed"])
     return {
         "method": config.method,
         "parameters": sum(p.numel() for p in trainer.bare_network.parameters()),
@@ -106,10 +105,11 @@ def dry_run(
 
 
 class KeptBytes:
-    """What autograd keeps for backward passes, in bytes: the most that is alive at once.
+    """What autograd keeps for backward passes, in bytes: the most at any time.
 
     Storages are counted once however often they are saved, those of the parameters not at all.
-    Copies of parameters in another precision count apart, since they do not grow with the batch.
+    Copies of parameters in another precision count separately, as ``fixed``: they do not grow with
+    the batch as all other tensors do, the ``scaled`` ones.
 
     Arguments:
         parameters: The parameters.
@@ -120,47 +120,34 @@ class KeptBytes:
         self._own = {p.untyped_storage().data_ptr() for p in own}
         self._shapes = {shape for p in own for shape in (p.shape, p.shape[::-1])}
         self._uses: Counter[int] = Counter()
-        self._now = self.scaled = 0
-        self._fixed_now = self.fixed = 0
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
 
     def pack(self, tensor: Tensor) -> _Kept:
-        """Take note of a tensor that is saved."""
+        """Record a tensor that is saved."""
         return _Kept(self, tensor)
 
-    def add(self, tensor: Tensor) -> None:
-        """Count a storage that is held once more."""
+    def count(self, tensor: Tensor, change: int) -> None:
+        """Change the number of references to the storage of a tensor, by 1 or -1."""
         storage = tensor.untyped_storage()
         key = storage.data_ptr()
-        self._uses[key] += 1
-        if key not in self._own and self._uses[key] == 1:
-            self._change(tensor, storage.nbytes())
-
-    def remove(self, tensor: Tensor) -> None:
-        """Count a storage that is held once less."""
-        storage = tensor.untyped_storage()
-        key = storage.data_ptr()
-        self._uses[key] -= 1
-        if key not in self._own and not self._uses[key]:
-            self._change(tensor, -storage.nbytes())
-
-    def _change(self, tensor: Tensor, size: int) -> None:
-        if tensor.shape in self._shapes:
-            self._fixed_now += size
-            self.fixed = max(self.fixed, self._fixed_now)
-        else:
-            self._now += size
-            self.scaled = max(self.scaled, self._now)
+        self._uses[key] += change
+        if key in self._own or self._uses[key] != max(change, 0):
+            return
+        kind = "fixed" if tensor.shape in self._shapes else "scaled"
+        self.now[kind] += change * storage.nbytes()
+        self.most[kind] = max(self.most[kind], self.now[kind])
 
 
 class _Kept:
-    """A saved tensor; it is counted while this object lives."""
+    """A saved tensor; it is counted while this object exists."""
 
     def __init__(self, kept: KeptBytes, tensor: Tensor) -> None:
-        self.kept, self.tensor = kept, tensor.detach()  # no way back to the graph that holds this
-        kept.add(tensor)
+        self.kept, self.tensor = kept, tensor.detach()  # without the graph, which holds this object
+        kept.count(tensor, 1)
 
     def __del__(self) -> None:
-        self.kept.remove(self.tensor)
+        self.kept.count(self.tensor, -1)
 
 
 def _synthetic(config: TrainConfig) -> ImageData:
@@ -168,7 +155,9 @@ def _synthetic(config: TrainConfig) -> ImageData:
     channels, size = KNOWN_SHAPES.get(config.data, (None, None))
     channels, size = config.channels or channels, config.image_size or size
     if channels is None or size is None:
-        raise InvalidInput("a dry run loads no data: say what they are by --channels, --image-size")
+        raise InvalidInput(
+            "a dry run loads no data: give their shape by --channels and --image-size"
+        )
     noise = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
     return ImageData(noise * 2 - 1, "synthetic")
 
@@ -191,7 +180,7 @@ def _timed_step(trainer: Trainer) -> tuple[dict[str, float], KeptBytes, int | No
 
 
 def _counted(trainer: Trainer, held: int) -> dict[str, int]:
-    """Bytes of all that does not grow with the batch as activations do."""
+    """Bytes of everything besides the activations."""
     network = trainer.bare_network
     parameters = list(network.parameters())
     moments = [m for state in trainer.optimizer.state.values() for m in state.values()]

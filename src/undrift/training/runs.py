@@ -7,7 +7,7 @@ r"""Run directories: what a training run leaves behind, and how it is found agai
 ``checkpoints/``  all state, to resume exactly
 ``samples/``      sample grids of the averaged weights, one for each time
 ``pipeline/``     the averaged weights as a pipeline of diffusers
-``result.json``   what came out, written when the run is complete
+``result.json``   the result, written when the run is complete
 ================  ==============================================================================
 """
 
@@ -18,8 +18,8 @@ import math
 import platform
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -37,16 +37,16 @@ from undrift.training.trainer import Row, Trainer
 
 PACKAGES = ("undrift", "torch", "diffusers", "accelerate", "numpy")
 GRID_IMAGES = 64
-GRID_STEPS = 100  # at most, for a glance while training
+GRID_STEPS = 100  # at most, for visual inspection
 
 
 def train(
     config: TrainConfig,
     data: ImageData | None = None,
     *,
-    accelerator: Any = None,  # noqa: ANN401
+    accelerator: Any = None,
     progress: bool = True,
-    look: Callable[[Trainer], None] = lambda trainer: None,
+    on_step: Callable[[Trainer], None] = lambda trainer: None,
 ) -> dict[str, Any]:
     """Run a training, or what is left of it, in its run directory.
 
@@ -55,14 +55,13 @@ def train(
         data: The images; loaded as the configuration says when None.
         accelerator: Devices, processes, precision; a new one when None.
         progress: Whether to draw a progress bar on stderr.
-        look: Called after each step, to look at the trainer and leave it as it is.
+        on_step: Called after each step with the trainer, which it must not change.
 
     Returns:
-        What came out: the folder, steps, last losses, seconds of the processor in training steps.
+        The result: the folder, steps, last losses, processor seconds of the training steps.
 
     Raises:
-        InvalidInput: If something of the configuration or the data cannot be used; nothing is
-            written then.
+        InvalidInput: If an option or the data cannot be used; nothing is written then.
     """
     data = data if data is not None else load(config)
     trainer = Trainer(config, data, accelerator)
@@ -72,9 +71,7 @@ def train(
     if main and not config.resume:
         _describe(folder, trainer)
     checkpoint_every = config.checkpoint_every or max(1, config.steps // 10)
-    sample_every = config.sample_every
-    if sample_every is None:
-        sample_every = max(1, config.steps // 4)
+    sample_every = max(1, config.steps // 4) if config.sample_every is None else config.sample_every
     label = f"training {folder.name}"
     with (
         progress_bar(label, config.steps, show=progress and main) as tick,
@@ -82,7 +79,7 @@ def train(
     ):
         tick(trainer.step)
 
-        def on_step(row: Row) -> None:
+        def record(row: Row) -> None:
             tick(1)
             write(row)
             step = trainer.step
@@ -90,9 +87,9 @@ def train(
                 _write_grid(trainer, folder / "samples" / f"step-{step:08d}.png")
             if step % checkpoint_every == 0 or step == config.steps:
                 trainer.save_checkpoint(folder / "checkpoints")
-            look(trainer)
+            on_step(trainer)
 
-        trainer.run(on_step)
+        trainer.run(record)
     result = _result(folder, trainer)
     if main:
         trainer.save_pipeline(folder / "pipeline")
@@ -102,18 +99,12 @@ def train(
 
 def load(config: DataConfig, limit: int | None = None) -> ImageData:
     """The images that a configuration names, or the first few of them."""
-    return load_data(
-        config.data,
-        split=config.split,
-        image_size=config.image_size,
-        channels=config.channels,
-        skip_bad_images=config.skip_bad_images,
-        limit=limit,
-    )
+    options = {f.name: getattr(config, f.name) for f in fields(DataConfig)}
+    return load_data(options.pop("data"), limit=limit, **options)
 
 
 def read_log(folder: Path) -> list[Row]:
-    """The rows that a run has logged; a line that it was stopped in does not count."""
+    """The rows that a run has logged; an incomplete last line is ignored."""
     file = folder / "log.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -132,7 +123,7 @@ def new_folder(parent: Path, name: str) -> Path:
     raise InvalidInput(f"no free folder in {parent}: clear it")
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+def write_json(path: Path, value: Any) -> None:
     """Write plain data; the file appears whole or not at all."""
     _write_whole(path, json.dumps(value, indent=1, default=str) + "\n")
 
@@ -166,7 +157,7 @@ def _new_folder(config: TrainConfig, trainer: Trainer) -> Path:
     if trainer.accelerator.is_main_process:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InvalidInput(
-                f"{folder} is there already: choose another --output, or go on with it by --resume"
+                f"{folder} is there already: choose another --output, or resume it with --resume"
             )
         folder.mkdir(parents=True, exist_ok=True)
     trainer.accelerator.wait_for_everyone()
@@ -174,13 +165,13 @@ def _new_folder(config: TrainConfig, trainer: Trainer) -> Path:
 
 
 def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
-    """The folder of the run that goes on; its log is cut back to the checkpoint."""
+    """The folder of the run that is resumed; its log is cut back to the checkpoint."""
     if config.output is None:
-        raise InvalidInput("which run to resume: give its folder as --output")
+        raise InvalidInput("--resume needs the folder of the run: give --output")
     folder = Path(config.output)
     checkpoint = last_checkpoint(folder / "checkpoints")
     if checkpoint is None:
-        raise InvalidInput(f"{folder} holds no checkpoint to resume from: start it anew")
+        raise InvalidInput(f"{folder} contains no checkpoint to resume from: start it again")
     trainer.load_checkpoint(checkpoint)
     if trainer.accelerator.is_main_process:
         rows = [row for row in read_log(folder) if row["step"] <= trainer.step]
@@ -194,7 +185,7 @@ def _describe(folder: Path, trainer: Trainer) -> None:
     resolved = asdict(replace(trainer.asked, output=str(folder)))
     (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
     made = {"data": dict(trainer.data.how), "chain": trainer.sampler.describe()}
-    if trainer.config.variant:  # what null stands for in the configuration
+    if trainer.config.variant:  # the defaults of the variant
         made["regularizer"] = asdict(trainer.config.regularizer)
     write_json(folder / "versions.json", {"versions": versions(), **made})
 
@@ -205,25 +196,23 @@ def _log(folder: Path, trainer: Trainer, config: TrainConfig) -> Iterator[Callab
     if not trainer.accelerator.is_main_process:
         yield lambda row: None
         return
-    board = _tensorboard(folder) if config.tensorboard else None
-    gathered: list[Row] = []
-    with (folder / "log.jsonl").open("a") as file:
+    waiting: list[Row] = []
+    with ExitStack() as stack:
+        file = stack.enter_context((folder / "log.jsonl").open("a"))
+        board: Any = stack.enter_context(_tensorboard(folder)) if config.tensorboard else None
 
         def write(row: Row) -> None:
-            gathered.append(row)
+            waiting.append(row)
             if row["step"] % config.log_every and row["step"] != config.steps:
                 return
-            mean = _mean(gathered)
-            gathered.clear()
+            mean = _mean(waiting)
+            waiting.clear()
             file.write(json.dumps(mean) + "\n")
             file.flush()
-            if board is not None:
-                for key, value in mean.items():
-                    board.add_scalar(key, value, int(mean["step"]))
+            for key, value in mean.items() if board else ():
+                board.add_scalar(key, value, int(mean["step"]))
 
         yield write
-    if board is not None:
-        board.close()
 
 
 def _mean(rows: list[Row]) -> Row:
@@ -237,7 +226,7 @@ def _mean(rows: list[Row]) -> Row:
     return mean
 
 
-def _tensorboard(folder: Path) -> Any:  # noqa: ANN401
+def _tensorboard(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return cast(Callable[[str], Any], SummaryWriter)(str(folder / "tensorboard"))
@@ -245,7 +234,7 @@ def _tensorboard(folder: Path) -> Any:  # noqa: ANN401
 
 def _write_grid(trainer: Trainer, path: Path) -> None:
     """A grid of samples from the averaged weights, with the same noise each time."""
-    steps = min(GRID_STEPS, trainer.sampler.schedule.num_steps)
+    steps = min(GRID_STEPS, trainer.objective.schedule.num_steps)
     sampler = trainer.averaged_sampler(steps)
     generator = torch.Generator().manual_seed(0)
     shape = (GRID_IMAGES, *trainer.data.image_shape)
@@ -255,7 +244,7 @@ def _write_grid(trainer: Trainer, path: Path) -> None:
 
 
 def _result(folder: Path, trainer: Trainer) -> dict[str, Any]:
-    """What came out; of each number that was logged, the last."""
+    """The result: of each number that was logged, the last."""
     last = {key: value for row in read_log(folder) for key, value in row.items()}
     measured = ("regularizer", "regularizer_null", "lambda", "grad_norm_main")
     return {

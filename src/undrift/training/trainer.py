@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from undrift.data.images import ImageData
-from undrift.diffusion.gaussian import DenoiserSampler
 from undrift.diffusion.pipelines import save_pipeline
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
 from undrift.training.building import (
-    build_chain,
     build_objective,
     build_optimizer,
     build_regularizer,
@@ -44,7 +43,7 @@ Row = dict[str, float]
 
 
 class Trainer:
-    """A training run: everything that has to go on when it is resumed.
+    """A training run: everything that a resumed run restores.
 
     Arguments:
         config: What was chosen.
@@ -52,10 +51,10 @@ class Trainer:
         accelerator: Devices, processes, precision; a new one when None.
 
     Raises:
-        InvalidInput: If the configuration does not fit the data, or itself.
+        InvalidInput: If the configuration does not fit the data, or its options exclude each other.
     """
 
-    def __init__(self, config: TrainConfig, data: ImageData, accelerator: Any = None) -> None:  # noqa: ANN401
+    def __init__(self, config: TrainConfig, data: ImageData, accelerator: Any = None) -> None:
         from diffusers.training_utils import EMAModel
 
         check(config)
@@ -91,16 +90,14 @@ class Trainer:
     def _regularizer(self, start: StartingPoint | None) -> CumulativeErrorRegularizer | None:
         """The regularizer of the method, over the chain that it follows."""
         options, config = self.config.regularizer, self.config
-        if config.variant is None:
-            return None
-        if options.features in ("network", "both") and start is None:
+        if config.variant and options.features in ("network", "both") and start is None:
             raise InvalidInput(
                 f"--regularizer.features {options.features} are those of the network as it is at "
                 "the start, which has learned nothing yet: give --start-from"
             )
-        chain = build_chain(
-            self.bare_network, self.scheduler, config.chain.sampler, options.num_inference_steps
-        )
+        name = config.chain.sampler
+        steps = options.num_inference_steps if name else None  # else the regularizer's choice
+        chain = build_sampler(self.bare_network, self.scheduler, steps, name)
         return build_regularizer(config, chain, config.seed)
 
     @property
@@ -116,7 +113,7 @@ class Trainer:
         """Train from the current step to the last.
 
         Arguments:
-            on_step: Called after each step with what was measured in it.
+            on_step: Called after each step with its measurements.
             until: Stop after this step instead.
         """
         self.network.train()
@@ -130,7 +127,7 @@ class Trainer:
     def _step(self) -> Row:
         x_0 = self._batch()
         self.optimizer.zero_grad()
-        with self._own_random_numbers():
+        with seeded(self._seed("dropout"), self.accelerator.device):
             first_term = self.config.regularizer.start * self.config.steps
             if self.regularizer is None or self.step < first_term:
                 main = self._main_term(x_0)
@@ -165,24 +162,16 @@ class Trainer:
         return self.objective(self.network, x_0, generator=noise)
 
     def _objective_log(self) -> Row:
-        """What the method measured; the loss of a run is the main term, whatever is added."""
+        """The measurements of the method; the loss of a run is the main term alone."""
         log = dict(self.objective.log)
         return {"loss": log.pop("main")} | log if "main" in log else log
 
     def _regularizer_log(self) -> Row:
-        """What the regularizer measured; half precision had scaled both gradients it saw."""
+        """The measurements of the regularizer; half precision has scaled both of its gradients."""
         scaler = self.accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else 1.0
         log = self.regularizer.log if self.regularizer else {}
         return {k: v / scale if k.startswith("grad_norm") else v for k, v in log.items()}
-
-    @contextmanager
-    def _own_random_numbers(self) -> Iterator[None]:
-        """Dropout draws from torch's global streams: lend it one that depends on the step alone."""
-        device = self.accelerator.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self._seed("dropout"))
-            yield
 
     def _batch(self) -> Tensor:
         """This process' share of the next batch."""
@@ -201,17 +190,17 @@ class Trainer:
         self.ema.copy_to(network.parameters())
         return network.eval()
 
-    def averaged_sampler(self, num_inference_steps: int | None = None) -> DenoiserSampler:
-        """The chain over the averaged weights."""
+    def averaged_sampler(self, num_inference_steps: int | None = None) -> Sampler:
+        """The sampler over the averaged weights."""
         return build_sampler(self.averaged_network(), self.scheduler, num_inference_steps)
 
     def save_pipeline(self, path: Path) -> None:
-        """Write the averaged weights as a pipeline of diffusers; it appears whole or not at all."""
+        """Write the averaged weights as a pipeline of diffusers, completely or not at all."""
         with appearing(path) as part:
             save_pipeline(self.averaged_network(), self.scheduler, part)
 
     def save_checkpoint(self, folder: Path) -> Path:
-        """Write all state, and forget all but the last checkpoints."""
+        """Write all state, and delete all but the last checkpoints."""
         path = folder / f"step-{self.step:08d}"
         main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
         with appearing(path, when=main, agree=wait) as part:
@@ -224,7 +213,7 @@ class Trainer:
         return path
 
     def load_checkpoint(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Resume from a checkpoint.
 
         Raises:
             InvalidInput: If it was made with another configuration, or is damaged.
@@ -253,20 +242,20 @@ class Trainer:
 
     @property
     def _shared(self) -> dict[str, Any]:
-        """Everything with a state that all processes have alike."""
+        """Everything whose state is the same in all processes."""
         names, scaler = ("optimizer", "lr_schedule", "ema", "stream"), self.accelerator.scaler
         parts = {"scaler": scaler} if scaler is not None else {}
         return parts | {"network": self.bare_network} | {n: getattr(self, n) for n in names}
 
     @property
     def _own(self) -> dict[str, Any]:
-        """Files of what this process has a state of its own of."""
+        """Files of everything whose state differs between processes."""
         parts = {"objective": self.objective, "regularizer": self.regularizer}
         rank = self.accelerator.process_index
         return {f"{name}-{rank}.pt": part for name, part in parts.items() if part is not None}
 
 
-def _accelerator(config: TrainConfig) -> Any:  # noqa: ANN401
+def _accelerator(config: TrainConfig) -> Any:
     """An accelerator with the precision that was asked for, whatever the last one had."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -278,14 +267,14 @@ def _accelerator(config: TrainConfig) -> Any:  # noqa: ANN401
         accelerator = Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
         raise InvalidInput(f"--mixed-precision {config.mixed_precision}: {error}") from None
-    if config.mixed_precision != "no" and not accelerator.native_amp:  # it would do nothing
+    if config.mixed_precision != "no" and not accelerator.native_amp:  # it would have no effect
         device = accelerator.device.type
         raise InvalidInput(f"--mixed-precision {config.mixed_precision}: not on {device}; use bf16")
     return accelerator
 
 
 def _check_processes(config: TrainConfig, num_processes: int) -> None:
-    """Gradients are averaged over processes as if all of them had batches of one size."""
+    """Check that all processes have batches of one size: their gradients are averaged."""
     if config.batch_size % num_processes:
         raise InvalidInput(
             f"--batch-size {config.batch_size} does not split over {num_processes} processes: "
