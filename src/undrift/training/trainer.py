@@ -90,7 +90,9 @@ class Trainer:
     def _regularizer(self, start: StartingPoint | None) -> CumulativeErrorRegularizer | None:
         """The regularizer of the method, over the chain that it follows."""
         options, config = self.config.regularizer, self.config
-        if config.variant and options.features in ("network", "both") and start is None:
+        if config.variant is None:
+            return None
+        if options.features in ("network", "both") and start is None:
             raise InvalidInput(
                 f"--regularizer.features {options.features} are those of the network as it is at "
                 "the start, which has learned nothing yet: give --start-from"
