@@ -339,7 +339,7 @@ def test_the_summary_and_the_notebook_show_every_state(measured):
     assert rows[2][4:] == ["0.005", "0.0300", f"{math.sqrt(4e-3):.4f}", f"{ratio:.2f}", "1.00"]
     page = measured._repr_html_()
     assert "&lt;plain&gt;" in page and "<plain>" not in page
-    assert all(f"<td>{cell}</td>" in page for cell in ("20", "0.400", "0.0300", "–"))
+    assert all(f">{cell}</td>" in page for cell in ("20", "0.400", "0.0300", "–"))
 
 
 def test_the_plot_is_on_the_axes_that_it_is_given(measured):

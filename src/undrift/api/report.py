@@ -17,8 +17,7 @@ from undrift.measurement.profile import ErrorProfile
 from undrift.reporting.content import TITLE, ReportInput
 from undrift.reporting.html import write_report
 from undrift.reporting.page import MARK
-from undrift.reporting.study import write_study_report
-from undrift.reporting.study_markdown import write_study_markdown
+from undrift.reporting.study import write_study_markdown, write_study_report
 from undrift.study.record import FILE as STUDY
 from undrift.study.record import StudyRecord
 from undrift.training.runs import load, read_log

@@ -7,7 +7,6 @@ can be mailed, archived and analyzed again. A content security policy forbids an
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,23 @@ import numpy as np
 from markupsafe import Markup
 
 from undrift.reporting import chain_figures, training_figures
-from undrift.reporting.canvas import column
+from undrift.reporting.canvas import NUM_COLORS, column
 from undrift.reporting.chain_figures import has
 from undrift.reporting.content import ReportInput, by_topic, labels, states
 from undrift.reporting.findings import findings
-from undrift.reporting.images import inline_images
 from undrift.reporting.nats import is_memorizing
-from undrift.reporting.numbers import MISSING, power_of_ten
 from undrift.reporting.page import (
     MARK,
     embedded,
     inline,
+    inline_images,
     script_and_style,
     template,
-    tied,
     write_page,
 )
 from undrift.reporting.tables import (
-    flatten,
     headline_table,
+    measured_how,
     quality_table,
     settings_table,
     state_table,
@@ -54,7 +51,7 @@ MOST_LOG_ROWS = 2000
 
 
 def write_report(report: ReportInput, path: str | os.PathLike[str]) -> Path:
-    """Write a report as one HTML file, whole or not at all.
+    """Write a report as one HTML file.
 
     Arguments:
         report: What to show.
@@ -74,12 +71,11 @@ def write_report(report: ReportInput, path: str | os.PathLike[str]) -> Path:
 
 def render_html(report: ReportInput) -> str:
     """Return a report as the text of one self-contained HTML page."""
-    return template("report.html.j2", tied=tied).render(
+    return template("report.html.j2").render(
         report=report,
-        missing=MISSING,
         data=embedded_json(report),
-        **script_and_style(),
         subtitle=_subtitle(report),
+        **script_and_style(),
         **_numbers(report),
         **_plots(report),
     )
@@ -102,22 +98,18 @@ def _subtitle(report: ReportInput) -> str:
 
 def _numbers(report: ReportInput) -> dict[str, Any]:
     """Return everything on the page that is text and tables."""
-    profiles = report.profiles
-    names = labels(profiles)
-    table = headline_table(profiles) if profiles else None
-    settings = settings_table(profiles)
+    profiles, names = report.profiles, labels(report.profiles)
+    hows = [measured_how(profile) for profile in profiles]
+    more = (("Configuration", report.config), ("Versions", report.versions))
     return {
         "names": names,
-        "topics": by_topic(findings(profiles)),
-        "table": table,
-        "unit": power_of_ten(table.exponent) if table and table.exponent else "",
+        "verdict": by_topic(findings(profiles)),
+        "final": headline_table(profiles) if profiles else None,
         "quality": quality_table(report.quality) if report.quality else None,
-        "state_tables": [(n, *state_table(p)) for n, p in zip(names, profiles, strict=True)],
-        "commands": [(t, re.findall(r"\S+|\s+", command)) for t, command in _commands(report)],
-        "settings": settings,
-        "settings_differ": any(len(values) > 1 for _, values in settings),
-        "config": flatten(report.config),
-        "versions": flatten(report.versions),
+        "state_tables": [state_table(p, name) for p, name in zip(profiles, names, strict=True)],
+        "commands": _commands(report),
+        "settings": settings_table("How it was measured", names, hows) if profiles else None,
+        "more_settings": [settings_table(title, (), [tree]) for title, tree in more if tree],
         "images": inline_images(report.sample_grids),
     }
 
@@ -133,34 +125,25 @@ def _commands(report: ReportInput) -> list[tuple[str, str]]:
 
 
 def _plots(report: ReportInput) -> dict[str, Any]:
-    """Return the plots that there are data for, and None for the others."""
-    profiles = report.profiles
-    names = labels(profiles)
-    colors = {name: i for i, name in enumerate(names)}
-    for name, _ in report.training_logs:
-        colors.setdefault(name, len(colors))
+    """Return the plots that there are data for, None for the others, and what their texts need."""
+    profiles, logs, names = report.profiles, report.training_logs, labels(report.profiles)
+    colors = {name: i for i, name in enumerate(dict.fromkeys([*names, *dict(logs)]))}
+    kinds = {name: f"c{i % NUM_COLORS}" for name, i in colors.items()}
     is_chain = any(len(p["states"]) > 1 for p in profiles)
-    logs = report.training_logs
     plots = {name: inline(make(profiles)) if is_chain else None for name, make in PLOTS.items()}
+    reasons = [((p.get("how") or {}).get("modular") or {}).get("reason") for p in profiles]
+    widths = [column(profile, "error.bandwidth") for profile in profiles]
     return plots | {
-        "colors": colors,
+        "kinds": kinds,
+        "kinds_of_models": {name: kinds[name] for name in names},
+        "kinds_of_logs": {name: kinds[name] for name, _ in logs},
         "memorizes": any(is_memorizing(state) for p in profiles for state in states(p)),
-        "no_nats": [
-            (name, reason)
-            for name, p in zip(names, profiles, strict=True)
-            if (reason := ((p.get("how") or {}).get("modular") or {}).get("reason"))
-        ],
-        "kernel_moves": any(
-            np.unique(width[np.isfinite(width)]).size > 1
-            for width in (column(p, "error.bandwidth") for p in profiles)
-        ),
+        "no_nats": [pair for pair in zip(names, reasons, strict=True) if pair[1]],
+        "kernel_moves": any(np.unique(w[np.isfinite(w)]).size > 1 for w in widths),
         "has_delta": has(profiles, "exposure.delta"),
         "has_eps_gap": has(profiles, "exposure.eps_norm_gap"),
         "training": inline(training_figures.training_plot(logs, colors)),
-        "training_names": [name for name, _ in logs],
-        "training_summary": [
-            text for name, rows in logs if (text := training_figures.summary(name, rows))
-        ],
+        "training_summary": list(filter(None, (training_figures.summary(*log) for log in logs))),
     }
 
 

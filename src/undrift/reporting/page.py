@@ -1,29 +1,38 @@
-"""What all pages are made of: one file each, whole or not at all, with everything inside."""
+"""What all pages are made of: one file each, written atomically, with everything inside."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+from PIL import Image, UnidentifiedImageError
 
-from undrift.reporting.canvas import Plot
+from undrift.exceptions import InvalidInput
+from undrift.reporting.content import SampleGrid
+
+if TYPE_CHECKING:
+    from undrift.reporting.canvas import Plot
 
 MARK = "undrift.report"
 """What a page says of itself: only such a file is replaced."""
+LONGEST_SIDE = 1024
+PIXELATED_BELOW = 480
 _ALONE = "svg { background: var(--panel); font-family: sans-serif; stroke-linejoin: round; }"
 
 
 def write_page(target: Path, content: str | bytes) -> Path:
-    """Write a page or a picture of it, whole or not at all."""
+    """Write a page or a picture of it to a temporary file, which then takes its name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -32,17 +41,22 @@ def write_page(target: Path, content: str | bytes) -> Path:
 
 
 def asset(name: str) -> str:
-    """The text of a file that lies beside the pages."""
+    """The text of a file next to this module."""
     return resources.files("undrift.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
-def template(name: str, **filters: Callable[..., Any]) -> Template:
+def template(name: str) -> Template:
     """A template that escapes what it is given and stops at what it is not."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(asset),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= filters
-    return environment.from_string(asset(name))
+    words = re.compile(r"\S+|\s+").findall
+    environment.filters |= {"tied": tied, "lowered": lowered, "words": words}
+    return environment.get_template(name)
 
 
 def page_style() -> Markup:
@@ -66,13 +80,22 @@ def tied(text: str) -> str:
     return re.sub(r" (?=[±=%<])|(?<=[±=<]) ", "\N{NO-BREAK SPACE}", text)
 
 
+def lowered(text: str) -> Markup:
+    """Text whose indices after an underscore stand below the line.
+
+    >>> lowered("μ_t < σ_t²")
+    Markup('μ<sub>t</sub> &lt; σ<sub>t</sub>²')
+    """
+    return Markup(re.sub(r"_([a-zA-Zα-ω]+|\d+)", r"<sub>\1</sub>", str(escape(text))))
+
+
 def inline(plot: Plot | None) -> dict[str, Markup] | None:
     """Both drawings of a plot as parts of a page; None where there is nothing to draw."""
     return {"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)} if plot else None
 
 
 def standalone(plot: Plot) -> str:
-    """The wide drawing of a plot as an SVG file, which brings the colors of the pages with it."""
+    """The wide drawing of a plot as an SVG file, which contains the colors of the pages."""
     box = re.search(r'viewBox="0 0 (\S+) (\S+)"', plot.wide)
     size = f' width="{float(box[1]):.0f}" height="{float(box[2]):.0f}"' if box else ""
     style = f"<style>{asset('colors.css')}{_ALONE}</style>"
@@ -103,3 +126,67 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+@dataclass(frozen=True)
+class InlineImage:
+    """An image inside the page: a data URI, its size, and whether its pixels should show."""
+
+    label: str
+    caption: str
+    uri: str
+    width: int
+    height: int
+    is_pixelated: bool
+
+
+def inline_images(grids: Sequence[SampleGrid]) -> list[InlineImage]:
+    """Return sample grids as data URIs; large ones are reduced.
+
+    Raises:
+        InvalidInput: If an image cannot be read.
+    """
+    return [_inline(*grid) for grid in grids]
+
+
+def enlarged(grid: SampleGrid, side: int = PIXELATED_BELOW // 2) -> bytes:
+    """A sample grid as PNG, its pixels multiplied until it is as large as that.
+
+    Arguments:
+        grid: Its label and the image.
+        side: The shorter side at least, in pixels.
+
+    Raises:
+        InvalidInput: If the image cannot be read.
+    """
+    image = _read(grid[0], grid[1])
+    factor = -(-side // min(image.size))
+    size = image.width * factor, image.height * factor
+    return _png(image.resize(size, Image.Resampling.NEAREST))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _inline(label: str, source: Image.Image | bytes, caption: str | None = None) -> InlineImage:
+    image = _read(label, source)
+    if max(image.size) > LONGEST_SIDE:
+        image = image.copy()
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    uri = "data:image/png;base64," + base64.b64encode(_png(image)).decode("ascii")
+    is_pixelated = image.width < PIXELATED_BELOW
+    return InlineImage(label, caption or "", uri, image.width, image.height, is_pixelated)
+
+
+def _read(label: str, source: Image.Image | bytes) -> Image.Image:
+    """An image in a mode that PNG has."""
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source))
+        image.load()
+    except (UnidentifiedImageError, OSError) as error:
+        message = f"The sample grid {label!r} is no readable image: give a PNG or a PIL image."
+        raise InvalidInput(message) from error
+    return image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else image.convert("RGB")

@@ -1,26 +1,28 @@
-"""One page of a study, made from its ``study.json`` alone and the sample grids beside it."""
+"""One page of a study, as HTML or Markdown, made from its ``study.json`` and its sample grids."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from undrift.exceptions import InvalidInput
 from undrift.reporting.canvas import NUM_COLORS
-from undrift.reporting.content import by_topic, number
-from undrift.reporting.images import inline_images
-from undrift.reporting.numbers import MISSING
+from undrift.reporting.content import SampleGrid, by_topic, number
 from undrift.reporting.page import (
     MARK,
     embedded,
+    enlarged,
     inline,
+    inline_images,
     script_and_style,
+    standalone,
     template,
-    tied,
     write_page,
 )
 from undrift.reporting.study_content import (
+    CORRELATIONS,
     PROTOCOLS,
     Study,
     check_results,
@@ -32,14 +34,20 @@ from undrift.reporting.study_content import (
     rho_text,
     sample_grids,
     verdicts,
-    where,
 )
 from undrift.reporting.study_figures import change_plot, profile_plot, scatter_plot, value_plot
-from undrift.reporting.tables import flatten
+from undrift.reporting.tables import Table, settings_table
+
+Picture = Callable[[str, str, bytes], str]
+"""Takes a picture by name, words and content, and gives the text that shows it."""
+LEGEND = "Small dots: seeds; bars: means and intervals. Filled: equal steps; hollow: equal compute."
+PICTURES = ("changes-", "values-", "samples-")
+IN_A_ROW = 4
+"""Sample grids side by side."""
 
 
 def write_study_report(study: Study, folder: Path, path: Path | None = None) -> Path:
-    """Write the page of a study, whole or not at all.
+    """Write the page of a study.
 
     Arguments:
         study: What ``study.json`` holds.
@@ -60,19 +68,15 @@ def render_study(study: Study, folder: Path) -> str:
         InvalidInput: If the study has no results yet.
     """
     check_results(study)
-    page = template("study.html.j2", tied=tied, words=lambda text: re.findall(r"\S+|\s+", text))
-    return page.render(
-        title=_title(study),
+    return template("study.html.j2").render(
+        title=f"Training methods side by side on {Path(str(study['data'].get('name'))).name}",
         subtitle=_subtitle(study),
         data=embedded(study),
         **script_and_style(),
         study=study,
-        topics=by_topic(verdicts(study)),
-        chip=chip,
-        where=where,
-        missing=MISSING,
+        verdict=by_topic(verdicts(study)),
         mark=MARK,
-        **_parts(study, folder),
+        **_html_parts(study, folder),
     )
 
 
@@ -81,41 +85,41 @@ def chip(index: int) -> str:
     return f"c{index % NUM_COLORS}" + (" square" if index // NUM_COLORS % 2 else "")
 
 
-def _parts(study: Study, folder: Path) -> dict[str, Any]:
-    protocols = list(dict.fromkeys(row["protocol"] for row in study["rows"]))
+def _html_parts(study: Study, folder: Path) -> dict[str, Any]:
+    results: dict[str, list[Table]] = {}
+    for protocol, budget in groups(study):
+        results.setdefault(protocol, []).append(results_table(study, protocol, budget))
     profiles = [p for p in study["profiles"] if p.get("states")]
     remedies = list(dict.fromkeys(p["remedy"] for p in profiles))
     points = _points(study)
-    names = list(dict.fromkeys(p["method"] for p in points))
-    order = methods(study)
-    names.sort(key=lambda name: order.index(name) if name in order else len(order))
-    found = study["correlation"]
+    present = {p["method"] for p in points}
+    order = [m for m in methods(study) if m in present]
+    names = [*order, *sorted(present - set(order))]
+    found = study["correlation"].get("mmd_sq") or {}
+    settings = {"How it was evaluated": "judged_by", "The plan": "config", "The data": "data"}
+    settings |= {"Versions": "versions"}
     return {
-        "protocols": [(p, PROTOCOLS.get(p, p)) for p in protocols],
-        "budgets": {
-            protocol: [b for p, b in groups(study) if p == protocol] for protocol in protocols
-        },
-        "changes": {p: inline(change_plot(study, p)) for p in protocols},
-        "values": {p: inline(value_plot(study, p)) for p in protocols},
-        "results": {(p, b): results_table(study, p, b) for p, b in groups(study)},
+        "protocols": {p: PROTOCOLS[p] for p in results},
+        "changes": {p: inline(change_plot(study, p)) for p in results},
+        "values": {p: inline(value_plot(study, p)) for p in results},
+        "results": results,
         "costs": cost_table(study),
-        "remedy_names": remedies,
+        "remedy_kinds": {name: chip(k) for k, name in enumerate(remedies)},
         "profiles": inline(profile_plot(profiles, remedies)) if profiles else None,
         "profile_seed": profiles[0].get("seed") if profiles else None,
         "remedies": remedy_table(study),
         "scatter": inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
-        "scatter_names": names,
-        "correlations": _correlation_rows(found.get("mmd_sq") or {}),
-        "images": {p: inline_images(found) for p, found in sample_grids(study, folder).items()},
-        "config": flatten(study["config"]),
-        "judged": flatten(study["judged_by"]),
-        "versions": flatten(study["versions"]),
-        "about_data": flatten(study["data"]),
+        "method_kinds": {name: chip(k) for k, name in enumerate(names)},
+        "correlations": {CORRELATIONS[k]: rho_text(found[k]) for k in CORRELATIONS if found.get(k)},
+        "images": {p: inline_images(grids) for p, grids in sample_grids(study, folder).items()},
+        "settings": [
+            settings_table(title, (), [study[key]]) for title, key in settings.items() if study[key]
+        ],
     }
 
 
 def _points(study: Study) -> list[Mapping[str, Any]]:
-    """Judgments with both numbers, a run that counts for two budgets once."""
+    """Evaluations with both numbers, a run of two budgets once."""
     every = [*study["checkpoints"], *study["rows"]]
     found = {(r["run"], r.get("step")): r for r in every}
     return [
@@ -123,20 +127,6 @@ def _points(study: Study) -> list[Mapping[str, Any]]:
         for row in found.values()
         if number(row, "mmd_sq") is not None and number(row, "frechet") is not None
     ]
-
-
-def _correlation_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    words = {
-        "overall": "overall",
-        "within_seed": "within seeds",
-        "within_method": "within methods",
-    }
-    return [(text, rho_text(found[key])) for key, text in words.items() if found.get(key)]
-
-
-def _title(study: Study) -> str:
-    name = study["data"].get("name", "data")
-    return f"Training methods side by side on {Path(str(name)).name}"
 
 
 def _subtitle(study: Study) -> str:
@@ -152,3 +142,126 @@ def _subtitle(study: Study) -> str:
     if created := study.get("created"):
         parts.append(str(created)[:16].replace("T", " "))
     return " · ".join(parts)
+
+
+# ------------------------------------------------------------------ Markdown
+
+
+def write_study_markdown(study: Study, folder: Path, path: Path) -> Path:
+    """Write a study as Markdown, with its pictures in a folder next to it.
+
+    The pictures of ``page.md`` are in ``page_files``; they are written before the page.
+
+    Arguments:
+        study: What ``study.json`` holds.
+        folder: Folder of the study, where its sample grids are.
+        path: The file to write.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InvalidInput: If the study has no results yet, or a folder of that name is not a page's.
+    """
+    beside = path.with_name(f"{path.stem}_files")
+    if beside.exists() and not path.exists() and not _is_ours(beside):
+        raise InvalidInput(f"{beside} is there already: choose another --output")
+    files, text = study_markdown(study, folder, beside.name)
+    for name, content in files.items():
+        write_page(beside / name, content)
+    return write_page(path, text)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds nothing but pictures of a page, as a stop may leave it."""
+    names = [file.name.lstrip(".") for file in folder.iterdir()] if folder.is_dir() else [""]
+    return all(name.startswith(PICTURES) for name in names)
+
+
+def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, bytes], str]:
+    """What a study found, its plots, tables and samples, and what it takes to make them again.
+
+    Arguments:
+        study: What ``study.json`` holds.
+        folder: Folder of the study, where its sample grids are.
+        beside: Folder of the pictures, as the text has it.
+
+    Returns:
+        The pictures by the names of their files, and the text.
+
+    Raises:
+        InvalidInput: If the study has no results yet.
+    """
+    check_results(study)
+    files: dict[str, bytes] = {}
+
+    def picture(name: str, alt: str, content: bytes) -> str:
+        files[name] = content
+        return f"![{alt}]({quote(beside)}/{name})"
+
+    parts = [f"<!-- {MARK} -->", *_markdown_parts(study, folder, picture)]
+    return files, "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    r"""A table as Markdown; its title is left to the text around it.
+
+    Example:
+        >>> print(markdown_table(Table("costs", ["method", "CPU ms"], [["plain", "42.0"]])))
+        | method | CPU ms |
+        |---|---:|
+        | plain | 42.0 |
+    """
+    lines = [
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
+        for line in (table.columns, *table.rows)
+    ]
+    return "\n".join([lines[0], "|---" + "|---:" * (len(table.columns) - 1) + "|", *lines[1:]])
+
+
+def _markdown_parts(study: Study, folder: Path, picture: Picture) -> Iterator[str]:
+    for finding in verdicts(study):
+        yield f"- **{finding.headline}** {finding.detail}".rstrip()
+    for protocol in dict.fromkeys(protocol for protocol, _ in groups(study)):
+        where = PROTOCOLS.get(protocol, protocol)
+        for name, words, plot in (
+            ("changes", f"Changes against plain, {where}", change_plot(study, protocol)),
+            ("values", f"Values of each seed, {where}", value_plot(study, protocol)),
+        ):
+            if plot is not None:
+                yield picture(f"{name}-{protocol}.svg", words, standalone(plot).encode())
+    yield LEGEND
+    sections = [results_table(study, *group) for group in groups(study)]
+    for section in [*sections, remedy_table(study), cost_table(study)]:
+        if section is not None:
+            yield f"**{section.title[:1].upper()}{section.title[1:]}**"
+            yield markdown_table(section)
+    yield "Mean ± standard deviation over seeds; changes of the same seed, with 95 % intervals."
+    for protocol, grids in sample_grids(study, folder).items():
+        yield f"**Samples, {PROTOCOLS.get(protocol, protocol)}**"
+        for first in range(0, len(grids), IN_A_ROW):
+            yield _gallery(protocol, grids[first : first + IN_A_ROW], picture)
+    yield _origin(study)
+
+
+def _gallery(protocol: str, grids: Sequence[SampleGrid], picture: Picture) -> str:
+    """A row of sample grids, as a table."""
+    names = [grid[0] for grid in grids]
+    images = [
+        picture(f"samples-{protocol}-{grid[0]}.png", f"samples of {grid[0]}", enlarged(grid))
+        for grid in grids
+    ]
+    rows = [names, [":-:"] * len(names), images]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _origin(study: Study) -> str:
+    """The command, versions and date."""
+    versions = study.get("versions") or {}
+    known = [f"{name} {versions[name]}" for name in ("undrift", "torch") if name in versions]
+    if machine := versions.get("machine"):
+        known.append(f"{machine}, {versions.get('threads', '?')} thread(s)")
+    date = str(study.get("created") or "")[:10]
+    return f"`{study.get('command') or 'undrift compare'}`: " + ", ".join(
+        filter(None, [*known, date])
+    )

@@ -1,15 +1,15 @@
-"""What a study came to, in words and tables: from the plain data of ``study.json``.
+"""Findings and tables of a study, from the plain data of ``study.json``.
 
-A change is called lower or higher only where its interval does not hold 0; all others are not told
-apart from no change. Intervals are of single comparisons: among twenty that are truly zero, one
-does not hold 0.
+A change is called lower or higher only where its interval excludes 0; all others are not
+distinguishable from no change. Intervals are of single comparisons: of twenty changes whose true
+value is 0, one interval excludes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from undrift.exceptions import InvalidInput
@@ -23,6 +23,7 @@ from undrift.reporting.numbers import (
     scaled,
     unit,
 )
+from undrift.reporting.tables import Table
 
 Row = Mapping[str, Any]
 Study = Mapping[str, Any]
@@ -38,20 +39,18 @@ NAMES = {
 COMPARED = ("mmd_sq", "empirical_mmd_sq", "frechet")
 """Metrics whose change against plain is in the tables."""
 PROTOCOLS = {"branched": "branched", "scratch": "from scratch"}
+CORRELATIONS = {
+    "overall": "overall",
+    "within_seed": "within seeds",
+    "within_method": "within methods",
+}
+TOPICS = {"mmd_sq": "Cumulative error of the samples", "frechet": "Quality of the samples"}
+"""Metrics with findings of their own."""
 BUDGETS = {"steps": "equal steps", "compute": "equal compute"}
 
 
-@dataclass(frozen=True)
-class Section:
-    """The results of one protocol and budget, as a table."""
-
-    title: str
-    columns: list[str]
-    rows: list[tuple[str, list[str]]]
-
-
 def check_results(study: Study) -> None:
-    """Stop at a study that has nothing to report.
+    """Check that a study has results.
 
     Raises:
         InvalidInput: If it has no results yet.
@@ -104,7 +103,7 @@ def change_text(row: Row) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def told_apart(row: Row) -> int:
+def direction(row: Row) -> int:
     """-1 for lower, 1 for higher, 0 where the interval holds 0 or there is none."""
     if not row["interval"]:
         return 0
@@ -115,77 +114,63 @@ def told_apart(row: Row) -> int:
 def verdicts(study: Study) -> list[Finding]:
     """What the study says, most important first."""
     found = []
-    for metric in ("mmd_sq", "frechet"):
+    for metric in TOPICS:
         for protocol, budget in groups(study):
-            rows = changes(study, protocol, budget, metric)
-            if rows:
+            if rows := changes(study, protocol, budget, metric):
                 found.append(_verdict(study, protocol, budget, metric, rows))
     found += _correlation(study) + _remedies(study)
-    if study.get("failures"):
-        count = len(study["failures"])
-        found.append(
-            Finding(
-                "Missing",
-                f"{count} {'run is' if count == 1 else 'runs are'} not in the tables.",
-                " ".join(_failed(row) for row in study["failures"]),
-            )
-        )
+    if failures := study.get("failures"):
+        count = f"{len(failures)} {'run is' if len(failures) == 1 else 'runs are'}"
+        text = " ".join(_failed(row) for row in failures)
+        found.append(Finding("Missing", f"{count} not in the tables.", text))
     return found
 
 
 def _verdict(study: Study, protocol: str, budget: str, metric: str, rows: Sequence[Row]) -> Finding:
-    best = min(rows, key=lambda row: row["mean"])
-    seeds = best["num_seeds"]
-    name = NAMES[metric]
-    direction = "lowers" if best["mean"] < 0 else "raises"
-    headline = (
-        f"{_place(protocol, budget)}, {best['method']} {direction} {name} by "
-        f"{percent(abs(best['mean']))}{_in_words(best)}."
-    )
-    if best["mean"] >= 0:
-        headline = f"{_place(protocol, budget)}, no method has a lower {name} than plain."
-    others = [row for row in rows if row is not best or best["mean"] >= 0]
-    kinds = (
-        ("Lower too", [r for r in others if told_apart(r) < 0]),
-        ("Higher than plain", [r for r in others if told_apart(r) > 0]),
-        ("Not told from plain", [r for r in others if r["interval"] and told_apart(r) == 0]),
-        ("Without interval", [r for r in others if not r["interval"]]),
-    )
-    parts = [
-        f"{title}: " + ", ".join(f"{row['method']} {change_text(row)}" for row in kind) + "."
-        for title, kind in kinds
-        if kind
-    ]
+    best, name = min(rows, key=lambda row: row["mean"]), NAMES[metric]
+    place = f"{PROTOCOLS[protocol].capitalize()}, at {BUDGETS[budget]}"
+    if best["mean"] < 0:
+        size = f"{percent(abs(best['mean']))}{_in_words(best)}"
+        headline = f"{place}, {best['method']} lowers {name} by {size}."
+        others = [row for row in rows if row is not best]
+    else:
+        headline = f"{place}, no method has a lower {name} than plain."
+        others = list(rows)
+    kinds = {
+        "Lower too": [r for r in others if direction(r) < 0],
+        "Higher than plain": [r for r in others if direction(r) > 0],
+        "Not distinguishable from plain": [r for r in others if r["interval"] and not direction(r)],
+        "Without interval": [r for r in others if not r["interval"]],
+    }
+    parts = [f"{title}: {_listed(kind, 'method')}." for title, kind in kinds.items() if kind]
     if metric == "mmd_sq":
         parts += _to_the_data_set(study, protocol, budget, best["method"])
+    seeds = best["num_seeds"]
     counted = "1 seed." if seeds == 1 else f"{seeds} seeds, 95 % intervals."
-    return Finding(_topic(metric), headline, " ".join([*parts, counted]))
+    return Finding(TOPICS[metric], headline, " ".join([*parts, counted]))
+
+
+def _listed(rows: Sequence[Row], key: str) -> str:
+    return ", ".join(f"{row[key]} {change_text(row)}" for row in rows)
 
 
 def _to_the_data_set(study: Study, protocol: str, budget: str, method: str) -> list[str]:
-    """The same change by the yardstick that a model meets only if it repeats the data."""
+    """The same change relative to the data set itself."""
     rows = changes(study, protocol, budget, "empirical_mmd_sq")
     own = [change_text(row) for row in rows if row["method"] == method]
     return [f"Against the data set itself, not its population: {method} {own[0]}."] if own else []
 
 
-def _topic(metric: str) -> str:
-    return {"mmd_sq": "Cumulative error of the samples", "frechet": "Quality of the samples"}[
-        metric
-    ]
-
-
-def _place(protocol: str, budget: str) -> str:
-    head = "Branched" if protocol == "branched" else "From scratch"
-    return f"{head}, at {BUDGETS[budget]}"
-
-
 def _in_words(row: Row) -> str:
+    """The interval of a decrease."""
     if not row["interval"]:
         return " (one seed: no interval)"
-    low, high = sorted(-end if row["mean"] < 0 else end for end in row["interval"])
-    ends = f" ({percent_number(low)} to {percent_number(high)} %)"
-    return ends + ("" if told_apart(row) else ", not told from 0")
+    low, high = (percent_number(-end) for end in reversed(row["interval"]))
+    return f" ({low} to {high} %){_caution(row)}"
+
+
+def _caution(row: Row) -> str:
+    return "" if direction(row) else ", not distinguishable from 0"
 
 
 def _correlation(study: Study) -> list[Finding]:
@@ -193,18 +178,16 @@ def _correlation(study: Study) -> list[Finding]:
     overall = found.get("overall")
     if not overall:
         return []
-    texts = []
-    for key, words in (("within_seed", "within seeds"), ("within_method", "within methods")):
-        if found.get(key):
-            texts.append(f"{words} {rho_text(found[key])}")
+    kinds = {key: found[key] for key in ("within_seed", "within_method") if found.get(key)}
+    texts = [f"{CORRELATIONS[key]} {rho_text(rho)}" for key, rho in kinds.items()]
     headline = (
-        f"Over {overall['num_points']} judgments of {overall['num_runs']} runs the rank "
+        f"Over {overall['num_points']} evaluations of {overall['num_runs']} runs the rank "
         f"correlation of D₀² with the Fréchet distance is {rho_text(overall)}."
     )
-    low = ((study["correlation"].get("mmd_sq_low") or {}).get("overall")) or None
-    bracket = f" Of the lower end of the bracket on the KL: {rho_text(low)}." if low else ""
-    detail = f"{'; '.join(texts).capitalize()}.{bracket}" if texts else bracket.strip()
-    return [Finding("Does the cumulative error predict quality?", headline, detail)]
+    detail = [f"{'; '.join(texts).capitalize()}."] if texts else []
+    if low := (study["correlation"].get("mmd_sq_low") or {}).get("overall"):
+        detail.append(f"Of the lower end of the bracket on the KL: {rho_text(low)}.")
+    return [Finding("Does the cumulative error predict quality?", headline, " ".join(detail))]
 
 
 def rho_text(found: Row) -> str:
@@ -226,14 +209,14 @@ def _remedies(study: Study) -> list[Finding]:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         best = min(own, key=lambda row: row["mean"])
-        texts = ", ".join(f"{row['remedy']} {change_text(row)}" for row in own)
         headline = (
             f"On {method}, the remedy {best['remedy']} changes the Fréchet distance by "
-            f"{change_text(best)}{'' if told_apart(best) else ', not told from 0'}."
+            f"{change_text(best)}{_caution(best)}."
         )
         if best["mean"] >= 0:
             headline = f"On {method}, no remedy has a lower Fréchet distance than none."
-        found.append(Finding("Remedies at sampling time", headline, f"All: {texts}."))
+        text = f"All: {_listed(own, 'remedy')}."
+        found.append(Finding("Remedies at sampling time", headline, text))
     return found
 
 
@@ -245,59 +228,68 @@ def _failed(row: Row) -> str:
 # ------------------------------------------------------------------ tables
 
 
-def results_table(study: Study, protocol: str, budget: str) -> Section:
+def results_table(study: Study, protocol: str, budget: str) -> Table:
     """Mean, spread and paired change of each method by one protocol and budget."""
     rows = [r for r in study["rows"] if (r["protocol"], r["budget"]) == (protocol, budget)]
-    exponent = {m: _exponent(rows, m) for m in NAMES}
-    exponent["empirical_mmd_sq"] = exponent["mmd_sq"]
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for method in methods(study):
+        if own := [row for row in rows if row["method"] == method]:
+            found[method, _whole(own, "steps"), _whole(own, "train_cpu_s")] = own
     shown = [m for m in NAMES if any(number(row, m) is not None for row in rows)]
-    columns = ["steps", "CPU s"]
-    for metric in shown:
-        columns += [f"{NAMES[metric]} {unit(exponent[metric])}".strip()]
-        columns += ["against plain"] if metric in COMPARED else []
-    body = []
-    for method in (m for m in methods(study) if any(r["method"] == m for r in rows)):
-        own = [row for row in rows if row["method"] == method]
-        cells = [_whole(own, "steps"), _whole(own, "train_cpu_s")]
-        for metric in shown:
-            cells.append(spread_text([number(r, metric) for r in own], exponent[metric]))
-            if metric in COMPARED:
-                found = changes(study, protocol, budget, metric)
-                change = next((row for row in found if row["method"] == method), None)
-                cells.append(change_text(change) if change else MISSING)
-        body.append((method, cells))
-    return Section(where(protocol, budget), columns, body)
+    paired = {
+        (row["method"], metric): row
+        for metric in COMPARED
+        for row in changes(study, protocol, budget, metric)
+    }
+    body = _cells(found, shown, lambda names, metric: paired.get((names[0], metric)))
+    columns = ["method", "steps", "CPU s", *_columns(rows, shown, "plain")]
+    return Table(where(protocol, budget), columns, body, num_names=1)
 
 
-def remedy_table(study: Study) -> Section | None:
+def remedy_table(study: Study) -> Table | None:
     """Mean, spread and change against no remedy of each method with each remedy."""
     remedied = study["remedies"]
     if not remedied:
         return None
     runs = {row["run"] for row in remedied}
-    bare = [row | {"remedy": "none"} for row in study["rows"] if row["run"] in runs]
+    bare = [r | {"remedy": "none"} for r in study["rows"] if r["run"] in runs]
     rows = [row for row in bare if row["budget"] == "steps"] + list(remedied)
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: methods(study).index(row["method"])):
+        found.setdefault((row["method"], row["remedy"]), []).append(row)
     shown = ("mmd_sq", "frechet", "precision", "recall")
-    exponent = {m: _exponent(rows, m) for m in shown}
-    columns = ["remedy"]
-    for metric in shown:
-        columns.append(f"{NAMES[metric]} {unit(exponent[metric])}".strip())
-        columns += ["against none"] if metric in COMPARED else []
-    table = {(r["method"], r["remedy"], r["metric"]): r for r in study["paired_remedies"]}
+    paired = {f"{r['method']} {r['remedy']} {r['metric']}": r for r in study["paired_remedies"]}
+    body = _cells(found, shown, lambda names, metric: paired.get(" ".join([*names, metric])))
+    columns = ["method", "remedy", *_columns(rows, shown, "none")]
+    return Table("Remedies at sampling time", columns, body, num_names=2)
+
+
+def _columns(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> list[str]:
+    """Headings of the metrics with their units, and of the changes."""
+    columns = []
+    for metric, exponent in _exponents(rows, metrics).items():
+        columns.append(f"{NAMES[metric]} {unit(exponent)}".strip())
+        columns += [f"against {baseline}"] if metric in COMPARED else []
+    return columns
+
+
+def _cells(
+    found: Mapping[tuple[str, ...], Sequence[Row]],
+    metrics: Sequence[str],
+    change_of: Callable[[tuple[str, ...], str], Row | None],
+) -> list[list[str]]:
+    """Mean and spread of each metric, and its change, of each group of rows."""
+    exponents = _exponents([row for rows in found.values() for row in rows], metrics)
     body = []
-    for method, remedy in sorted(
-        dict.fromkeys((row["method"], row["remedy"]) for row in rows),
-        key=lambda pair: methods(study).index(pair[0]),
-    ):
-        own = [row for row in rows if (row["method"], row["remedy"]) == (method, remedy)]
-        cells = [remedy]
-        for metric in shown:
-            cells.append(spread_text([number(r, metric) for r in own], exponent[metric]))
+    for names, rows in found.items():
+        cells = list(names)
+        for metric, exponent in exponents.items():
+            cells.append(spread_text([number(row, metric) for row in rows], exponent))
             if metric in COMPARED:
-                change = table.get((method, remedy, metric))
+                change = change_of(names, metric)
                 cells.append(change_text(change) if change else MISSING)
-        body.append((method, cells))
-    return Section("Remedies at sampling time", columns, body)
+        body.append(cells)
+    return body
 
 
 def sample_grids(study: Study, folder: Path) -> dict[str, list[SampleGrid]]:
@@ -321,20 +313,18 @@ def sample_grids(study: Study, folder: Path) -> dict[str, list[SampleGrid]]:
     return grids
 
 
-def cost_table(study: Study) -> Section | None:
+def cost_table(study: Study) -> Table | None:
     """Processor time of a training step of each method, relative to plain's."""
-    found = study["costs"]
-    if not found:
-        return None
     body = []
-    for row in found:
+    for row in study["costs"]:
         relative = row["relative"]
         text = f"{relative['mean']:.2f}"
         if relative["interval"]:
             text += " ({:.2f} to {:.2f})".format(*relative["interval"])
-        cells = [PROTOCOLS.get(row["protocol"], ""), f"{1e3 * row['cpu_s_per_step']:.1f}", text]
-        body.append((row["method"], cells))
-    return Section("Cost of a training step", ["protocol", "CPU ms", "relative to plain"], body)
+        time = f"{1e3 * row['cpu_s_per_step']:.1f}"
+        body.append([row["method"], PROTOCOLS.get(row["protocol"], ""), time, text])
+    columns = ["method", "protocol", "CPU ms", "relative to plain"]
+    return Table("Cost of a training step", columns, body, num_names=2) if body else None
 
 
 def spread_text(values: Sequence[float | None], exponent: int = 0) -> str:
@@ -346,11 +336,14 @@ def spread_text(values: Sequence[float | None], exponent: int = 0) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return MISSING
-    mean = sum(known) / len(known)
-    if len(known) < 2:
-        return scaled(mean, exponent)
-    spread = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5
-    return f"{scaled(mean, exponent)} ± {scaled(spread, exponent)}"
+    mean = scaled(fmean(known), exponent)
+    return f"{mean} ± {scaled(stdev(known), exponent)}" if len(known) > 1 else mean
+
+
+def _exponents(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, int]:
+    """The exponent of ten of each metric; both distances D₀² have the same one."""
+    found = {metric: _exponent(rows, metric) for metric in metrics}
+    return found | {m: found["mmd_sq"] for m in ("empirical_mmd_sq",) if m in found}
 
 
 def _exponent(rows: Sequence[Row], metric: str) -> int:
@@ -359,12 +352,9 @@ def _exponent(rows: Sequence[Row], metric: str) -> int:
     for row in rows:
         if (value := number(row, metric)) is not None:
             own.setdefault(row["method"], []).append(value)
-    means = [abs(sum(values) / len(values)) for values in own.values()]
-    if not means:
-        return 0
-    largest = max(means)
-    return common_exponent([max(min(means), largest / 100)])
+    means = [abs(fmean(values)) for values in own.values()]
+    return common_exponent([max(min(means), max(means) / 100)] if means else [])
 
 
 def _whole(rows: Sequence[Row], key: str) -> str:
-    return f"{sum(row[key] for row in rows) / len(rows):,.0f}"
+    return f"{fmean(row[key] for row in rows):,.0f}"

@@ -7,14 +7,13 @@ fresh) is stacked above zero, the forgotten part is drawn below it; the line is 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from undrift.reporting.canvas import (
     INK,
@@ -29,6 +28,7 @@ from undrift.reporting.canvas import (
 )
 from undrift.reporting.numbers import MISSING, plus_minus, scientific
 from undrift.reporting.page import inline, page_style, template, write_page
+from undrift.reporting.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ class TheoryPage:
 
 
 def write_theory(page: TheoryPage, path: str | os.PathLike[str]) -> Path:
-    """Write the page as one HTML file, whole or not at all.
+    """Write the page as one HTML file.
 
     Arguments:
         page: What to show.
@@ -95,7 +95,7 @@ def write_theory(page: TheoryPage, path: str | os.PathLike[str]) -> Path:
 
 def render_theory(page: TheoryPage) -> str:
     """The page as text: no script, no request."""
-    return template("theory.html.j2", lowered=_lowered).render(
+    return template("theory.html.j2").render(
         page=page,
         style=page_style() + Markup(_STYLE),
         chains=[_chain(view, i) for i, view in enumerate(page.chains)],
@@ -107,8 +107,8 @@ def _chain(view: ChainView, index: int) -> dict[str, Any]:
     if sum(row.get("mu") is not None for row in view.rows) >= FEWEST_FACTORS:
         plots.append(factor_plot(view, index))
     header, body = step_table(view.rows)
-    drawn = [inline(plot) for plot in plots]
-    return {"view": view, "plots": drawn, "header": header, "body": body}
+    numbers = Table(f"Error budget of {view.title}", header, body)
+    return {"view": view, "plots": [inline(plot) for plot in plots], "numbers": numbers}
 
 
 def budget_plot(view: ChainView, index: int = 0) -> Plot:
@@ -214,15 +214,6 @@ def _cell(row: Row, key: str) -> str:
     if error:
         return plus_minus(value, error)
     return f"{value:.2f}".replace("-", "−") if key == "gap_in_errors" else scientific(value)
-
-
-def _lowered(text: str) -> Markup:
-    """Text whose indices after an underscore stand below the line.
-
-    >>> _lowered("μ_t < σ_t²")
-    Markup('μ<sub>t</sub> &lt; σ<sub>t</sub>²')
-    """
-    return Markup(re.sub(r"_([a-zA-Zα-ω]+|\d+)", r"<sub>\1</sub>", str(escape(text))))
 
 
 _STYLE = """
