@@ -62,14 +62,12 @@ def chosen_plan(study: Study, seeds: list[int] | None, workers: int | None) -> S
     Raises:
         InvalidInput: If it is no plan.
     """
-    if isinstance(study, StudyConfig):
-        plan = study
-    elif isinstance(study, Mapping):
-        plan = plan_of(study, "the study")
-    else:
-        plan = read_plan(str(study))
+    if isinstance(study, Mapping):
+        study = plan_of(study, "the study")
+    elif not isinstance(study, StudyConfig):
+        study = read_plan(str(study))
     given: dict[str, Any] = {"seeds": seeds, "workers": workers}
-    return replace(plan, **{name: value for name, value in given.items() if value is not None})
+    return replace(study, **{name: value for name, value in given.items() if value is not None})
 
 
 def chosen_folder(study: Study, output: str | Path | None) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from undrift.api.configuration import build, named
-from undrift.data.load import load_data
 from undrift.training import dry_run as memory
 from undrift.training import runs
 from undrift.training.config import IN_MEMORY, TrainConfig
@@ -52,13 +51,7 @@ def train(
     if isinstance(data, (str, Path)):
         config, images = replace(config, data=str(data)), None
     else:
-        images = load_data(
-            data,
-            split=config.split,
-            image_size=config.image_size,
-            channels=config.channels,
-            skip_bad_images=config.skip_bad_images,
-        )
+        images = runs.load(replace(config, data=data))
         config = replace(config, data=IN_MEMORY)
     if dry_run:
         return memory.dry_run(config, dry_run_batch_size)
