@@ -11,7 +11,7 @@ from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.spaces import FeatureSpace, JointSpace, NetworkSpace, PixelSpace, pooled
+from undrift.regularizer.spaces import NetworkSpace, pooled
 
 
 def chain(net):
@@ -100,11 +100,11 @@ def test_pooling_keeps_means_and_mean_squares():
     assert pooled(activation[..., :1, :1], 2).shape == (2, 6)
 
 
-def test_spaces_are_joined_in_their_order():
-    x = images(2)
-    joint = JointSpace((PixelSpace(), FeatureSpace(lambda x: x.mean((2, 3)))))
-    pixels, mean = joint(x, 0)
-    assert torch.equal(pixels[:, 0], x.flatten(1)) and mean.shape == (2, 1, 1)
+def test_pixels_come_before_the_features_of_the_network():
+    sampler, x = chain(network()), images(2)
+    pixels, *features = NetworkSpace(sampler, pixels=True)(x, 5.0)
+    assert torch.equal(pixels[:, 0], x.flatten(1))
+    assert all(map(torch.equal, features, NetworkSpace(sampler)(x, 5.0)))
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,9 @@ def test_the_help_names_the_values_of_the_tables():
     assert (
         f"{persistent.window:g} for persistent, {VARIANTS['full'].window:g} for truncated" in text
     )
-    assert f"({persistent.num_forward} if null; for official, as many as states)" in text
-    assert f"(if null, {persistent.every}; {official.every} for official" in text
-    assert f"by gradient norms; {official.strength:g} for official" in text
+    assert f"(default: {persistent.num_forward}; for official, as many as states)" in text
+    assert f"(default: {persistent.every}; for official {official.every}, as" in text
+    assert f"by gradient norms; for official {official.strength:g}, as" in text
     text = " ".join(ObjectiveConfig.__doc__.split())
     assert set(re.findall(r"(\w+) \(([\d.]+)\)", text)) == {
         (name, f"{strength:g}") for name, strength in STRENGTHS.items()

@@ -14,7 +14,7 @@ from undrift.regularizer.processes import is_shared, num_processes
 def gradient_norm(term: Tensor, parameters: Sequence[nn.Parameter]) -> float:
     """Norm of a term's gradient, averaged over processes as data-parallel training does.
 
-    It takes a backward pass of its own, and the graph is kept.
+    It takes a separate backward pass, and the graph is kept.
 
     Arguments:
         term: The term, a scalar with graph.

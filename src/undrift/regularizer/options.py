@@ -19,36 +19,37 @@ class RegularizerConfig:
     """The regularizer on the cumulative error.
 
     Arguments:
-        strength: A fixed λ (if null, balanced by gradient norms; 1 for official, as released).
+        strength: A fixed λ (default: balanced by gradient norms; for official 1, as released).
         gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
         num_inference_steps: Denoising steps of the chain that is regularized, as many as it will be
-            sampled with (all training steps if null, and for official, as released).
+            sampled with (default: all training steps; official always uses these, as released).
         length: Denoising steps of a rollout.
-        num_states: States that are rolled out, or the size of a cohort (if null, a share of the
+        num_states: States that are rolled out, or the size of a cohort (default: a share of the
             batch that bounds the cost of a training step: half for persistent, a quarter for
             truncated and full, all of it for official).
-        num_forward: Forward draws that they are compared with (1024 if null; for official, as many
+        num_forward: Forward draws that they are compared with (default: 1024; for official, as many
             as states).
         num_cohorts: Cohorts of the persistent variant.
-        every: The term is computed in every k-th training step (if null, 2; 1 for official, as
+        every: The term is computed in every k-th training step (default: 2; for official 1, as
             released).
-        window: Share of the chain, its end at data, in which the term is computed (if null, 0.15
-            for persistent, 0.3 for truncated and full, where the error is by measurement; all of it
-            for official, as released).
+        window: Share of the chain, its end at data, in which the term is computed (default: 0.15
+            for persistent, 0.3 for truncated and full, where the error was measured; all of it for
+            official, as released).
         stride: Times of the chain that one step of a new cohort spans on its way to the window.
         weighting: Weights of the denoising steps; measured takes the downstream gains of a profile.
         rho: Exponent of the exponential weights.
         profile: Profile whose downstream gains are the measured weights.
-        kernel: What compares states with forward draws: a mixture of Gaussian kernels, or the
-            energy distance; official has its own.
-        bandwidth: Bandwidth of the Gaussian kernels over the mean squared distance of the draws.
+        kernel: The kernel of the comparison: a mixture of Gaussian kernels, or the
+            energy distance; official has another one, as released.
+        bandwidth: Bandwidth of the Gaussian kernels, as a multiple of the mean squared distance of
+            the forward draws.
         features: What the kernel compares: pixels; a pyramid of block means, which weighs coarse
             differences, such as the brightness, more; the activations of the network as it is at
             the start; or these and pixels (both need a population).
         population: Generated states that the states of a term are compared as a part of, the last
             that were made; 0 compares each batch of states alone.
         start: Share of the training steps that are plain before the first term.
-        seed: Seed of the regularizer's own random stream, mixed with that of the run.
+        seed: Seed of the regularizer's random stream, combined with that of the run.
     """
 
     strength: float | None = None

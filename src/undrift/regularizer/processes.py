@@ -2,7 +2,8 @@ r"""States of all processes of a run, as the rows of one batch.
 
 The kernel spans the states of all processes, so every process computes the same value from the
 gathered rows. Its gradient by the rows of one process, times the number of processes, is what
-averaging over processes turns into the gradient of that value: no message on the way back.
+averaging over processes turns into the gradient of that value: the backward pass needs no
+communication.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Gather rows; the way back takes this process' rows of the common gradient."""
+    """Gather rows; the backward pass takes this process' rows of the common gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,30 +103,6 @@ class Pyramid(Space):
         return [torch.cat([level.flatten(1) for level in levels], 1)[..., None]]
 
 
-@dataclass(frozen=True)
-class JointSpace(Space):
-    """The blocks of several spaces together.
-
-    Arguments:
-        spaces: The spaces.
-    """
-
-    spaces: Sequence[Space]
-
-    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
-        """Blocks of all spaces, in their order."""
-        return [block for space in self.spaces for block in space(x_t, t)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The states of all spaces."""
-        return {str(k): space.state_dict() for k, space in enumerate(self.spaces)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the states of all spaces."""
-        for k, space in enumerate(self.spaces):
-            space.load_state_dict(state[str(k)])
-
-
 class NetworkSpace(Space):
     r"""The activations of a frozen copy of a model, pooled, one block per stage.
 
@@ -141,6 +117,7 @@ class NetworkSpace(Space):
     Arguments:
         sampler: The chain over the model; its network is copied as it is now.
         regions: Parts of the image along each side.
+        pixels: Whether the first block is the state itself.
 
     Raises:
         InvalidInput: If the network has no stages, or the sampler does not say what it predicts.
@@ -148,7 +125,7 @@ class NetworkSpace(Space):
 
     saved = ("frozen",)  # the weights of the copy: those of a resumed run have changed since
 
-    def __init__(self, sampler: Sampler, *, regions: int = 2) -> None:
+    def __init__(self, sampler: Sampler, *, regions: int = 2, pixels: bool = False) -> None:
         network = sampler.network
         if not isinstance(network, nn.Module):
             raise InvalidInput("a network's own features need a torch module as its network")
@@ -156,9 +133,10 @@ class NetworkSpace(Space):
         self.sampler = sampler.with_network(self.frozen)
         self.stages = stages(self.frozen)
         self.regions = regions
+        self.pixels = pixels
 
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
-        """Pooled activations at the states, one block per stage."""
+        """Pooled activations at the states, one block per stage, after the pixels if wanted."""
         found: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -170,7 +148,8 @@ class NetworkSpace(Space):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [pooled(activation, self.regions)[..., None] for activation in found]
+        pixels = PixelSpace()(x_t, t) if self.pixels else []
+        return pixels + [pooled(activation, self.regions)[..., None] for activation in found]
 
 
 def stages(network: nn.Module) -> list[nn.Module]:

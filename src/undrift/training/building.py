@@ -28,7 +28,7 @@ from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.resumable import seeded
-from undrift.regularizer.spaces import JointSpace, NetworkSpace, PixelSpace, Pyramid
+from undrift.regularizer.spaces import NetworkSpace, Pyramid
 from undrift.regularizer.weighting import Weighting
 from undrift.seeds import stream_seed
 from undrift.training.checkpoint import StartingPoint
@@ -282,8 +282,7 @@ def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
                 f"--regularizer.features {config.features} compares a population: give "
                 "--regularizer.population, such as 2048"
             )
-        own = NetworkSpace(sampler)
-        options["space"] = own if config.features == "network" else JointSpace((PixelSpace(), own))
+        options["space"] = NetworkSpace(sampler, pixels=config.features == "both")
     return options
 
 

@@ -199,19 +199,13 @@ class StartingPoint:
         """
         saved = _restored(self.state["config"] if self.state else {})
         for group in ("model", "chain"):
-            _check_inherited(getattr(config, group), getattr(saved, group), group, self.path)
+            asked, theirs = getattr(config, group), getattr(saved, group)
+            for name, value in vars(asked).items():
+                free = name == "sampler"  # of the regularizer, not of the network
+                if not free and value not in (getattr(type(asked)(), name), getattr(theirs, name)):
+                    raise InvalidInput(
+                        f"{self.path} does not fit --{group}.{name.replace('_', '-')} {value}: its "
+                        "network and chain are used; remove the option"
+                    )
         chain = replace(saved.chain, sampler=config.chain.sampler)
         return replace(config, model=saved.model, chain=chain)
-
-
-def _check_inherited(asked: Any, saved: Any, group: str, path: str) -> None:
-    default = type(asked)()
-    for f in fields(asked):
-        value = getattr(asked, f.name)
-        if (group, f.name) == ("chain", "sampler"):  # of the regularizer, not of the network
-            continue
-        if value not in (getattr(default, f.name), getattr(saved, f.name)):
-            raise InvalidInput(
-                f"{path} does not fit --{group}.{f.name.replace('_', '-')} {value}: its network "
-                "and chain are used; remove the option"
-            )

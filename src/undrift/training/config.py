@@ -27,9 +27,8 @@ class DataConfig:
         data: digits, fashion-mnist, patches, an image folder, an array file, or a Hugging Face
             dataset (name or local path).
         split: Part of the data set.
-        image_size: Images are resized and cropped to squares of this size (left as they are if
-            null).
-        channels: 1 for grayscale, 3 for RGB (as the images are if null).
+        image_size: Images are resized and cropped to squares of this size (default: unchanged).
+        channels: 1 for grayscale, 3 for RGB (default: those of the images).
         skip_bad_images: Leave out images that cannot be read instead of stopping.
     """
 
@@ -45,12 +44,12 @@ class ModelConfig:
     """The network, a UNet2DModel of diffusers.
 
     Arguments:
-        block_out_channels: Channels of each resolution (chosen by the image size if null).
+        block_out_channels: Channels of each resolution (default: chosen by image size).
         layers_per_block: Residual layers of each block.
-        attention: Whether the coarsest blocks attend.
-        attention_sizes: Sizes of the feature maps whose blocks attend, and the middle block with
-            them (as attention says if null).
-        attention_head_dim: Channels of an attention head (one head for all channels if null).
+        attention: Whether the coarsest blocks have attention.
+        attention_sizes: Sizes of the feature maps whose blocks have attention; the middle block has
+            it too (default: see attention).
+        attention_head_dim: Channels of an attention head (null: one head for all channels).
         norm_num_groups: Groups of the group normalization.
         dropout: Dropout of the residual layers.
     """
@@ -73,9 +72,9 @@ class ChainConfig:
         num_steps: T, the number of steps.
         prediction_type: What the network predicts.
         variance_type: Reverse variance of the sampler.
-        clip: Bound on the estimate of the data (none if null).
+        clip: Bound on the estimate of the data (null: none).
         sampler: The sampler whose chain a regularizer follows: ancestral, ddim, dpm-solver++,
-            unipc, heun, euler, or a scheduler class of diffusers (ancestral if null). Choose the
+            unipc, heun, euler, or a scheduler class of diffusers (default: ancestral). Choose the
             one that the model will be sampled with, and as many steps
             (regularizer.num_inference_steps).
     """
@@ -95,8 +94,8 @@ class OptimizerConfig:
     Arguments:
         optimizer: Which one.
         learning_rate: Learning rate after warm-up.
-        lr_schedule: How it goes on, by diffusers' names.
-        warmup_steps: Steps in which it rises from 0; none where a run is continued.
+        lr_schedule: The schedule after warm-up, by diffusers' names.
+        warmup_steps: Steps in which it rises from 0; none if a run is continued.
         weight_decay: Decoupled weight decay (of adamw).
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
@@ -119,10 +118,10 @@ class ObjectiveConfig:
 
     Arguments:
         strength: γ of input_perturbation (0.1) and of mixflow (0.8), λ of consistent (10), the
-            weight of fokker_planck (0.15), the exponent p of dream (1); the published value, in
-            brackets, if null.
+            weight of fokker_planck (0.15), the exponent p of dream (1) (default: the published
+            value, in brackets).
         length: Denoising steps that scheduled_sampling rolls out at most.
-        seed: Seed of the method's own random stream, mixed with that of the run.
+        seed: Seed of the method's random stream, combined with that of the run.
     """
 
     strength: float | None = None
@@ -135,7 +134,7 @@ class MethodConfig:
     """A training method.
 
     Arguments:
-        method: plain; regularized (the variant of the regularizer that came out best, persistent);
+        method: plain; regularized (the best variant in our studies, persistent);
             a variant by its name; or a published baseline.
         regularizer: Options of the regularizer.
         objective: Options of the published baselines.
@@ -154,7 +153,7 @@ class MethodConfig:
 
     @property
     def in_use(self) -> dict[str, set[str]]:
-        """The options of each section that the method has a use for.
+        """The options of each section that the method uses.
 
         Example:
             >>> sorted(MethodConfig("dream").in_use["objective"])
@@ -167,10 +166,10 @@ class MethodConfig:
         }
 
     def chosen(self, batch_size: int) -> RegularizerConfig:
-        """The regularizer's options with what the variant chooses where they are null.
+        """The regularizer's options, with the defaults of the variant where they are null.
 
         Arguments:
-            batch_size: Images of a step, over all processes.
+            batch_size: Images per step, over all processes.
 
         Example:
             >>> MethodConfig("persistent").chosen(batch_size=64).num_states
@@ -187,17 +186,17 @@ class TrainConfig(MethodConfig, DataConfig):
 
     Arguments:
         horizontal_flip: Mirror half of the images, drawn anew each time.
-        output: Folder of the run (a new numbered one under runs if null).
+        output: Folder of the run (default: a new numbered one under runs).
         start_from: A run or a pipeline folder of diffusers whose weights it starts from; of a run,
             the average and the optimizer too.
-        resume: Go on with the run in the output folder from its last checkpoint.
+        resume: Resume the run in the output folder from its last checkpoint.
         steps: Number of training steps.
-        batch_size: Images of a step, over all processes.
+        batch_size: Images per step, over all processes.
         seed: Seed of the weights, the order of the data and the noise.
-        ema_decay: Decay of the averaged weights, which are the ones that are saved as a pipeline.
+        ema_decay: Decay of the averaged weights, which are saved as a pipeline.
         mixed_precision: Precision of the network's passes.
-        checkpoint_every: Steps between checkpoints (about 10 in a run if null).
-        sample_every: Steps between sample grids (about 4 in a run if null; 0 for none).
+        checkpoint_every: Steps between checkpoints (default: a tenth of the run).
+        sample_every: Steps between sample grids (default: a quarter of the run; 0 for none).
         log_every: Steps between rows of the log.
         tensorboard: Also log to TensorBoard.
         model: The network.
