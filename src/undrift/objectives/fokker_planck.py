@@ -70,12 +70,7 @@ class ScoreFokkerPlanck(TermObjective):
     published_strength = STRENGTHS["fokker_planck"]
 
     def __init__(
-        self,
-        model: Sampler | Denoiser,
-        *,
-        back: float = 1e-3,
-        ahead: float = 5e-4,
-        **options: Any,
+        self, model: Sampler | Denoiser, *, back: float = 1e-3, ahead: float = 5e-4, **options: Any
     ) -> None:
         super().__init__(model, **options)
         if not (0 < back < 1 / FIRST_TIME and 0 < ahead < 1):

@@ -37,10 +37,7 @@ KNOWN_SHAPES = {"digits": (1, 8), "fashion-mnist": (1, 32), "patches": (3, 32)}
 
 
 def dry_run(
-    config: TrainConfig,
-    batch_size: int | None = None,
-    *,
-    accelerator: Any = None,
+    config: TrainConfig, batch_size: int | None = None, *, accelerator: Any = None
 ) -> dict[str, Any]:
     """Build what a run needs, make one step on synthetic images, and write nothing.
 

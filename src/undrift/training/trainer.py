@@ -108,9 +108,7 @@ class Trainer:
         return cast(nn.Module, self.accelerator.unwrap_model(self.network))
 
     def run(
-        self,
-        on_step: Callable[[Row], None] = lambda row: None,
-        until: int | None = None,
+        self, on_step: Callable[[Row], None] = lambda row: None, until: int | None = None
     ) -> None:
         """Train from the current step to the last.
 
