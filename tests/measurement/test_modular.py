@@ -20,7 +20,6 @@ from undrift.diffusion.sampler import GaussianKernel
 from undrift.diffusion.schedule import CosineSchedule, LinearSchedule
 from undrift.exceptions import InvalidInput
 from undrift.measurement.modular import (
-    advice,
     memorizing_from,
     modular_error,
     modular_errors,
@@ -184,12 +183,6 @@ def test_chains_without_density_are_refused() -> None:
         modular_error(GaussianKernel(torch.zeros(4, 3), 1.0), torch.zeros(4, 3), process, 5, 4)
     with pytest.raises(InvalidInput, match="at least 2 states"):
         modular_error(GaussianKernel(torch.zeros(1, 2), 1.0), torch.zeros(1, 2), process, 5, 4)
-
-
-def test_the_advice_follows_the_largest_part() -> None:
-    assert "train more" in advice(0.5, 0.1, 0.2)
-    assert "no training is needed" in advice(0.1, 0.5, 0.2)
-    assert "smaller steps" in advice(0.1, 0.2, 0.5)
 
 
 @pytest.mark.slow

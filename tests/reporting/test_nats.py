@@ -12,7 +12,7 @@ from undrift.reporting.console import rich_table
 from undrift.reporting.content import ReportInput
 from undrift.reporting.findings import verdict
 from undrift.reporting.html import render_html
-from undrift.reporting.nats import nats_findings, nats_table, split
+from undrift.reporting.nats import ADVICE, PARTS, Split, advice, nats_findings, nats_table
 
 
 def state(t, mean=0.5, variance=0.1, shape=0.02, *, se=0.01, lower=0.01, **more):
@@ -51,16 +51,16 @@ def headline(*segments):
 
 
 @pytest.mark.parametrize(
-    ("parts", "words", "cure"),
+    ("parts", "words", "instruction"),
     [
         ((0.5, 0.1, 0.02), "81 % of the modular error is in the mean", "Train more"),
         ((0.1, 0.5, 0.02), "81 % of the modular error is in the variance", "no training. A factor"),
         ((0.1, 0.02, 0.5), "81 % of the modular error is in the shape", "smaller steps"),
     ],
 )
-def test_the_advice_follows_the_part_that_is_largest(parts, words, cure) -> None:
+def test_the_advice_follows_the_part_that_is_largest(parts, words, instruction) -> None:
     head, text = headline(state(10, *parts), state(1, *parts))
-    assert words in head and cure in text
+    assert words in head and instruction in text
     assert "add up to 1.24 ± 0.02 nats over 4 steps down to t = 1" in text
     assert ("1.25" in text) == ("variance" in head)
 
@@ -72,14 +72,21 @@ def test_no_advice_where_parts_are_within_their_error_bars() -> None:
 
 
 def test_segments_where_the_target_memorizes_give_no_advice() -> None:
-    """They would say: train more, whatever is wrong."""
+    """The mean would dominate there whatever is wrong."""
     clear, single = state(10, 0.1, 0.5), state(1, 50.0, 0.1, nearest_weight=0.95)
     head, text = headline(clear, single)
     assert "in the variance" in head and "Left out: 50.1 nats below t = 10" in text
     head, text = headline(single)
     assert "the target memorizes in every segment" in head and "everywhere" in text
     findings = nats_findings(profile(clear, single), "plain")
-    assert not any("50" in f.detail for f in findings if "inputs" in f.headline)
+    assert not any("50" in f.detail for f in findings if "accurate" in f.headline)
+
+
+def test_one_split_gets_the_advice_of_its_largest_part() -> None:
+    for part in PARTS:
+        text = advice(dict.fromkeys(PARTS, 0.1) | {part: 0.5})
+        assert f"in the {part}" in text and ADVICE[part] in text
+    assert "stands out" in advice(dict.fromkeys(PARTS, 0.0))
 
 
 def test_a_negative_shape_is_no_share() -> None:
@@ -92,15 +99,15 @@ def test_exposure_bias_is_named_with_its_sign_only_beyond_its_error() -> None:
         record = state(1, exposure_bias=bias, exposure_bias_se=se)
         return nats_findings(profile(record), "plain")[1].headline
 
-    assert "do worse on their own inputs" in words(0.1, 0.01)
-    assert "do better on their own inputs" in words(-0.1, 0.01)
+    assert "steps are less accurate" in words(0.1, 0.01)
+    assert "steps are more accurate" in words(-0.1, 0.01)
     assert "no exposure bias" in words(0.1, 0.08)
 
 
 def test_standard_errors_of_segments_add_up() -> None:
-    """The same chains walk through all of them: the worst case is full correlation."""
-    found = split([state(10), state(1)])
-    assert found.total == pytest.approx((1.24, 0.02)) and found.steps == 4
+    """The same chains run through all of them: the worst case is full correlation."""
+    found = Split([state(10), state(1)])
+    assert found.sum("error") == pytest.approx((1.24, 0.02)) and found.steps == 4
     assert found.variance_factor == pytest.approx(1.25)
 
 
@@ -109,7 +116,7 @@ def test_the_verdict_and_the_page_hold_the_error_in_nats() -> None:
     texts = " ".join(verdict([measured]))
     assert "at t = 1 the cumulative error lies between 0.0100 and 2.00 nats" in texts
     page = render_html(ReportInput("x", [measured]))
-    assert 'id="nats"' in page and "target memorizes" in page and "leads back to single" in page
+    assert 'id="nats"' in page and "target memorizes" in page and "concentrates on single" in page
     assert page.count("Modular error of every segment in nats") == 2  # wide and narrow
     assert "Limits of the cumulative error in nats. plain, lower limit: from" in page
     plain = {"label": "p", "states": [{"t": 1, "error": {"mmd_sq": 1e-3, "mmd_sq_se": 1e-4}}]}
@@ -117,10 +124,10 @@ def test_the_verdict_and_the_page_hold_the_error_in_nats() -> None:
 
 
 def test_a_chain_without_density_says_why_on_the_page() -> None:
-    measured = profile(modular={"reason": "no module of this chain has a density"})
+    measured = profile(modular={"reason": "no denoising step of this chain has a density"})
     measured["states"] = [s | {"kl": None} for s in measured["states"]]
     page = render_html(ReportInput("x", [measured]))
-    assert "No modular errors for plain: no module of this chain has a density." in page
+    assert "No modular errors for plain: no denoising step of this chain has a density." in page
     assert "stacked" not in page and nats_findings(measured, "plain") == []
 
 
@@ -150,4 +157,4 @@ def test_the_terminal_shows_the_split_and_the_limits() -> None:
     for text in ("0.620 ± 0.010", "0.496", "0.500", "0.100", "0.0200", "0.010 to 2.0"):
         assert text in row
     assert any(line.strip().startswith("1*") for line in lines)
-    assert "leads back to single data" in lines[-1]
+    assert "single training images" in lines[-1]

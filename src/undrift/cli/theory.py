@@ -109,8 +109,8 @@ def _exact(title: str, text: str, chain: GaussianChain) -> tuple[dict[str, Any],
 
 def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
     """Train the small network and estimate its budget."""
-    from undrift.measurement.modular import advice
     from undrift.progress import progress_bar
+    from undrift.reporting.nats import PARTS, advice
     from undrift.reporting.theory import ChainView
     from undrift.theory.trained_mixture import trained_budget
 
@@ -123,9 +123,8 @@ def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
             advance=advance,
         )
     rows = [step.row() for step in steps]
-    names = ("mean", "variance", "shape")
-    parts = [sum(row[f"e_mod_{name}"] for row in rows) for name in names]
-    shares = [f"{x / sum(parts):.0%} in the {name}" for x, name in zip(parts, names, strict=True)]
+    parts = {name: sum(row[f"e_mod_{name}"] for row in rows) for name in PARTS}
+    shares = [f"{x / sum(parts.values()):.0%} in the {name}" for name, x in parts.items()]
     largest = max(abs(step.gap_in_errors) for step in steps)
     closure = (
         f"The budget closes within {largest:.2f} standard errors at each of {len(rows)} steps."
@@ -134,8 +133,8 @@ def _mixture(config: Config) -> tuple[dict[str, Any], ChainView]:
         "A small network trained on a ring of eight Gaussians, T = "
         f"{rows[0]['t']}. Estimates from {config.num_particles:,} particles; the forgotten error "
         "comes from a second, independent run. The last step adds no noise, so its divergences do "
-        f"not exist. Of the modular errors, {', '.join(shares)}. {advice(*parts)}"
+        f"not exist. Of the modular errors, {', '.join(shares)}. {advice(parts)}"
     )
     result = {"steps": rows, "largest_gap_in_errors": largest, "closes": largest < 3}
-    result["advice"] = advice(*parts)
+    result["advice"] = advice(parts)
     return result, ChainView("A trained network", text, rows, closure)

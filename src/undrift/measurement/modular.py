@@ -246,23 +246,6 @@ def modular_errors(
         )
 
 
-def advice(mean: float, variance: float, shape: float) -> str:
-    """Advice from the parts of a modular error.
-
-    Example:
-        >>> advice(0.5, 0.1, 0.0)
-        'Most of the modular error is in the mean: train more, or a larger network.'
-    """
-    texts = {
-        mean: "mean: train more, or a larger network.",
-        variance: "reverse variance: change it (optimal or learned); no training is needed.",
-        shape: "shape: take smaller steps.",
-    }
-    if max(texts) <= 0:
-        return "No part of the modular error is positive."
-    return f"Most of the modular error is in the {texts[max(texts)]}"
-
-
 def step_kernel(
     sampler: Sampler, x_t: Tensor, t: float, s: float, dim: int, batch_size: int = 512
 ) -> GaussianKernel:

@@ -19,7 +19,6 @@ Roots of estimates inherit :math:`\mathrm{se}(F) = \mathrm{se}(F^2) / 2F`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from undrift.reporting.content import Profile, State, number, states
@@ -32,8 +31,8 @@ SIGNIFICANCE = 0.05
 class Estimate:
     """A value with its standard error and, where there are any, its p-value and its interval.
 
-    The interval is the measurement's own where it has one: near zero the law of an MMD estimate is
-    skewed, and a normal interval misleads.
+    The interval is the measurement's own where it has one: near zero its distribution is
+    skewed, so a normal interval is inaccurate.
     """
 
     value: float
@@ -53,7 +52,7 @@ class Estimate:
 
     @property
     def is_detected(self) -> bool:
-        """Whether it is told from zero: by its interval, and by its p-value where it has one."""
+        """Whether its interval, and its p-value where it has one, distinguish it from zero."""
         return self.low > 0 and (self.p_value is None or self.p_value <= SIGNIFICANCE)
 
     @property
@@ -79,9 +78,7 @@ def cumulative(state: State) -> Estimate | None:
 
 
 def _ends(state: State) -> tuple[float, float] | None:
-    ends = (state.get("error") or {}).get("interval")
-    if not isinstance(ends, list | tuple) or len(ends) != 2:
-        return None
+    ends = (state.get("error") or {}).get("interval") or (None, None)
     low, high = (number({"end": end}, "end") for end in ends)
     return None if low is None or high is None else (low, high)
 
@@ -112,13 +109,6 @@ def relative_change(baseline: Estimate, other: Estimate) -> Estimate:
     ratio = other.value / baseline.value
     se = math.hypot(other.se, ratio * baseline.se) / abs(baseline.value)
     return Estimate(ratio - 1, se)
-
-
-def root_se(root: float | None, square_se: float | None) -> float | None:
-    """Return the standard error of a root from that of its square; None at zero."""
-    if root is None or square_se is None or root <= 0:
-        return None
-    return square_se / (2 * root)
 
 
 def amplification(previous: State, state: State) -> Estimate | None:
@@ -181,7 +171,7 @@ def _segment(previous: State, state: State) -> Segment:
         start=float(previous["t"]),
         stop=float(state["t"]),
         fresh=fresh,
-        fresh_se=root_se(fresh, square_se),
+        fresh_se=None if square_se is None or fresh <= 0 else square_se / (2 * fresh),
         is_detected=square_se is not None and square > Z_95 * square_se,
         gain=number(state, "downstream_gain"),
     )
@@ -201,9 +191,3 @@ def measured_differently(baseline: Profile, other: Profile) -> list[str]:
     if final_state(baseline)["t"] != final_state(other)["t"]:
         differing.append("last state")
     return differing
-
-
-def largest(found: Sequence[Segment]) -> tuple[Segment, Segment | None]:
-    """Return the segment with the largest part of the bound, and the next one."""
-    ranked = sorted(found, key=lambda s: -s.weighted)
-    return ranked[0], ranked[1] if len(ranked) > 1 else None

@@ -1,17 +1,18 @@
-"""The verdict: what may be said in words, by explicit rules, with its numbers.
+"""The verdict as sentences with their numbers, by explicit rules.
 
 Rules, each at the 95 % level:
 
 - *Growth*: the cumulative error grows where the interval of its change from the first state to
   the last lies above zero, shrinks where it lies below; otherwise growth is not established. An
-  error is there where its interval lies above zero and its permutation p-value is at most 0.05.
+  error is distinguishable from zero where its interval lies above zero and its permutation
+  p-value is at most 0.05.
 - *Comparison*: a model is better or worse than the first one where the interval of the relative
-  change excludes zero. Where the first one's error is not told from zero, there is no ratio to
-  speak of and the difference is used.
+  change excludes zero. Where the first one's error is not distinguishable from zero, no
+  relative change is given and the difference is used.
 - *Fresh error*: the segment with the largest part of the bound is named alone only where it is
   ahead of the next one by more than their error bars.
-- *Amplification*: a segment amplifies (forgets) where the interval of its factor lies above
-  (below) one. Where the factor is undefined nothing is said.
+- *Amplification*: a segment amplifies (reduces) the error where the interval of its factor lies
+  above (below) one. Where the factor is undefined nothing is said.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def verdict(profiles: Sequence[Any]) -> list[str]:
 
     Returns:
         One text for each finding: growth for every model, comparisons with the first, where the
-        error is fresh, whether steps amplify it, and what the measurement cannot tell.
+        error is fresh, whether steps amplify it, and the limits of the measurement.
 
     Example:
         >>> end = {"t": 0, "error": {"mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.005}}
@@ -60,19 +61,13 @@ def findings(profiles: Sequence[Profile]) -> list[Finding]:
     """Return the verdict in parts, for a page that sets headlines apart."""
     if not profiles:
         return []
-    names = labels(profiles)
-    found = [_growth(p, n) for p, n in zip(profiles, names, strict=True)]
-    for profile, name in zip(profiles[1:], names[1:], strict=True):
-        found += _comparison(profiles[0], names[0], profile, name)
+    named = list(zip(profiles, labels(profiles), strict=True))
+    found: list[Finding | None] = [_growth(*pair) for pair in named]
+    found += [_comparison(*named[0], *pair) for pair in named[1:]]
     for rule in (_fresh, _amplification):
-        found += [
-            finding
-            for profile, name in zip(profiles, names, strict=True)
-            if (finding := rule(profile, name)) is not None
-        ]
-    for profile, name in zip(profiles, names, strict=True):
-        found += nats_findings(profile, name)
-    return [*found, _limits(profiles)]
+        found += [rule(*pair) for pair in named]
+    found += [finding for pair in named for finding in nats_findings(*pair)]
+    return [*filter(None, found), _limits(profiles)]
 
 
 def _growth(profile: Profile, name: str) -> Finding:
@@ -85,26 +80,29 @@ def _growth(profile: Profile, name: str) -> Finding:
         text = f"{symbol} or its error bar is missing, so nothing is said about growth."
         return Finding(topic, f"“{name}”: the final error was not measured.", text)
     numbers = f"{symbol} = {end.text}, {_probability(profile, end)}"
-    start = None if start_state is None else evidence.cumulative(start_state)
-    if start is None or start_state is None:
-        headline = "an error is there" if end.is_detected else "no error can be told from zero"
-        text = f"{numbers}. With one state measured, growth cannot be judged."
+    start = start_state and evidence.cumulative(start_state)
+    if not start_state or not start:
+        headline = (
+            "there is an error" if end.is_detected else "no error is distinguishable from zero"
+        )
+        text = f"{numbers}. Growth is not evaluated: only one state was measured."
         return Finding(topic, f"“{name}”: {headline} at the end of the chain.", text)
     change = evidence.difference(end, start)
-    change_text = change.text
-    at_start = f"at the start, t = {start_state['t']:g}, it is {_against_zero(start)}"
+    at_start = plus_minus(start.value, start.se)
+    at_start += "" if start.is_detected else ", not distinguishable from zero"
     if change.low > 0 and end.is_detected:
         headline = "the cumulative error grows along the chain."
-        text = f"{numbers}; {at_start}. The growth is {change_text}."
+        remark = f"The growth is {change.text}."
     elif change.high < 0:
         headline = "the cumulative error shrinks along the chain."
-        text = f"{numbers}; {at_start}. The change is {change_text}."
+        remark = f"The change is {change.text}."
     elif end.is_detected:
-        headline = "an error is there at the end, but growth is not established."
-        text = f"{numbers}; {at_start}. The change, {change_text}, is within its error bars."
+        headline = "there is an error at the end, but growth is not established."
+        remark = f"The change, {change.text}, is within its error bars."
     else:
         headline = "the final error is not distinguishable from zero."
-        text = f"{numbers}; {at_start}. That is no proof that the error is small."
+        remark = "This does not show that the error is small."
+    text = f"{numbers}; at the start, t = {start_state['t']:g}, it is {at_start}. {remark}"
     return Finding(topic, f"“{name}”: {headline}", text + _peak(profile, end))
 
 
@@ -114,12 +112,6 @@ def _probability(profile: Profile, end: Estimate) -> str:
     if count and end.p_value is not None and end.p_value * (count + 1) < 1.001:
         return f"p ≤ {end.p_value:.2g}, the least that {count:g} permutations can show"
     return probability(end.p_value)
-
-
-def _against_zero(value: Estimate) -> str:
-    """Return an estimate with the word whether it is told from zero."""
-    text = plus_minus(value.value, value.se)
-    return text if value.is_detected else f"{text}, not distinguishable from zero"
 
 
 def _peak(profile: Profile, end: Estimate) -> str:
@@ -133,101 +125,86 @@ def _peak(profile: Profile, end: Estimate) -> str:
     return f" It was higher on the way: {scientific(top.value)} at t = {state['t']:g}."
 
 
-def _comparison(first: Profile, first_name: str, other: Profile, name: str) -> list[Finding]:
+def _comparison(first: Profile, first_name: str, other: Profile, name: str) -> Finding | None:
     """Return how the final error of a model relates to that of the first one."""
-    topic = f"Compared with “{first_name}”"
-    a = evidence.cumulative(evidence.final_state(first))
-    b = evidence.cumulative(evidence.final_state(other))
+    a, b = (evidence.cumulative(evidence.final_state(p)) for p in (first, other))
     if a is None or b is None:
-        return []
-    caution = evidence.measured_differently(first, other)
-    remark = f" Compare with care, measured differently: {', '.join(caution)}." if caution else ""
-    if not a.is_detected or a.value <= 0:
-        return [Finding(topic, *_absolute(a, b, first_name, name, remark))]
-    change = evidence.relative_change(a, b)
-    exponent = common_exponent([a.value, b.value])
-    numbers = (
-        f"D₀² is {plus_minus(b.value, b.se, exponent)} against "
-        f"{plus_minus(a.value, a.se, exponent)}"
-    )
-    if change.low <= 0 <= change.high:
-        headline = f"“{name}” is not distinguishable from “{first_name}”."
-        low, high = (percent_number(v, signed=True) for v in (change.low, change.high))
+        return None
+    is_ratio = a.is_detected and a.value > 0
+    change = evidence.relative_change(a, b) if is_ratio else evidence.difference(b, a)
+    is_open = change.low <= 0 <= change.high
+    size = ""
+    if is_ratio:
+        exponent = common_exponent([a.value, b.value])
+        values = [plus_minus(e.value, e.se, exponent) for e in (b, a)]
+        text = f"D₀² is {values[0]} against {values[1]}"
+        if is_open:
+            low, high = (percent_number(v, signed=True) for v in (change.low, change.high))
+            text += f": a change of {percent(change.value, signed=True)} (95 % interval "
+            text += f"{low} to {high} %), within its error bars."
+        else:
+            ends = sorted(abs(v) for v in (change.low, change.high))
+            size = f" by {percent(abs(change.value))} (95 % interval {percent_number(ends[0])} to "
+            size += f"{percent(ends[1])})"
+            text += "; the difference is beyond its error bars."
+            if not b.is_detected:
+                text += f" The rest in “{name}” is itself not distinguishable from zero."
+    else:
         text = (
-            f"{numbers}: a change of {percent(change.value, signed=True)} (95 % interval "
-            f"{low} to {high} %), within its error bars."
+            f"The difference of D₀² is {change.text}. No relative change is given: "
+            f"the error of “{first_name}” is not distinguishable from zero."
         )
-        return [Finding(topic, headline, text + remark)]
-    word = "lower" if change.value < 0 else "higher"
-    size = abs(change.value)
-    ends = sorted(abs(v) for v in (change.low, change.high))
-    headline = (
-        f"“{name}” ends {word} by {percent(size)} (95 % interval "
-        f"{percent_number(ends[0])} to {percent(ends[1])})."
-    )
-    text = f"{numbers}; the difference is beyond its error bars."
-    if not b.is_detected:
-        text += f" What is left in “{name}” is itself not distinguishable from zero."
-    return [Finding(topic, headline, text + remark)]
-
-
-def _absolute(a: Estimate, b: Estimate, first_name: str, name: str, remark: str) -> tuple[str, str]:
-    """Return headline and text where the first model's error is no base for a ratio."""
-    gap = evidence.difference(b, a)
-    text = (
-        f"The difference of D₀² is {gap.text}. No relative change is given: "
-        f"the error of “{first_name}” is not distinguishable from zero.{remark}"
-    )
-    if gap.low <= 0 <= gap.high:
-        return f"“{name}” is not distinguishable from “{first_name}”.", text
-    return f"“{name}” ends {'lower' if gap.value < 0 else 'higher'}.", text
+    if caution := evidence.measured_differently(first, other):
+        text += f" Compare with care, measured differently: {', '.join(caution)}."
+    headline = f"“{name}” ends {'lower' if change.value < 0 else 'higher'}{size}."
+    if is_open:
+        headline = f"“{name}” is not distinguishable from “{first_name}”."
+    return Finding(f"Compared with “{first_name}”", headline, text)
 
 
 def _fresh(profile: Profile, name: str) -> Finding | None:
     """Return which segment contributes most of the bound on the final error."""
-    topic, measured = "Where the error is fresh", evidence.segments(profile)
-    if not measured:
+    found = evidence.segments(profile)
+    if not found:
         return None
-    known = [s for s in measured if s.gain is not None]
-    if not any(s.is_detected for s in measured):
+    known = [s for s in found if s.gain is not None]
+    if not any(s.is_detected for s in found):
+        headline = "no fresh error is distinguishable from zero."
         text = (
-            f"In none of the {len(measured)} segments does a model started from true inputs make "
+            f"In none of the {len(found)} segments does a model started from forward draws make "
             "an error beyond the error bars; more samples may show one."
         )
-        return Finding(topic, f"“{name}”: no fresh error is distinguishable from zero.", text)
-    if not known or not any(s.weighted > 0 for s in known):
-        top = max(measured, key=lambda s: s.fresh)
+    elif not any(s.weighted > 0 for s in known):
+        top = max(found, key=lambda s: s.fresh)
+        headline = f"the largest fresh error is made from {_span(top)}."
         text = (
             f"F = {scientific(top.fresh)}, before any weighting: the downstream gain is "
             "undefined, so its effect on the result is not known."
         )
-        headline = f"“{name}”: the largest fresh error is made from {_span(top)}."
-        return Finding(topic, headline, text)
-    return Finding(topic, *_fresh_weighted(measured, known, name))
+    else:
+        headline, text = _fresh_weighted(known)
+        if left_out := len(found) - len(known):
+            text += f" {left_out} of {len(found)} segments are left out: their gain is undefined."
+    return Finding("Where the error is fresh", f"“{name}”: {headline}", text)
 
 
-def _fresh_weighted(
-    measured: Sequence[evidence.Segment], known: Sequence[evidence.Segment], name: str
-) -> tuple[str, str]:
+def _fresh_weighted(known: Sequence[evidence.Segment]) -> tuple[str, str]:
     """Return headline and text about the segment with the largest part of the bound."""
-    top, second = evidence.largest(known)
-    text = (
-        f"Weighted by the gain of everything downstream it is {percent(top.share or 0.0)} of all "
-        f"fresh error (G·F = {scientific(top.weighted)})."
-    )
-    headline = f"“{name}”: the most harmful fresh error is made from {_span(top)}."
-    if second is not None:
+    top, *others = sorted(known, key=lambda s: -s.weighted)
+    share = percent(top.share or 0.0)
+    if others:
+        second = others[0]
         lead = top.weighted - second.weighted
         if lead <= Z_95 * math.hypot(top.weighted_se, second.weighted_se):
-            headline = f"“{name}”: no single segment stands out."
-            text = (
-                f"The largest part of the fresh error, {percent(top.share or 0.0)}, is made from "
-                f"{_span(top)}, but the next, from {_span(second)} "
-                f"({percent(second.share or 0.0)}), is within error bars of it."
+            return "no single segment stands out.", (
+                f"The largest part of the fresh error, {share}, is made from {_span(top)}, but the "
+                f"next, from {_span(second)} ({percent(second.share or 0.0)}), is within error "
+                "bars of it."
             )
-    if left_out := len(measured) - len(known):
-        text += f" {left_out} of {len(measured)} segments are left out: their gain is undefined."
-    return headline, text
+    return f"the most harmful fresh error is made from {_span(top)}.", (
+        f"Weighted by the gain of everything downstream it is {share} of all fresh error "
+        f"(G·F = {scientific(top.weighted)})."
+    )
 
 
 def _span(segment: evidence.Segment) -> str:
@@ -235,8 +212,8 @@ def _span(segment: evidence.Segment) -> str:
 
 
 def _amplification(profile: Profile, name: str) -> Finding | None:
-    """Return whether the steps amplify or forget the error that reaches them."""
-    chain, topic = states(profile), "Do steps amplify or forget?"
+    """Return whether the steps amplify or reduce the error that reaches them."""
+    chain, topic = states(profile), "Do steps amplify or reduce the error?"
     pairs = list(zip(chain[:-1], chain[1:], strict=True))
     if all(number(state, "budget.inherited") is None for state in chain):
         return None
@@ -249,11 +226,11 @@ def _amplification(profile: Profile, name: str) -> Finding | None:
         return Finding(topic, f"“{name}”: amplification is undefined everywhere.", text)
     more, less = sum(f.low > 1 for f in factors), sum(f.high < 1 for f in factors)
     if more and less:
-        headline = "some segments amplify, others forget."
+        headline = "some segments amplify the error, others reduce it."
     elif more:
         headline = "steps amplify the error that reaches them."
     elif less:
-        headline = "steps forget part of the error that reaches them."
+        headline = "steps reduce the error that reaches them."
     else:
         headline = "amplification is not distinguishable from one."
     open_ones = len(factors) - more - less
@@ -278,15 +255,15 @@ def _carried(profile: Profile) -> str:
 
 
 def _limits(profiles: Sequence[Profile]) -> Finding:
-    """Return what this measurement cannot tell."""
+    """Return the limits of this measurement."""
     counts = {(p.get("num_samples"), p.get("num_forward")) for p in profiles}
     sampled, forward = counts.pop() if len(counts) == 1 else (None, None)
     size = f" ({sampled:,} drawn, {forward:,} true)" if sampled and forward else ""
     text = (
         f"Error bars cover the finite number of samples{size}; they do not cover training again "
-        "with another seed. A small MMD proves nothing small: it is what this kernel and this "
-        "many samples can see."
+        "with another seed. A small MMD does not prove that the distributions are close: it "
+        "depends on the kernel and on the number of samples."
     )
     if len(profiles) > 2:
         text += " Intervals are not corrected for the number of models compared."
-    return Finding("What this cannot tell", "One measurement of these checkpoints.", text)
+    return Finding("Limits of this measurement", "These checkpoints were measured once.", text)

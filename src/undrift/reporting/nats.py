@@ -12,7 +12,7 @@ Rules, each at the 95 % level:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from undrift.reporting.content import Finding, Profile, State, number, states
@@ -32,172 +32,163 @@ from undrift.reporting.tables import Table
 PARTS = ("mean", "variance", "shape")
 MEMORIZING = 0.9
 """Weight of the nearest datum above which the target memorizes, as in undrift.diffusion.mixture."""
-TOPIC = "What the modules do wrong, in nats"
-_CURES = {
-    "mean": "Train more, or train a larger network; another variance or more steps cannot help it.",
+SINGLE = "concentrates on single training images"
+TOPIC = "Errors of the denoising steps, in nats"
+ADVICE = {
+    "mean": "Train more, or train a larger network; changing the variance or the number of steps "
+    "does not help.",
     "variance": "Change the reverse variance (--remedy analytic_variance); this needs no training.",
-    "shape": "Take smaller steps (more of them): no Gaussian module follows longer ones.",
+    "shape": "Take smaller steps (more of them): a Gaussian step cannot match the exact reverse "
+    "step of a longer one.",
 }
+"""What to do about the part of the modular error that is the largest."""
+
+
+def advice(parts: Mapping[str, float]) -> str:
+    """What the split of a modular error into mean, variance and shape tells the user to do.
+
+    Example:
+        >>> advice({"mean": 0.1, "variance": 0.0, "shape": 0.5})[:46]
+        'Most of the modular error is in the shape. Tak'
+    """
+    part = max(parts, key=lambda name: parts[name])
+    if parts[part] <= 0:
+        return "No part of the modular error stands out."
+    return f"Most of the modular error is in the {part}. {ADVICE[part]}"
 
 
 @dataclass(frozen=True)
 class Split:
     """The modular error of several segments and its parts, each with its standard error."""
 
-    total: tuple[float, float]
-    parts: dict[str, tuple[float, float]]
-    steps: float
-    variance_factor: float
+    segments: Sequence[State]
+
+    def sum(self, name: str) -> tuple[float, float]:
+        """A modular number of all segments; their standard errors add up at most."""
+        keys = (f"modular.{name}", f"modular.{name}_se")
+        value, se = (sum(number(s, key) or 0.0 for s in self.segments) for key in keys)
+        return value, se
+
+    @property
+    def parts(self) -> dict[str, tuple[float, float]]:
+        """Mean, variance and shape."""
+        return {name: self.sum(name) for name in PARTS}
+
+    @property
+    def steps(self) -> float:
+        """Number of denoising steps."""
+        return sum(number(state, "modular.steps") or 1.0 for state in self.segments)
+
+    @property
+    def variance_factor(self) -> float:
+        """The factor on the reverse variance that is best on average."""
+        ratios = (
+            (number(s, "modular.steps") or 1.0) / (number(s, "modular.variance_factor") or 1.0)
+            for s in self.segments
+        )
+        return self.steps / sum(ratios)
 
     @property
     def largest(self) -> str | None:
         """The part that is larger than each of the others beyond error bars; None if none is."""
-        ranked = sorted(self.parts, key=lambda name: -self.parts[name][0])
-        (top, top_se), (second, second_se) = (self.parts[name] for name in ranked[:2])
+        (top, se), (second, second_se) = sorted(self.parts.values(), reverse=True)[:2]
         lead = top - max(second, 0.0)
-        return ranked[0] if lead > Z_95 * math.hypot(top_se, second_se) else None
-
-
-def measured(profile: Profile) -> list[State]:
-    """The states whose segment has a modular error."""
-    return [state for state in states(profile) if number(state, "modular.error") is not None]
+        is_clear = lead > Z_95 * math.hypot(se, second_se)
+        return max(self.parts, key=lambda name: self.parts[name]) if is_clear else None
 
 
 def is_memorizing(state: State) -> bool:
-    """Whether the target of a segment has come down to single data."""
+    """Whether the target of a segment is a single datum."""
     return (number(state, "modular.nearest_weight") or 0.0) > MEMORIZING
-
-
-def split(segments: Sequence[State]) -> Split:
-    """The modular error of segments together; their standard errors add up at most."""
-
-    def total(name: str) -> tuple[float, float]:
-        values = [number(state, name) or 0.0 for state in segments]
-        errors = [number(state, f"{name}_se") or 0.0 for state in segments]
-        return sum(values), sum(errors)
-
-    steps = sum(number(state, "modular.steps") or 1.0 for state in segments)
-    ratios = [
-        (number(state, "modular.steps") or 1.0) / (number(state, "modular.variance_factor") or 1.0)
-        for state in segments
-    ]
-    parts = {name: total(f"modular.{name}") for name in PARTS}
-    return Split(total("modular.error"), parts, steps, steps / sum(ratios))
 
 
 def nats_findings(profile: Profile, name: str) -> list[Finding]:
     """Return what follows from the modular errors and the bracket; nothing without them."""
-    segments = measured(profile)
+    segments = [s for s in states(profile) if number(s, "modular.error") is not None]
     if not segments:
         return []
-    found = [_advice(segments, name)]
-    if bias := _exposure(segments, name):
-        found.append(bias)
-    if bracket := _bracket(profile, name):
-        found.append(bracket)
-    return found
-
-
-def _advice(segments: Sequence[State], name: str) -> Finding:
-    """Return what the split of the modular error tells the user to do."""
     clear = [state for state in segments if not is_memorizing(state)]
-    warning = _warning(segments, clear)
+    found = [_advice(segments, clear), _exposure(clear), _bracket(profile)]
+    return [Finding(TOPIC, f"“{name}”: {pair[0]}", pair[1]) for pair in found if pair]
+
+
+def _advice(segments: Sequence[State], clear: Sequence[State]) -> tuple[str, str]:
+    """Return what the split of the modular error tells the user to do."""
+    found = Split(clear or segments)
+    whole = f"The modular errors add up to {plus_minus(*found.sum('error'))} nats"
+    warning = _left_out(segments, clear)
     if not clear:
-        whole = split(segments)
-        text = f"The modular errors add up to {plus_minus(*whole.total)} nats.{warning}"
-        return Finding(TOPIC, f"“{name}”: the target memorizes in every segment.", text)
-    found = split(clear)
-    numbers = "; ".join(f"{part} {plus_minus(*found.parts[part])}" for part in PARTS)
+        return "the target memorizes in every segment.", f"{whole}.{warning}"
+    numbers = "; ".join(f"{part} {plus_minus(*value)}" for part, value in found.parts.items())
     text = (
-        f"The modular errors add up to {plus_minus(*found.total)} nats over {found.steps:g} steps "
-        f"down to t = {clear[-1]['t']:g} ({numbers}).{warning}"
+        f"{whole} over {found.steps:g} steps down to t = {clear[-1]['t']:g} ({numbers}).{warning}"
     )
     part = found.largest
     if part is None:
-        return Finding(TOPIC, f"“{name}”: no part of the modular error stands out.", text)
-    share = _share(found, part)
-    cure = _CURES[part]
+        return "no part of the modular error stands out.", text
+    share = found.parts[part][0] / sum(max(value, 0.0) for value, _ in found.parts.values())
     if part == "variance":
-        cure = f"{cure} A factor of {found.variance_factor:.3g} on it would be best on average."
-    headline = f"“{name}”: {share} of the modular error is in the {part} of the modules."
-    return Finding(TOPIC, headline, f"{cure} {text}")
+        text = f"A factor of {found.variance_factor:.3g} on it would be best on average. {text}"
+    headline = f"{percent(share)} of the modular error is in the {part} of the denoising steps."
+    return headline, f"{ADVICE[part]} {text}"
 
 
-def _share(found: Split, part: str) -> str:
-    """Return how much of the modular error a part is, in words where it exceeds the whole."""
-    whole = sum(max(value, 0.0) for value, _ in found.parts.values())
-    return percent(found.parts[part][0] / whole)
-
-
-def _warning(segments: Sequence[State], clear: Sequence[State]) -> str:
+def _left_out(segments: Sequence[State], clear: Sequence[State]) -> str:
     """Return which segments are left out, and why."""
     if len(clear) == len(segments):
         return ""
-    left_out = split([state for state in segments if is_memorizing(state)])
-    start = clear[-1]["t"] if clear else None
-    where = "everywhere" if start is None else f"below t = {start:g}"
+    value, _ = Split([state for state in segments if is_memorizing(state)]).sum("error")
+    where = f"below t = {clear[-1]['t']:g}" if clear else "everywhere"
     return (
-        f" Left out: {significant(left_out.total[0])} nats {where}, where the exact reverse "
-        "conditional of the data set leads back to single data, so that what generalizes counts "
-        "as an error too."
+        f" Left out: {significant(value)} nats {where}, where the exact reverse conditional of the "
+        f"data set {SINGLE}, so that it counts generalization as an error."
     )
 
 
-def _exposure(segments: Sequence[State], name: str) -> Finding | None:
+def _exposure(clear: Sequence[State]) -> tuple[str, str] | None:
     """Return the exposure bias of all segments in which the target does not memorize, in nats."""
-    clear = [state for state in segments if not is_memorizing(state)]
-    biases = [number(state, "modular.exposure_bias") for state in clear]
-    errors = [number(state, "modular.exposure_bias_se") for state in clear]
-    if not clear or any(value is None for value in (*biases, *errors)):
+    keys = ("modular.exposure_bias", "modular.exposure_bias_se")
+    if not clear or any(number(state, key) is None for state in clear for key in keys):
         return None
-    value, se = sum(filter(None, biases)), sum(filter(None, errors))
+    value, se = Split(clear).sum("exposure_bias")
     low, high = interval(value, se)
     text = (
-        "The modular errors on the sampler's states less those on true ones add up to "
+        "The modular errors on the sampler's states less those on forward draws add up to "
         f"{estimate(value, low, high)} nats down to t = {clear[-1]['t']:g}."
     )
-    if low > 0:
-        headline = "the modules do worse on their own inputs than on those of training."
-    elif high < 0:
-        headline = "the modules do better on their own inputs than on those of training."
-    else:
-        headline = "no exposure bias can be told from zero, in nats."
-    return Finding(TOPIC, f"“{name}”: {headline}", text)
+    if low <= 0 <= high:
+        return "no exposure bias is distinguishable from zero, in nats.", text
+    word = "less" if low > 0 else "more"
+    return f"the steps are {word} accurate on the sampler's states than on forward draws.", text
 
 
-def _bracket(profile: Profile, name: str) -> Finding | None:
+def _bracket(profile: Profile) -> tuple[str, str] | None:
     """Return the limits of the cumulative error at the last state that has both."""
-    closed = [
-        state
-        for state in states(profile)
-        if number(state, "kl.lower") is not None and number(state, "kl.upper") is not None
-    ]
+    keys = ("kl.lower", "kl.upper")
+    closed = [s for s in states(profile) if all(number(s, key) is not None for key in keys)]
     if not closed:
         return None
-    clear = [state for state in closed if not is_memorizing(state)]
-    headline = f"“{name}”: at t = {closed[-1]['t']:g} the cumulative error {_between(closed[-1])}."
+
+    def lies(state: State) -> str:
+        low, high = (significant(number(state, key)) for key in keys)
+        return f"at t = {state['t']:g}, it lies between {low} and {high} nats"
+
     text = (
         "With 95 % confidence: the lower limit is what MMD certifies, the upper one the prior's "
-        "error and all modular errors, as if no step forgot anything. The truth can be anywhere "
-        "between."
+        "error and all modular errors, assuming that no step reduces the error. The true value can "
+        "be anywhere between."
     )
+    clear = [state for state in closed if not is_memorizing(state)]
     if clear and clear[-1] is not closed[-1]:
-        text += (
-            f" Before the target memorizes, at t = {clear[-1]['t']:g}, it {_between(clear[-1])}."
-        )
-    return Finding(TOPIC, headline, text)
-
-
-def _between(state: State) -> str:
-    low, high = (significant(number(state, key)) for key in ("kl.lower", "kl.upper"))
-    return f"lies between {low} and {high} nats"
+        text += f" Before the target memorizes, {lies(clear[-1])}."
+    return f"{lies(closed[-1]).replace(', it', ' the cumulative error')}.", text
 
 
 # ------------------------------------------------------------------ terminal
 
 
 def nats_table(profile: Profile) -> Table:
-    """Return modular errors, their split and the bracket for the terminal, one row a state."""
+    """Return modular errors, their split and the bracket for the terminal, one row per state."""
     chain = [state for state in states(profile) if number(state, "kl.upper") is not None]
     rows = []
     for state in chain:
@@ -215,7 +206,9 @@ def nats_table(profile: Profile) -> Table:
         "E_mod of each segment and limits of the cumulative error, in nats",
         ("t", "E_mod ± se", "on q", "mean", "var.", "shape", "E_cumu"),
         rows,
-        "* the target leads back to single data" if any(map(is_memorizing, chain)) else "",
+        "* the target concentrates on single training images"
+        if any(map(is_memorizing, chain))
+        else "",
     )
 
 
