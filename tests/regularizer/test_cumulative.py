@@ -22,7 +22,7 @@ from undrift.mmd.kernels import RBFMixture
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.bootstrap import integer, rollout_streams
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.spaces import FeatureSpace, Pyramid
+from undrift.regularizer.spaces import Pyramid, Space
 
 VARIANTS = ("official", "full", "truncated", "persistent")
 DATA = torch.randn(12, 3, generator=noise_source(100))
@@ -474,8 +474,13 @@ def test_default_sizes_are_shares_of_the_batch():
 
 def test_a_feature_map_takes_the_place_of_the_states():
     matrix = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], requires_grad=True)
+
+    class Mapped(Space):
+        def __call__(self, x_t, t):
+            return [(x_t @ matrix)[:, None]]
+
     network = TinyNetwork()
-    mapped = make(network, "full", space=FeatureSpace(lambda x: x @ matrix))
+    mapped = make(network, "full", space=Mapped())
     mapped.backward(network, DATA, lambda: main_term(network))
     kernel = RBFMixture(feature_map=lambda x: x @ matrix.detach())
     other = TinyNetwork()

@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,21 +60,6 @@ class PixelSpace(Space):
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
         """Flattened states."""
         return [x_t.flatten(1)[:, None]]
-
-
-@dataclass(frozen=True)
-class FeatureSpace(Space):
-    """The features of a fixed map, such as a frozen image network, one block of single features.
-
-    Arguments:
-        feature_map: Differentiable map from states to features with shape :math:`(B, *)`.
-    """
-
-    feature_map: Callable[[Tensor], Tensor]
-
-    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
-        """Features of the states, whatever their time."""
-        return [self.feature_map(x_t).flatten(1)[..., None]]
 
 
 class Pyramid(Space):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,11 +71,8 @@ def _interpolate(at: Tensor, table: Mapping[float, float]) -> Tensor:
     known = sorted((float(t), float(w)) for t, w in table.items())
     if not known or any(not 0 <= w < math.inf for _, w in known):
         raise InvalidInput("a table of weights needs times, and weights that are not negative")
-    times, values = torch.tensor(known, dtype=torch.float64).T.contiguous()
-    right = torch.searchsorted(times, at).clamp(1, max(1, len(times) - 1))
-    left, right = right - 1, right.clamp(max=len(times) - 1)
-    share = ((at - times[left]) / (times[right] - times[left])).nan_to_num(0).clamp(0, 1)
-    found: Tensor = torch.lerp(values[left], values[right], share)
+    times, values = zip(*known, strict=True)
+    found = torch.from_numpy(np.interp(at.numpy(), times, values))
     if not bool(found.sum() > 0):
         raise InvalidInput("the table of weights is 0 at all steps: one has to be positive")
     return found
