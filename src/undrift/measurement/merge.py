@@ -1,7 +1,7 @@
-r"""Several measurements of one chain as one, with error bars that know what they share.
+r"""Several measurements of one chain as one, with error bars that account for shared data.
 
 Measurements with other seeds have other samples of the model, other forward noise, but the same
-data: more samples wear out the noise of the model, never that of the data. So each state says which
+data: more samples reduce the noise of the model, never that of the data. So each state says which
 part d of its standard error s is due to the data. With weights w proportional to the sample sizes
 
 .. math:: T = \sum_k w_k T_k, \qquad
@@ -16,7 +16,7 @@ The limits of the divergence are taken anew from the merged numbers, the lower o
 permutations; what skewness adds to the upper one falls with the number of samples. Modular errors
 are merged only if every measurement has them; else ``how`` says so.
 
-P-values are combined by Fisher's method; for measurements that share data the law of
+P-values are combined by Fisher's method; for measurements that share data the distribution of
 :math:`-2 \sum \log p_k` is matched to the correlations :math:`d_j d_k / (s_j s_k)` (Brown's
 method).
 
@@ -35,8 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from undrift.exceptions import InvalidInput
 from undrift.measurement.state import CumulativeError, ErrorState, KLLimits, with_ratios
-from undrift.mmd.kl_bounds import kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
-from undrift.reporting.numbers import Z_95
+from undrift.mmd.kl_bounds import Z_95, kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
 
 if TYPE_CHECKING:
     from undrift.measurement.profile import ErrorProfile
@@ -50,7 +49,7 @@ SAME = {
 
 
 TAKEN_ANEW = {"interval", "p_value", "fresh", "inherited", "amplification", "lower", "upper"}
-"""Numbers that are no means: they follow from the merged ones."""
+"""Numbers that are not averaged: they follow from the merged ones."""
 
 
 def merge_profiles(profiles: Sequence[ErrorProfile]) -> ErrorProfile:
@@ -103,7 +102,7 @@ def combined_p_value(p_values: Sequence[float], shares: Sequence[float] | None =
     :math:`\mathrm{Cov}(-2\log p_j, -2\log p_k) \approx 3.263\rho + 0.710\rho^2 + 0.027\rho^3`.
 
     Arguments:
-        p_values: One a test.
+        p_values: One per test.
         shares: A number :math:`a_k` from 0 to 1 for each test; two of them correlate by
             :math:`\rho = a_j a_k`. Independent when None.
 
@@ -113,17 +112,14 @@ def combined_p_value(p_values: Sequence[float], shares: Sequence[float] | None =
         >>> round(combined_p_value([0.01, 0.01], [1.0, 1.0]), 5)
         0.01
     """
-    import torch
+    from scipy.special import gammaincc
 
-    mean = 2.0 * len(p_values)
-    variance = 4.0 * len(p_values)
-    for a, b in combinations(shares or [0.0] * len(p_values), 2):
-        rho = a * b
+    mean, variance = 2.0 * len(p_values), 4.0 * len(p_values)
+    for rho in (a * b for a, b in combinations(shares or [], 2)):
         variance += 2 * (3.263 * rho + 0.710 * rho**2 + 0.027 * rho**3)
     statistic = -2 * sum(math.log(max(p, 1e-300)) for p in p_values)
-    half_freedom, scale = mean**2 / variance, variance / (2 * mean)
-    terms = torch.tensor([half_freedom, statistic / (2 * scale)], dtype=torch.float64)
-    return float(torch.special.gammaincc(*terms))
+    scale = variance / (2 * mean)
+    return float(gammaincc(mean / (2 * scale), statistic / (2 * scale)))
 
 
 def _merge_states(states: Sequence[ErrorState], weights: Sequence[float]) -> ErrorState:
@@ -138,7 +134,7 @@ def _merge_states(states: Sequence[ErrorState], weights: Sequence[float]) -> Err
 
 
 def _merge_part(parts: Sequence[Any], weights: Sequence[float]) -> Any:  # noqa: ANN401
-    """The weighted mean of each number, and of errors what they come to; None if one is missing."""
+    """Weighted means of the numbers with their standard errors; None where one is missing."""
     if any(part is None for part in parts):
         return None
     merged: dict[str, Any] = {}
@@ -155,7 +151,7 @@ def _merge_part(parts: Sequence[Any], weights: Sequence[float]) -> Any:  # noqa:
 
 
 def _error(weights: Sequence[float], errors: Sequence[float], shared: Sequence[float]) -> float:
-    """The standard error of a weighted mean, from those of its terms and what they share."""
+    """The standard error of a weighted mean, from those of its terms and their shared parts."""
     own = (w**2 * max(s**2 - d**2, 0) for w, s, d in zip(weights, errors, shared, strict=True))
     return math.hypot(_dot(weights, shared), math.sqrt(sum(own)))
 
@@ -192,20 +188,18 @@ def _merge_limits(
 
 
 def _skewness(kl: KLLimits) -> float:
-    """What an upper limit lies above that of a normal law."""
+    """The excess of an upper limit over that of a normal distribution."""
     if kl.path is None or kl.path_se is None or kl.upper is None:
         return 0.0
     return max(kl.upper - kl_upper_limit(kl.path, kl.path_se), 0.0)
 
 
 def _merge_modular(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """What is known of how modular errors were measured, or why the merged profile has none."""
+    """How the modular errors were measured, or why the merged profile has none."""
     if any(not part or "reason" in part for part in parts):
         return {"reason": "not every one of the merged profiles has modular errors: dropped"}
     known = [part for part in parts if part]
-    start, warned = known[0], [part for part in known if part["memorizing_from"] is not None]
-    if warned:
-        start = max(warned, key=lambda part: part["memorizing_from"])
+    start = max(known, key=lambda part: part["memorizing_from"] or -math.inf)
     count = sum(part["num_chains"] for part in known)
     weights = [part["num_chains"] / count for part in known]
     prior = _dot(weights, [part["prior_kl"] for part in known])
@@ -232,13 +226,8 @@ def _check(profiles: Sequence[ErrorProfile]) -> None:
     for key, words in SAME.items():
         if _differs([p.how.get(key) for p in profiles]):
             raise InvalidInput(f"profiles of different {words} do not merge: measure one chain")
-    if _differs([_fingerprint(p.how) for p in profiles]):
+    if _differs([dict(p.how.get("data") or {}).get("fingerprint") for p in profiles]):
         raise InvalidInput("profiles of different data do not merge: measure on the same data")
-
-
-def _fingerprint(how: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    data = how.get("data")
-    return data.get("fingerprint") if isinstance(data, Mapping) else None
 
 
 def _differs(values: Sequence[Any]) -> bool:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from undrift.exceptions import InvalidInput
-from undrift.measurement.reading import check_kind, load_json, read_record
+from undrift.measurement.reading import Record, Schema
 from undrift.measurement.state import Criterion, ErrorState
 from undrift.reporting.numbers import plus_minus, probability
 
@@ -20,16 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-SCHEMA_VERSION = 2
-KIND = "undrift.profile"
-
 
 @dataclass(frozen=True, repr=False)
-class ErrorProfile:
+class ErrorProfile(Record):
     """The error of a chain after each of its measured states, from T down to 0.
 
     Arguments:
-        states: One record a state, t descending.
+        states: One record per state, t descending.
         num_samples: Number of chains that were run.
         num_forward: Number of forward draws at each state.
         how: How it was made, in plain data: sampler, data, kernel, seed, versions, command.
@@ -38,6 +35,7 @@ class ErrorProfile:
         criterion: When a cumulative error counts as distinguishable from 0, for the amplifications.
     """
 
+    schema = Schema("undrift.profile", 2, "error profile", "measure")
     states: tuple[ErrorState, ...]
     num_samples: int
     num_forward: int
@@ -61,44 +59,18 @@ class ErrorProfile:
         """Times and downstream gains, where defined: a regularizer's measured weights."""
         return {s.t: s.downstream_gain for s in self.states if s.downstream_gain is not None}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data with a schema version, as it is written to JSON."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "kind": KIND,
-            "label": self.label,
-            "states": [asdict(state) for state in self.states],
-            "num_samples": self.num_samples,
-            "num_forward": self.num_forward,
-            "created": self.created,
-            "criterion": asdict(self.criterion),
-            "how": dict(self.how),
-        }
-
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], source: str = "this") -> ErrorProfile:
+    def from_dict(cls, data: Any, source: str = "this") -> Self:  # noqa: ANN401
         """Read plain data.
 
         Raises:
             InvalidInput: If it is no profile, one of another schema, or damaged.
         """
-        check_kind(data, KIND, SCHEMA_VERSION, source, "error profile", "measure")
-        try:
-            states = tuple(read_record(ErrorState, state) for state in data["states"])
-            times = [state.t for state in states]
-            if not times or any(t <= s for t, s in pairwise(times)):
-                raise ValueError("its times do not fall")
-            return cls(
-                states,
-                int(data["num_samples"]),
-                int(data["num_forward"]),
-                dict(data.get("how") or {}),
-                str(data.get("label") or "model"),
-                str(data.get("created") or ""),
-                read_record(Criterion, data.get("criterion") or {}, "criterion"),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InvalidInput(f"{source} is a damaged error profile: {error}") from None
+        profile = super().from_dict(data, source)
+        times = [state.t for state in profile.states]
+        if not times or any(t <= s for t, s in pairwise(times)):
+            raise InvalidInput(f"{source} is a damaged error profile: its times do not decrease")
+        return profile
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write JSON; the file appears whole or not at all."""
@@ -111,15 +83,6 @@ class ErrorProfile:
         finally:
             part.unlink(missing_ok=True)
         return path
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ErrorProfile:
-        """Read a profile from a JSON file.
-
-        Raises:
-            InvalidInput: If there is no such file, or it holds no profile that can be read.
-        """
-        return cls.from_dict(load_json(path, "error profile"), str(path))
 
     def merge(self, *others: ErrorProfile) -> ErrorProfile:
         """One profile of measurements of the same chain at the same states with other seeds.
@@ -179,7 +142,7 @@ class ErrorProfile:
         return plot_on(self.to_dict(), ax)
 
     def to_pandas(self) -> DataFrame:
-        """A data frame with one row a state, indexed by t; parts are prefixes: ``error.mmd_sq``.
+        """A data frame with one row per state, indexed by t; parts are prefixes: ``error.mmd_sq``.
 
         Raises:
             InvalidInput: If pandas is not installed.

@@ -1,4 +1,4 @@
-"""Reads records from JSON: plain data into dataclasses, with every name and number checked."""
+"""Records as JSON files: plain data into dataclasses, with every name and number checked."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from undrift.exceptions import InvalidInput
 
@@ -36,40 +36,74 @@ def load_json(path: str | os.PathLike[str], name: str) -> Any:  # noqa: ANN401
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
-def check_kind(
-    data: Any,  # noqa: ANN401
-    kind: str,
-    version: int,
-    source: str,
-    name: str,
-    command: str,
-) -> None:
-    """Check that plain data are a record of a kind, in the schema version that is read.
+@dataclass(frozen=True)
+class Schema:
+    """What a JSON record says of itself, and what messages call it.
 
     Arguments:
-        data: The plain data.
-        kind: Their ``"kind"``.
-        version: Their ``"schema_version"``.
-        source: Where they are from, for messages.
+        kind: Its ``"kind"``.
+        version: Its ``"schema_version"``.
         name: What the record is called.
         command: The command of undrift that writes it.
-
-    Raises:
-        InvalidInput: If they are not.
     """
-    if not isinstance(data, Mapping) or data.get("kind") != kind:
-        raise InvalidInput(f"{source} is no {name}: make one with undrift {command}")
-    found = data.get("schema_version")
-    if found != version:
-        is_older = isinstance(found, int) and found < version
-        raise InvalidInput(
-            f"{source} has schema version {found}, this undrift reads {version}: "
-            + (f"{command} again" if is_older else "update undrift")
-        )
+
+    kind: str
+    version: int
+    name: str
+    command: str
+
+
+class Record:
+    """A dataclass that is a JSON file with a kind and a schema version."""
+
+    schema: ClassVar[Schema]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with a schema version, as they are written to JSON."""
+        schema = {"kind": self.schema.kind, "schema_version": self.schema.version}
+        return {**schema, **asdict(self)}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "this") -> Self:  # noqa: ANN401
+        """Read plain data.
+
+        Arguments:
+            data: What :meth:`to_dict` returned.
+            source: Where they are from, for messages.
+
+        Raises:
+            InvalidInput: If they are of another kind or schema version, or damaged.
+        """
+        schema = cls.schema
+        if not isinstance(data, Mapping) or data.get("kind") != schema.kind:
+            raise InvalidInput(
+                f"{source} is no {schema.name}: make one with undrift {schema.command}"
+            )
+        version = data.get("schema_version")
+        if version != schema.version:
+            is_older = isinstance(version, int) and version < schema.version
+            raise InvalidInput(
+                f"{source} has schema version {version}, this undrift reads {schema.version}: "
+                + (f"{schema.command} again" if is_older else "update undrift")
+            )
+        values = {key: data[key] for key in data if key not in ("kind", "schema_version")}
+        try:
+            return read_record(cls, values, schema.name.split()[-1])
+        except ValueError as error:
+            raise InvalidInput(f"{source} is a damaged {schema.name}: {error}") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a JSON file.
+
+        Raises:
+            InvalidInput: If there is no such file, or it holds no such record that can be read.
+        """
+        return cls.from_dict(load_json(path, cls.schema.name), str(path))
 
 
 def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401
-    """An instance of a dataclass, its fields as their types ask for.
+    """An instance of a dataclass, with each value checked against the type of its field.
 
     Arguments:
         kind: The dataclass; its fields may be numbers, texts, dataclasses, and lists, tuples and
@@ -78,7 +112,7 @@ def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401
         name: What the data are called in messages.
 
     Raises:
-        ValueError: If a name is unknown or missing, or a value is none of its type or not finite.
+        ValueError: If a name is unknown or missing, or a value has another type or is not finite.
 
     Example:
         >>> from undrift.measurement.state import Criterion
@@ -87,7 +121,8 @@ def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{name or kind.__name__} is {data!r}")
-    prefix, hints = f"{name}." if name else "", get_type_hints(kind)
+    prefix = f"{name}." if name else ""
+    hints = {key: hint for key, hint in get_type_hints(kind).items() if key != "schema"}
     if unknown := data.keys() - hints.keys():
         raise ValueError(f"the name {prefix}{min(unknown)} is unknown")
     for own in fields(kind):  # type: ignore[arg-type]
@@ -104,8 +139,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
     if is_dataclass(origin):
         return read_record(origin, value, name)  # type: ignore[arg-type]
     is_row = isinstance(value, list | tuple)
-    if origin is list and is_row:
-        return [_value(parts[0], item, f"{name}[{k}]") for k, item in enumerate(value)]
+    if is_row and (origin is list or parts[1:] == (...,)):
+        return origin(_value(parts[0], item, f"{name}[{k}]") for k, item in enumerate(value))
     if origin is tuple and is_row and len(value) == len(parts):
         pairs = zip(parts, value, strict=True)
         return tuple(_value(part, item, f"{name}[{k}]") for k, (part, item) in enumerate(pairs))

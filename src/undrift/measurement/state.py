@@ -1,9 +1,9 @@
-r"""What is known of one state of a chain, and what follows from the states together.
+r"""The numbers of one state of a chain, and those that follow from several states.
 
 A state has parts: the cumulative error, the budget of the segment that ends there, the exposure
 metrics, limits of the cumulative error in nats, the modular error of the segment. A part that was
 not measured is None. ``x_se`` is the standard error of ``x``, and ``x_data_se`` the part of it that
-is due to the data, which other samples of the model do not lower.
+is due to the data, which more samples of the model do not reduce.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class KLLimits:
     Arguments:
         lower: The lower limit, from the MMD (:mod:`undrift.mmd.kl_bounds`).
         upper: The upper limit, from ``path``.
-        path: Divergence of the sampler's paths down to here from the true ones: what the prior
-            brings and all modular errors so far; against the data set itself.
+        path: Divergence of the sampler's paths down to here from the true ones: the error of the
+            prior and all modular errors so far; against the data set itself.
         path_se: Its standard error.
         empirical_mmd_sq: :math:`\mathrm{MMD}^2` against the data set itself, behind ``lower`` where
             modular errors are measured.
@@ -166,8 +166,8 @@ class ErrorState:
         exposure: Exposure bias by the field's metrics.
         kl: Limits of the cumulative error in nats.
         modular: The modular error of the segment that ends here, in nats.
-        downstream_gain: Product of the amplifications of all later segments: what an error made
-            here counts at the end.
+        downstream_gain: Product of the amplifications of all later segments, by which an error made
+            here contributes to the error of the samples.
     """
 
     t: float
@@ -236,7 +236,7 @@ class Criterion:
         return math.ceil(1 / self.max_p_value - 1e-9) - 1
 
     def is_met(self, state: ErrorState) -> bool:
-        """Whether the cumulative error of a state is told from 0; never without a p-value."""
+        """Whether the cumulative error of a state is distinguishable from 0; not without p-value."""
         if state.p_value is None or state.p_value > self.max_p_value:
             return False
         return state.mmd_sq > self.min_standard_errors * state.mmd_sq_se
@@ -249,7 +249,7 @@ def with_ratios(
 
     .. math:: \lambda = I / D_{t'}, \qquad G_t = \prod_{s < t} \lambda_s
 
-    A gain is None where an amplification further down is: what is unknown stays unknown.
+    A gain is None where any later amplification is None.
     """
     criterion = criterion or Criterion()
     done: list[ErrorState] = []

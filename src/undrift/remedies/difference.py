@@ -28,12 +28,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from undrift.mmd.kernels import RadialKernel
+from undrift.mmd.kl_bounds import Z_95
 from undrift.quality.frechet import FrechetStatistics
 
 NUM_GROUPS = 20
@@ -81,7 +81,7 @@ def _change(best: Distance, none: Distance, *, is_biased: bool = False) -> Chang
         left_out.append(terms)
     variance = float((left_out[0] - left_out[1]).var(1, correction=0).sum())
     difference, error = wholes[0] - wholes[1], math.sqrt((NUM_GROUPS - 1) * variance)
-    half = NormalDist().inv_cdf(0.975) * error
+    half = Z_95 * error
     interval = (difference - half, difference + half)
     return Change(wholes[1], wholes[0], difference, error, interval)
 

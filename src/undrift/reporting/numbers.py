@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from undrift.mmd.kl_bounds import Z_95
+
 MISSING = "–"
-Z_95 = 1.959963984540054
-"""Half width of a normal 95 % interval, in standard errors."""
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -6,15 +6,12 @@ the keys of the objects in its lists. Nothing here needs torch.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undrift.exceptions import InvalidInput
-from undrift.measurement.reading import check_kind, load_json, read_record
+from undrift.measurement.reading import Record, Schema
 
-KIND = "undrift.study"
-SCHEMA_VERSION = 2
 FILE = "study.json"
 
 
@@ -167,7 +164,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class StudyRecord:
+class StudyRecord(Record):
     """The results of a study so far.
 
     Arguments:
@@ -191,6 +188,7 @@ class StudyRecord:
         created: When it was written, as ISO 8601 writes it.
     """
 
+    schema = Schema("undrift.study", 2, "study", "compare")
     rows: list[StudyRow]
     paired: list[Change]
     costs: list[Cost] = field(default_factory=list)
@@ -209,36 +207,9 @@ class StudyRecord:
     command: str | None = None
     created: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data with a schema version, as they are written to JSON."""
-        return {"kind": KIND, "schema_version": SCHEMA_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, data: Any, source: str = "this") -> StudyRecord:  # noqa: ANN401
-        """Read plain data.
-
-        Raises:
-            InvalidInput: If they are no study, one of another schema, or damaged.
-        """
-        check_kind(data, KIND, SCHEMA_VERSION, source, "study", "compare")
-        values = {key: data[key] for key in data if key not in ("kind", "schema_version")}
-        try:
-            return read_record(cls, values, "study")
-        except ValueError as error:
-            raise InvalidInput(f"{source} is a damaged study: {error}") from None
-
     def save(self, folder: Path) -> Path:
         """Write ``study.json`` atomically into the folder of the study."""
         from undrift.training.runs import write_json
 
         write_json(folder / FILE, self.to_dict())
         return folder / FILE
-
-    @classmethod
-    def load(cls, path: str | Path) -> StudyRecord:
-        """Read a ``study.json``.
-
-        Raises:
-            InvalidInput: If there is no such file, or it holds no study that can be read.
-        """
-        return cls.from_dict(load_json(path, "study"), str(path))
