@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from undrift.exceptions import InvalidInput
 from undrift.measurement.state import CumulativeError, ErrorState, KLLimits, with_ratios
-from undrift.mmd.kl_bounds import Z_95, kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
+from undrift.mmd.kl_bounds import kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
+from undrift.reporting.numbers import Z_95
 
 if TYPE_CHECKING:
     from undrift.measurement.profile import ErrorProfile

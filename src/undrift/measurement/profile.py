@@ -61,11 +61,13 @@ class ErrorProfile(Record):
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "this") -> Self:  # noqa: ANN401
-        """Read plain data.
+        """Read plain data; what ``--json`` adds to them is left out.
 
         Raises:
             InvalidInput: If it is no profile, one of another schema, or damaged.
         """
+        if isinstance(data, Mapping):
+            data = {key: data[key] for key in data if key not in ("saved", "config")}
         profile = super().from_dict(data, source)
         times = [state.t for state in profile.states]
         if not times or any(t <= s for t, s in pairwise(times)):

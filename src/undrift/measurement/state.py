@@ -236,7 +236,7 @@ class Criterion:
         return math.ceil(1 / self.max_p_value - 1e-9) - 1
 
     def is_met(self, state: ErrorState) -> bool:
-        """Whether the cumulative error of a state is distinguishable from 0; not without p-value."""
+        """Whether the cumulative error of a state is distinguishable from 0; needs a p-value."""
         if state.p_value is None or state.p_value > self.max_p_value:
             return False
         return state.mmd_sq > self.min_standard_errors * state.mmd_sq_se

@@ -32,8 +32,6 @@ from undrift.exceptions import InvalidInput
 
 LEVEL = 0.975
 """Confidence of each end of a measured bracket; both hold with 95 % or more."""
-Z_95 = NormalDist().inv_cdf(LEVEL)
-"""Half width of a normal 95 % interval, in standard errors."""
 NULL_QUANTILE = 2.8453
 r"""Quantile of :math:`\chi^2_1` at that level, standardized. It is the largest of all weighted
 sums of :math:`\chi^2`, the distribution of MMD² near 0, and of the normal distribution (1.96)."""
@@ -75,8 +73,8 @@ def kl_upper_limit(path_kl: float, standard_error: float, skew: float = 0.0) -> 
         >>> round(kl_upper_limit(0.5, 0.1), 3), round(kl_upper_limit(0.5, 0.1, 0.01), 3)
         (0.696, 0.71)
     """
-    skewed = (1 + 2 * Z_95**2) / 6 * max(skew, 0.0)
-    return max(path_kl + Z_95 * standard_error + skewed, 0.0)
+    z = NormalDist().inv_cdf(LEVEL)
+    return max(path_kl + z * standard_error + (1 + 2 * z**2) / 6 * max(skew, 0.0), 0.0)
 
 
 def kl_lower_bound(mmd_sq: float) -> float:

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from undrift.mmd.kernels import RadialKernel
-from undrift.mmd.kl_bounds import Z_95
 from undrift.quality.frechet import FrechetStatistics
+from undrift.reporting.numbers import Z_95
 
 NUM_GROUPS = 20
 SAMPLES_PER_FEATURE = 2

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from undrift.mmd.kl_bounds import Z_95
 from undrift.reporting import evidence
 from undrift.reporting.canvas import (
     GRID,
@@ -36,6 +35,7 @@ from undrift.reporting.canvas import (
 )
 from undrift.reporting.content import Profile, label, labels, states
 from undrift.reporting.nats import PARTS, is_memorizing
+from undrift.reporting.numbers import Z_95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

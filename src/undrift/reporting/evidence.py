@@ -21,9 +21,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from undrift.mmd.kl_bounds import Z_95
 from undrift.reporting.content import Profile, State, number, states
-from undrift.reporting.numbers import estimate, interval
+from undrift.reporting.numbers import Z_95, estimate, interval
 
 SIGNIFICANCE = 0.05
 

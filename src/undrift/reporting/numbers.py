@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-
-from undrift.mmd.kl_bounds import Z_95
+from statistics import NormalDist
 
 MISSING = "–"
+Z_95 = NormalDist().inv_cdf(0.975)
+"""Half width of a normal 95 % interval, in standard errors."""
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from undrift.mmd.kl_bounds import Z_95
 from undrift.reporting.canvas import (
     GRID,
     INK,
@@ -27,7 +26,7 @@ from undrift.reporting.canvas import (
 )
 from undrift.reporting.chain_figures import draw_line
 from undrift.reporting.content import number
-from undrift.reporting.numbers import scaled
+from undrift.reporting.numbers import Z_95, scaled
 from undrift.reporting.study_content import (
     BUDGETS,
     NAMES,
