@@ -37,7 +37,7 @@ def normal_density(at: Tensor, mean: Tensor | float, variance: float) -> Tensor:
 def errors_by_quadrature(
     schedule: Schedule,
     density: Function,
-    module_mean: Function,
+    step_mean: Function,
     variance: Callable[[int], float],
     *,
     half_width: float = 8.0,
@@ -46,7 +46,7 @@ def errors_by_quadrature(
 ) -> list[Errors]:
     """The errors of each step t → t − 1, from T down to state `stop`.
 
-    `density(x, t)` is the forward marginal, `module_mean(x, t)` and `variance(t)` the module.
+    `density(x, t)` is the forward marginal, `step_mean(x, t)` and `variance(t)` the step.
     """
     x = torch.linspace(-half_width, half_width, points, dtype=torch.float64)
     weight = float(x[1] - x[0])
@@ -59,12 +59,12 @@ def errors_by_quadrature(
     for t in range(schedule.num_steps, stop, -1):
         q_t, q_s, beta = density(x, t), density(x, t - 1), float(schedule.betas[t - 1])
         forward = normal_density(x[None, :], math.sqrt(1 - beta) * x[:, None], beta)
-        module = normal_density(x[None, :], module_mean(x, t)[:, None], variance(t))
+        step = normal_density(x[None, :], step_mean(x, t)[:, None], variance(t))
         reverse = forward.mT * q_s[None, :] / q_t.clamp(min=1e-300)[:, None]
-        p_s = (p_t[:, None] * module).sum(0) * weight
-        back = (p_t[:, None] * module).mT / p_s.clamp(min=1e-300)[:, None]
+        p_s = (p_t[:, None] * step).sum(0) * weight
+        back = (p_t[:, None] * step).mT / p_s.clamp(min=1e-300)[:, None]
         seen, made = p_t > 1e-14, p_s > 1e-14
-        e_mod = (p_t * divergence(module, reverse))[seen].sum() * weight
+        e_mod = (p_t * divergence(step, reverse))[seen].sum() * weight
         e_con = (p_s * divergence(back, forward))[made].sum() * weight
         found.append(Errors(t, float(e_mod), float(e_con), float(divergence(p_s, q_s))))
         p_t = p_s

@@ -290,7 +290,7 @@ def test_the_same_starts_with_the_same_noise_end_the_same(name, device):
         before = after
 
 
-def test_batches_do_not_change_what_chains_see_and_ticks_count_modules():
+def test_batches_do_not_change_what_chains_see_and_ticks_count_steps():
     sampler, ticks = SAMPLERS["ancestral"](), []
     chains = Population.from_prior(sampler, (5, 2), 2, seed=0, tick=ticks.append)
     whole = chains.advance(0)

@@ -1,4 +1,4 @@
-"""What a measurement will take, told before it begins."""
+"""The cost of a measurement, announced before it starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from undrift.measurement.population import Population
 from undrift.progress import announce
 
 _SHORT = 10.0
-"""Seconds up to which nothing is said."""
+"""Seconds up to which nothing is announced."""
 _SMALL_BATCH = 32
 """Chains that are timed on the CPU, where the time is in proportion to their number."""
 
@@ -21,11 +21,11 @@ _SMALL_BATCH = 32
 def announce_cost(
     sampler: Sampler, data: Tensor, num_chains: int, num_calls: int, batch_size: int
 ) -> None:
-    """Say how many network calls are to come and about how long they take, if that is long.
+    """Announce the number of network calls and their estimated time, if it is long.
 
     Arguments:
         sampler: The chain.
-        data: Like what it makes, with shape (n, *), where the network is.
+        data: Data of the chain's shape, with shape (n, *), on the network's device.
         num_chains: Number of chains of one pass.
         num_calls: Denoising steps that all passes take, times chains.
         batch_size: Number of chains that go through the network at once.
@@ -53,7 +53,7 @@ def seconds_per_call(sampler: Sampler, data: Tensor, batch_size: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time that is estimated, in one unit.
+    """An estimated time as text, in one unit.
 
     Example:
         >>> duration(41.7), duration(600), duration(9000)

@@ -32,7 +32,7 @@ class ForwardDraws:
     With the ``"population"`` as reference each datum is used at most once for a state, so that the
     draws are independent draws from what the data were drawn from. With the ``"empirical"``
     distribution data are drawn with replacement: the target is the data set itself, which only a
-    model that has memorized it can reach.
+    model that has memorized it matches.
 
     Arguments:
         data: Data, with shape :math:`(n, *)`.

@@ -1,16 +1,15 @@
-r"""The data that a chain is measured against: as one tensor, in the range that the model makes.
+r"""The data that a chain is compared with: one tensor, in the range of the model's samples.
 
-Two faults of scale would be measured as an error of the model, a large one:
+Two errors of scale would be measured as a large error of the model:
 
-- *The sampler cuts the data.* Samplers of images clip :math:`\hat x_0` to a bound, ±1. Where data
-  :math:`x_0` (latents!) lie beyond, no model can reach them. Refused if the clipping takes away
-  more than a thousandth of their variance.
+- *The sampler clips the data.* Samplers of images clip :math:`\hat x_0` to a bound, ±1. Where data
+  :math:`x_0` lie outside, as latents do, no model can reach them. Refused if clipping removes more
+  than a thousandth of their variance.
 - *The data are in [0, 1] or 0..255, the model in [-1, 1].* Data that have no negative value are
   compared with the samples of a few chains. They are refused if more than a twentieth of the
   sampled values lie below -0.1 and mean and standard deviation of the samples are closer to those
-  of the data scaled to [-1, 1] than to those of the data as they are. So nothing is run for data
-  with dark and bright values in [-1, 1], and bright data pass with a model that makes bright
-  samples.
+  of the data scaled to [-1, 1] than to those of the data as they are. So no chain is run for data
+  with negative values, and bright data are accepted for a model that makes bright samples.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from undrift.exceptions import InvalidInput
 from undrift.measurement.population import Population
 from undrift.seeds import stream_seed
 
-_LEAST_CUT = 1e-3
+_LEAST_CLIPPED = 1e-3
 _LEAST_BELOW, _BELOW = 0.05, -0.1
 _CHAINS = 32
 
@@ -39,10 +38,10 @@ def data_for(
     source: Any,  # noqa: ANN401
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Data as a floating-point tensor where the model is, and what they are.
+    """Data as a floating-point tensor on the model's device, and their description.
 
     Arguments:
-        sampler: The chain; images that are read get the size and the channels that it makes.
+        sampler: The chain; images that are read get its size and channels.
         source: The data: see :func:`undrift.data.load.load_tensor`.
         device: Where the data go; the device of the network when None.
 
@@ -62,16 +61,16 @@ def data_for(
 
 
 def check_data_range(sampler: Sampler, data: Tensor, *, is_scaled: bool, seed: int) -> None:
-    """Stop where the data are scaled in another way than the samples of a chain.
+    """Check that the data are scaled as the samples of a chain.
 
     Arguments:
         sampler: The chain.
         data: The data, with shape :math:`(n, *)`.
         is_scaled: Whether the data were read, and scaled to [-1, 1], by undrift.
-        seed: Seed of the few chains that are run where the data may be in [0, 1] or 0..255.
+        seed: Seed of the few chains that are run if the data may be in [0, 1] or 0..255.
 
     Raises:
-        InvalidInput: If the sampler clips off what the data have, or the data are to be scaled.
+        InvalidInput: If the sampler clips the data, or the data have another scale.
     """
     low, high = map(float, data.aminmax())
     top = None if is_scaled else _top(data)
@@ -79,7 +78,7 @@ def check_data_range(sampler: Sampler, data: Tensor, *, is_scaled: bool, seed: i
     escape = "(check_range=False takes them as they are)"
     formula = {1: "2 * x - 1", 255: "x / 127.5 - 1"}.get(top or 0)
     clip = _clip(sampler)
-    if clip is not None and _share_cut(data, clip) > _LEAST_CUT:
+    if clip is not None and _share_clipped(data, clip) > _LEAST_CLIPPED:
         what = (
             "use clip=None, or clip_sample=False in the scheduler, for data like latents"
             if formula is None
@@ -93,8 +92,8 @@ def check_data_range(sampler: Sampler, data: Tensor, *, is_scaled: bool, seed: i
     is_far = _distance(samples, 2 * data / top - 1) < _distance(samples, data)
     if below > _LEAST_BELOW and is_far:
         raise InvalidInput(
-            f"{span} are nowhere negative, but {below:.0%} of what the model makes is: scale them "
-            f"to [-1, 1], {formula} {escape}"
+            f"{span} have no negative values, but {below:.0%} of the model's values are negative: "
+            f"scale them to [-1, 1], {formula} {escape}"
         )
 
 
@@ -108,7 +107,7 @@ def _top(data: Tensor) -> int | None:
 
 
 def _clip(sampler: Sampler) -> float | None:
-    """The fixed bound on the estimate of the data, if a chain says that it has one."""
+    """The fixed bound on the estimate of the data, if the chain has one."""
     described = sampler.describe()
     config = described.get("scheduler")
     if not isinstance(config, dict):
@@ -117,15 +116,15 @@ def _clip(sampler: Sampler) -> float | None:
     return float(config.get("clip_sample_range", 1.0)) if is_clipped else None
 
 
-def _share_cut(data: Tensor, clip: float) -> float:
-    """Mean square of what clipping takes away, over the variance of the data."""
+def _share_clipped(data: Tensor, clip: float) -> float:
+    """Mean square of the part that clipping removes, over the variance of the data."""
     cut = float((data - data.clamp(-clip, clip)).square().mean())
     return cut / max(float(data.var(correction=0)), 1e-12)
 
 
 @torch.no_grad()
 def _samples(sampler: Sampler, data: Tensor, seed: int) -> Tensor:
-    """What a few chains end at."""
+    """Samples of a few chains."""
     shape = (_CHAINS, *data.shape[1:])
     start = stream_seed(seed, "range")
     with evaluating(sampler.network):

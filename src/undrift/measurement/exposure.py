@@ -1,14 +1,14 @@
-r"""Two field metrics of exposure bias, kept beside the cumulative error.
+r"""Two published metrics of exposure bias.
 
-Ning et al.'s variance error: run the chain from :math:`x_T \sim q(x_T | x_0)`, remember
+Ning et al.'s variance error: run the chain from :math:`x_T \sim q(x_T | x_0)`, keep
 :math:`x_0`, and compare the standard deviation of :math:`\hat x_t - \alpha_t x_0` over all
 elements with that of the forward process,
 
 .. math:: \delta_t = \bigl(\mathrm{std}(\hat x_t - \alpha_t x_0) - \sigma_t\bigr)^2.
 
-Where :math:`x_T` holds no trace of the data, the chain forgets :math:`x_0` and :math:`\delta_t`
-grows towards t = 0 for a perfect model too: read it between models, not as a distance to 0. From n
-elements in all, exact forward draws read :math:`\sigma_t^2 / 2n`.
+Where :math:`x_T` is independent of the data, :math:`\delta_t` grows towards t = 0 for a perfect
+model too: compare it between models; its value for a perfect model is not 0. For exact forward
+draws with n elements in all its mean is :math:`\sigma_t^2 / 2n`.
 
 The ε-norm gap is :math:`E\|\hat\epsilon(\hat x_t, t)\| - E\|\hat\epsilon(x_t, t)\|`, on the
 sampler's states against forward draws; 0 for a chain without exposure bias.

@@ -1,4 +1,4 @@
-"""Many chains that advance together, and that run again from other states with the same noise."""
+"""Chains that advance together, and can be run again from other states with the same noise."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from undrift.diffusion.sampler import Sampler, State
 from undrift.seeds import stream_seed
 
 BATCH_SIZE = 250
-"""Chains that go through the network at once, where nobody says; each batch has a stream."""
+"""Default number of chains that go through the network at once; each batch has its own stream."""
 
 
 class Population:
     """Many chains that advance together, batch by batch, through one sampler.
 
-    Each batch has a random generator of its own. Before each advance the generators' states are
-    kept, so that a segment can be run again from other states with the same noise; there a
-    multistep solver starts without its history.
+    Each batch has its own random generator. The generators' states are stored before each advance,
+    so that a segment can be run again from other states with the same noise; a multistep solver
+    then starts without its history.
 
     Arguments:
         sampler: The chain.
@@ -100,7 +100,7 @@ class Population:
             rows = starts[done : done + len(batch.x)]
             if len(rows) == 0:
                 break
-            # noise is drawn for whole batches: a short one is filled up with any rows
+            # noise is drawn for whole batches: a short one is padded with other rows
             filled = State(start, torch.cat([rows, batch.x[len(rows) :]]))
             generator = torch.Generator(device=starts.device)
             generator.set_state(random_state)
@@ -124,13 +124,13 @@ def draw_samples(
     batch_size: int = BATCH_SIZE,
     tick: Callable[[int], None] = lambda amount: None,
 ) -> Tensor:
-    r"""Samples of a chain: the same that :func:`~undrift.measure` compares, for the same seed.
+    r"""Samples of a chain, for the same seed those that :func:`~undrift.measure` compares.
 
     Arguments:
         sampler: The chain; its network is put into evaluation mode while it draws.
         shape: Shape of the samples, :math:`(N, *)`.
         seed: Seed of the noise.
-        batch_size: Number of chains that go through the network at once; it is a part of the seed.
+        batch_size: Number of chains that go through the network at once; the noise depends on it.
         tick: Called with the number of denoising steps times chains that were run.
 
     Returns:

@@ -38,7 +38,7 @@ def load_json(path: str | os.PathLike[str], name: str) -> Any:  # noqa: ANN401
 
 @dataclass(frozen=True)
 class Schema:
-    """What a JSON record says of itself, and what messages call it.
+    """Kind and version of a JSON record, and its name in messages.
 
     Arguments:
         kind: Its ``"kind"``.
