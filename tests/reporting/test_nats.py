@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from undrift.reporting.chain_figures import bracket_plot, modular_plot
-from undrift.reporting.console import rich_table
 from undrift.reporting.content import ReportInput
 from undrift.reporting.findings import verdict
 from undrift.reporting.html import render_html
 from undrift.reporting.nats import ADVICE, PARTS, Split, advice, nats_findings, nats_table
+from undrift.reporting.tables import rich_table
 
 
 def state(t, mean=0.5, variance=0.1, shape=0.02, *, se=0.01, lower=0.01, **more):

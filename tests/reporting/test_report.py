@@ -19,13 +19,12 @@ from rich.console import Console
 
 from error_state import nested
 from undrift.exceptions import InvalidInput
-from undrift.reporting.console import console_table
 from undrift.reporting.content import ReportInput, labels
 from undrift.reporting.evidence import Estimate, amplification, relative_change, segments
 from undrift.reporting.findings import verdict
 from undrift.reporting.html import render_html, write_report
 from undrift.reporting.numbers import scientific
-from undrift.reporting.tables import headline_table, state_table
+from undrift.reporting.tables import console_table, headline_table, state_table
 
 TIMES = (100, 90, 80, 70, 60, 50, 40, 30, 22, 15, 10, 5, 2, 0)
 
@@ -707,7 +706,7 @@ def test_the_terminal_table_needs_no_plotting():
     import subprocess
 
     code = (
-        "import sys; from undrift.reporting.console import console_table;"
+        "import sys; from undrift.reporting.tables import console_table;"
         "from undrift.reporting.findings import verdict;"
         "s = [{'t': 0, 'error': {'mmd_sq': 1e-3, 'mmd_sq_se': 1e-5}}];"
         "console_table([{'states': s}]); verdict([{'states': s}]);"

@@ -167,7 +167,7 @@ def test_a_folder_that_is_no_pages_is_left_alone(folder, tmp_path, capsys):
 def test_a_page_that_was_stopped_half_way_is_written_again(folder, tmp_path, monkeypatch):
     output = tmp_path / "my page.md"
     with monkeypatch.context() as stopped:
-        stopped.setattr(study_pages, "write_page", stop_at("changes-scratch.svg"))
+        stopped.setattr(study_pages.page, "write_page", stop_at("changes-scratch.svg"))
         with pytest.raises(KeyboardInterrupt):
             study_pages.write_study_markdown(study(), folder, output)
     assert not output.exists() and any((tmp_path / "my page_files").iterdir())

@@ -28,10 +28,6 @@ def table(
         rows: Cells as text.
         num_names: Number of first columns that hold names, which are aligned on the left.
     """
-    from undrift.reporting.console import rich_table
-    from undrift.reporting.tables import Table
+    from undrift.reporting.tables import Table, rich_table
 
-    drawn = rich_table(Table(title, columns, rows))
-    for column in drawn.columns[:num_names]:
-        column.justify, column.no_wrap = "left", False
-    show(drawn)
+    show(rich_table(Table(title, columns, rows, num_names=num_names)))

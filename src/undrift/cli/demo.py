@@ -46,9 +46,9 @@ POSITIONALS = ()
 
 def run(config: Config) -> dict[str, Any]:
     """Run the demo; ends with a table and the path of the report."""
-    from undrift.reporting.console import console_table
     from undrift.reporting.findings import verdict
     from undrift.reporting.html import write_report
+    from undrift.reporting.tables import console_table
     from undrift.study.demo import demo_study, measure_models
     from undrift.study.run import run_study
     from undrift.training.runs import load, new_folder

@@ -146,9 +146,8 @@ def _path(config: Config, profile: ErrorProfile) -> Path:
 def _show(profile: ErrorProfile, path: Path) -> None:
     """Every state in a table, the final error, and where the profile is."""
     from undrift.cli.console import show
-    from undrift.reporting.console import console_table, rich_table
     from undrift.reporting.nats import nats_findings, nats_table
-    from undrift.reporting.tables import chain_table
+    from undrift.reporting.tables import chain_table, console_table, rich_table
 
     plain = profile.to_dict()
     show(rich_table(chain_table(plain)))

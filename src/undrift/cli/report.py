@@ -36,7 +36,7 @@ POSITIONALS = ("sources",)
 def run(config: Config) -> dict[str, Any]:
     """Collect the records and write the page."""
     from undrift.api.report import check_output, collect, write
-    from undrift.reporting.console import console_table
+    from undrift.reporting.tables import console_table
     from undrift.study.record import StudyRecord
 
     output = Path(config.output)

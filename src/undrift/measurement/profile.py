@@ -128,10 +128,9 @@ class ErrorProfile(Record):
 
         See :mod:`undrift.measurement.state` for what its columns are.
         """
-        from undrift.reporting.console import as_text, rich_table
-        from undrift.reporting.tables import chain_table
+        from undrift.reporting.tables import as_text, chain_table
 
-        return as_text(rich_table(chain_table(self.to_dict())))
+        return as_text(chain_table(self.to_dict()))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         r"""Draw :math:`D_t^2` along the chain, with its 95 % band.

@@ -131,7 +131,7 @@ def _variable(match: re.Match[str]) -> str:
 class TimeAxis:
     r"""The horizontal axis of a chain: noise :math:`t = T` on the left, data on the right.
 
-    Linear in t where the states are spread evenly enough to be told apart, else one place each.
+    Linear in t where the states are spread evenly enough to be distinguished, else one place each.
     """
 
     def __init__(self, times: ArrayLike) -> None:

@@ -14,28 +14,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from undrift.reporting import chain_figures, training_figures
+from undrift.reporting import chain_figures, page, tables, training_figures
 from undrift.reporting.canvas import NUM_COLORS, column
 from undrift.reporting.chain_figures import has
 from undrift.reporting.content import ReportInput, by_topic, labels, states
 from undrift.reporting.findings import findings
 from undrift.reporting.nats import is_memorizing
-from undrift.reporting.page import (
-    MARK,
-    embedded,
-    inline,
-    inline_images,
-    script_and_style,
-    template,
-    write_page,
-)
-from undrift.reporting.tables import (
-    headline_table,
-    measured_how,
-    quality_table,
-    settings_table,
-    state_table,
-)
 
 PLOTS = {
     "cumulative": chain_figures.cumulative_plot,
@@ -66,16 +50,16 @@ def write_report(report: ReportInput, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir():
         target = target / "report.html"
-    return write_page(target, render_html(report))
+    return page.write_page(target, render_html(report))
 
 
 def render_html(report: ReportInput) -> str:
     """Return a report as the text of one self-contained HTML page."""
-    return template("report.html.j2").render(
+    return page.template("report.html.j2").render(
         report=report,
         data=embedded_json(report),
         subtitle=_subtitle(report),
-        **script_and_style(),
+        **page.script_and_style(),
         **_numbers(report),
         **_plots(report),
     )
@@ -99,18 +83,20 @@ def _subtitle(report: ReportInput) -> str:
 def _numbers(report: ReportInput) -> dict[str, Any]:
     """Return everything on the page that is text and tables."""
     profiles, names = report.profiles, labels(report.profiles)
-    hows = [measured_how(profile) for profile in profiles]
+    hows = [tables.measured_how(profile) for profile in profiles]
     more = (("Configuration", report.config), ("Versions", report.versions))
     return {
         "names": names,
         "verdict": by_topic(findings(profiles)),
-        "final": headline_table(profiles) if profiles else None,
-        "quality": quality_table(report.quality) if report.quality else None,
-        "state_tables": [state_table(p, name) for p, name in zip(profiles, names, strict=True)],
+        "final": tables.headline_table(profiles) if profiles else None,
+        "quality": tables.quality_table(report.quality) if report.quality else None,
+        "state_tables": [
+            tables.state_table(p, name) for p, name in zip(profiles, names, strict=True)
+        ],
         "commands": _commands(report),
-        "settings": settings_table("How it was measured", names, hows) if profiles else None,
-        "more_settings": [settings_table(title, (), [tree]) for title, tree in more if tree],
-        "images": inline_images(report.sample_grids),
+        "settings": tables.settings_table("How it was measured", names, hows) if profiles else None,
+        "more_settings": [tables.settings_table(title, (), [tree]) for title, tree in more if tree],
+        "images": page.inline_images(report.sample_grids),
     }
 
 
@@ -130,7 +116,9 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     colors = {name: i for i, name in enumerate(dict.fromkeys([*names, *dict(logs)]))}
     kinds = {name: f"c{i % NUM_COLORS}" for name, i in colors.items()}
     is_chain = any(len(p["states"]) > 1 for p in profiles)
-    plots = {name: inline(make(profiles)) if is_chain else None for name, make in PLOTS.items()}
+    plots = {
+        name: page.inline(make(profiles)) if is_chain else None for name, make in PLOTS.items()
+    }
     reasons = [((p.get("how") or {}).get("modular") or {}).get("reason") for p in profiles]
     widths = [column(profile, "error.bandwidth") for profile in profiles]
     return plots | {
@@ -142,7 +130,7 @@ def _plots(report: ReportInput) -> dict[str, Any]:
         "kernel_moves": any(np.unique(w[np.isfinite(w)]).size > 1 for w in widths),
         "has_delta": has(profiles, "exposure.delta"),
         "has_eps_gap": has(profiles, "exposure.eps_norm_gap"),
-        "training": inline(training_figures.training_plot(logs, colors)),
+        "training": page.inline(training_figures.training_plot(logs, colors)),
         "training_summary": list(filter(None, (training_figures.summary(*log) for log in logs))),
     }
 
@@ -156,7 +144,7 @@ def embedded_json(report: ReportInput) -> Markup:
     True
     """
     data = {
-        "kind": MARK,
+        "kind": page.MARK,
         "schema_version": 1,
         "title": report.title,
         "profiles": report.profiles,
@@ -173,7 +161,7 @@ def embedded_json(report: ReportInput) -> Markup:
         "versions": report.versions,
         "notes": report.notes,
     }
-    return embedded(data)
+    return page.embedded(data)
 
 
 def _stride(rows: Sequence[Any]) -> int:

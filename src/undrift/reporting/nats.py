@@ -206,9 +206,7 @@ def nats_table(profile: Profile) -> Table:
         "E_mod of each segment and limits of the cumulative error, in nats",
         ("t", "E_mod ± se", "on q", "mean", "var.", "shape", "E_cumu"),
         rows,
-        "* the target concentrates on single training images"
-        if any(map(is_memorizing, chain))
-        else "",
+        f"* the target {SINGLE}" if any(map(is_memorizing, chain)) else "",
     )
 
 

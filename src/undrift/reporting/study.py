@@ -8,19 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from undrift.exceptions import InvalidInput
+from undrift.reporting import page
 from undrift.reporting.canvas import NUM_COLORS
 from undrift.reporting.content import SampleGrid, by_topic, number
-from undrift.reporting.page import (
-    MARK,
-    embedded,
-    enlarged,
-    inline,
-    inline_images,
-    script_and_style,
-    standalone,
-    template,
-    write_page,
-)
 from undrift.reporting.study_content import (
     CORRELATIONS,
     PROTOCOLS,
@@ -58,7 +48,7 @@ def write_study_report(study: Study, folder: Path, path: Path | None = None) -> 
         The path of the file.
     """
     target = path or folder / "report.html"
-    return write_page(target, render_study(study, folder))
+    return page.write_page(target, render_study(study, folder))
 
 
 def render_study(study: Study, folder: Path) -> str:
@@ -68,14 +58,14 @@ def render_study(study: Study, folder: Path) -> str:
         InvalidInput: If the study has no results yet.
     """
     check_results(study)
-    return template("study.html.j2").render(
+    return page.template("study.html.j2").render(
         title=f"Training methods side by side on {Path(str(study['data'].get('name'))).name}",
         subtitle=_subtitle(study),
-        data=embedded(study),
-        **script_and_style(),
+        data=page.embedded(study),
+        **page.script_and_style(),
         study=study,
         verdict=by_topic(verdicts(study)),
-        mark=MARK,
+        mark=page.MARK,
         **_html_parts(study, folder),
     )
 
@@ -100,18 +90,20 @@ def _html_parts(study: Study, folder: Path) -> dict[str, Any]:
     settings |= {"Versions": "versions"}
     return {
         "protocols": {p: PROTOCOLS[p] for p in results},
-        "changes": {p: inline(change_plot(study, p)) for p in results},
-        "values": {p: inline(value_plot(study, p)) for p in results},
+        "changes": {p: page.inline(change_plot(study, p)) for p in results},
+        "values": {p: page.inline(value_plot(study, p)) for p in results},
         "results": results,
         "costs": cost_table(study),
         "remedy_kinds": {name: chip(k) for k, name in enumerate(remedies)},
-        "profiles": inline(profile_plot(profiles, remedies)) if profiles else None,
+        "profiles": page.inline(profile_plot(profiles, remedies)) if profiles else None,
         "profile_seed": profiles[0].get("seed") if profiles else None,
         "remedies": remedy_table(study),
-        "scatter": inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
+        "scatter": page.inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
         "method_kinds": {name: chip(k) for k, name in enumerate(names)},
         "correlations": {CORRELATIONS[k]: rho_text(found[k]) for k in CORRELATIONS if found.get(k)},
-        "images": {p: inline_images(grids) for p, grids in sample_grids(study, folder).items()},
+        "images": {
+            p: page.inline_images(grids) for p, grids in sample_grids(study, folder).items()
+        },
         "settings": [
             settings_table(title, (), [study[key]]) for title, key in settings.items() if study[key]
         ],
@@ -163,13 +155,13 @@ def write_study_markdown(study: Study, folder: Path, path: Path) -> Path:
     Raises:
         InvalidInput: If the study has no results yet, or a folder of that name is not a page's.
     """
-    beside = path.with_name(f"{path.stem}_files")
-    if beside.exists() and not path.exists() and not _is_ours(beside):
-        raise InvalidInput(f"{beside} is there already: choose another --output")
-    files, text = study_markdown(study, folder, beside.name)
+    pictures = path.with_name(f"{path.stem}_files")
+    if pictures.exists() and not path.exists() and not _is_ours(pictures):
+        raise InvalidInput(f"{pictures} is there already: choose another --output")
+    files, text = study_markdown(study, folder, pictures.name)
     for name, content in files.items():
-        write_page(beside / name, content)
-    return write_page(path, text)
+        page.write_page(pictures / name, content)
+    return page.write_page(path, text)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -178,13 +170,13 @@ def _is_ours(folder: Path) -> bool:
     return all(name.startswith(PICTURES) for name in names)
 
 
-def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, bytes], str]:
+def study_markdown(study: Study, folder: Path, pictures: str) -> tuple[dict[str, bytes], str]:
     """What a study found, its plots, tables and samples, and what it takes to make them again.
 
     Arguments:
         study: What ``study.json`` holds.
         folder: Folder of the study, where its sample grids are.
-        beside: Folder of the pictures, as the text has it.
+        pictures: Folder of the pictures, as the text has it.
 
     Returns:
         The pictures by the names of their files, and the text.
@@ -197,9 +189,9 @@ def study_markdown(study: Study, folder: Path, beside: str) -> tuple[dict[str, b
 
     def picture(name: str, alt: str, content: bytes) -> str:
         files[name] = content
-        return f"![{alt}]({quote(beside)}/{name})"
+        return f"![{alt}]({quote(pictures)}/{name})"
 
-    parts = [f"<!-- {MARK} -->", *_markdown_parts(study, folder, picture)]
+    parts = [f"<!-- {page.MARK} -->", *_markdown_parts(study, folder, picture)]
     return files, "\n\n".join(parts) + "\n"
 
 
@@ -229,7 +221,7 @@ def _markdown_parts(study: Study, folder: Path, picture: Picture) -> Iterator[st
             ("values", f"Values of each seed, {where}", value_plot(study, protocol)),
         ):
             if plot is not None:
-                yield picture(f"{name}-{protocol}.svg", words, standalone(plot).encode())
+                yield picture(f"{name}-{protocol}.svg", words, page.standalone(plot).encode())
     yield LEGEND
     sections = [results_table(study, *group) for group in groups(study)]
     for section in [*sections, remedy_table(study), cost_table(study)]:
@@ -248,7 +240,7 @@ def _gallery(protocol: str, grids: Sequence[SampleGrid], picture: Picture) -> st
     """A row of sample grids, as a table."""
     names = [grid[0] for grid in grids]
     images = [
-        picture(f"samples-{protocol}-{grid[0]}.png", f"samples of {grid[0]}", enlarged(grid))
+        picture(f"samples-{protocol}-{grid[0]}.png", f"samples of {grid[0]}", page.enlarged(grid))
         for grid in grids
     ]
     rows = [names, [":-:"] * len(names), images]

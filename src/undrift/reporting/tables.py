@@ -1,17 +1,23 @@
 """The numbers of a report as tables of texts, which the page and the terminal both print.
 
-The page carries the raw numbers as JSON besides, so that no precision is lost.
+The page carries the raw numbers as JSON in addition, so that no precision is lost.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
 from undrift.reporting import evidence
-from undrift.reporting.content import Profile, QualityRow, label, labels, number, states
+from undrift.reporting.content import Profile, QualityRow, label, labels, number, records, states
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.numbers import (
     MISSING,
@@ -58,6 +64,47 @@ def html_table(table: Table) -> str:
 
     macros: Any = template("macros.j2").module
     return str(macros.table(table))
+
+
+def rich_table(table: Table) -> RichTable:
+    """A table for the terminal: names to the left, numbers to the right, texts taken literally."""
+    drawn = RichTable(
+        title=Text(table.title),
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        caption=table.note or None,
+    )
+    for i, name in enumerate(table.columns):
+        is_name = i < table.num_names
+        drawn.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name)
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def as_text(table: Table) -> str:
+    """A table as lines of text."""
+    text = io.StringIO()
+    Console(file=text, width=120, color_system=None).print(rich_table(table))
+    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+
+
+def console_table(profiles: Sequence[Any]) -> RichTable:
+    r"""Return the final error :math:`D_0^2` of every model, with its error bar, for the terminal.
+
+    Arguments:
+        profiles: Error profiles (objects or their plain data); the first is the baseline.
+
+    Returns:
+        A table with one row per model; print it with ``rich.console.Console(stderr=True)``.
+
+    Example:
+        >>> state = {"t": 0, "error": {"mmd_sq": 2e-3, "mmd_sq_se": 1e-4, "p_value": 0.01}}
+        >>> console_table([{"label": "plain", "states": [state]}]).row_count
+        1
+    """
+    return rich_table(headline_table(records(profiles)))
 
 
 def headline_table(profiles: Sequence[Profile]) -> Table:

@@ -143,7 +143,7 @@ def budget_plot(view: ChainView, index: int = 0) -> Plot:
             f"Error budget of {view.title}, per step. Cumulative error from "
             f"{scientific(first['inherited'])} nats before step {first['t']:g} to "
             f"{scientific(last['e_cumu'])} after step {last['t']:g}; the last step makes "
-            f"{scientific(last['e_mod'])} and forgets {scientific(last['e_con'])}."
+            f"{scientific(last['e_mod'])} and removes {scientific(last['e_con'])}."
         )
     return draw(f"budget-{index}", alt, draw_on, (984, 350), (340, 520))
 
