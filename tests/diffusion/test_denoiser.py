@@ -4,10 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel, UNet2DModel
+from diffusers import (
+    DDPMScheduler,
+    DiTTransformer2DModel,
+    EDMEulerScheduler,
+    UNet2DModel,
+)
 
+from undrift import measure
 from undrift.diffusion.denoiser import Denoiser
+from undrift.diffusion.gaussian import AncestralSampler
+from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.schedule import CosineSchedule, Schedule
+from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.objective import Plain
 
@@ -186,3 +195,105 @@ def test_a_denoiser_in_a_wrapper_is_not_taken_for_a_network():
         Plain(denoiser)(wrapped, draw(6, 4))
     inside = denoiser.with_network(torch.compile(denoiser.network, backend="eager"))
     assert torch.equal(inside(draw(6, 4), 5), denoiser(draw(6, 4), 5))
+
+
+# --- networks that are conditioned on the noise level ---
+
+SPREAD, SIGMA_DATA = 0.5, 0.4
+
+
+class Karras(torch.nn.Module):
+    """The exact D(x, σ) of N(0, 0.5²)."""
+
+    def forward(self, x, sigma):
+        return SPREAD**2 / (SPREAD**2 + sigma.view(-1, 1, 1, 1) ** 2) * x
+
+
+class RawKarras(torch.nn.Module):
+    """EDM's F of the same data, of which diffusers' EDMEulerScheduler makes D."""
+
+    def __init__(self):
+        super().__init__()
+        self.scheduler = EDMEulerScheduler(sigma_data=SIGMA_DATA)
+
+    def forward(self, x_in, c_noise):
+        sigma = (4 * c_noise).exp().view(-1, 1, 1, 1)
+        x = x_in * (sigma**2 + SIGMA_DATA**2).sqrt()
+        wanted = Karras()(x, sigma)
+        at_zero = self.scheduler.precondition_outputs(x, torch.zeros_like(x), sigma)
+        slope = self.scheduler.precondition_outputs(x, torch.ones_like(x), sigma) - at_zero
+        return (wanted - at_zero) / slope
+
+
+KARRAS = {
+    "D": (Karras(), "sample", None),
+    "noise": (lambda x, sigma: (x - Karras()(x, sigma)) / sigma.view(-1, 1, 1, 1), "epsilon", None),
+    "F": (RawKarras(), "sample", SIGMA_DATA),
+}
+
+
+def karras(name, schedule=SCHEDULE):
+    network, prediction_type, sigma_data = KARRAS[name]
+    return Denoiser(
+        network, schedule, prediction_type, time_conditioning="sigma", sigma_data=sigma_data
+    )
+
+
+@pytest.mark.parametrize("t", [1, 20, 40, torch.tensor([1, 17, 40])], ids=str)
+@pytest.mark.parametrize("name", KARRAS)
+def test_a_network_of_sigma_is_called_at_the_same_state(name, t):
+    """Its estimate is the posterior mean of the variance-preserving state."""
+    x_t = draw(3, 1, 2, 2)
+    alpha_t, sigma_t = SCHEDULE.alpha_sigma(t, x_t)
+    expected = alpha_t * SPREAD**2 / (alpha_t**2 * SPREAD**2 + sigma_t**2) * x_t
+    for denoiser in (karras(name), karras(name).with_network(KARRAS[name][0])):
+        torch.testing.assert_close(denoiser(x_t, t), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", KARRAS)
+def test_an_exact_network_of_sigma_has_no_error(name):
+    data = SPREAD * torch.randn(2000, 1, 1, 2, generator=torch.Generator().manual_seed(1))
+    sampler = AncestralSampler(karras(name, CosineSchedule(200)), clip=None)
+    profile = measure(sampler, data, num_samples=500, states=3, budget=False, progress=False)
+    for state in profile.states:
+        assert abs(state.mmd_sq) < 4 * state.mmd_sq_se
+    told = profile.how["sampler"]
+    assert (told["time_conditioning"], told["sigma_data"]) == ("sigma", KARRAS[name][2])
+
+
+def test_times_passed_to_a_network_of_sigma_are_what_its_sampler_says():
+    seen = []
+    network = RawKarras()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(float(inputs[1][0])))
+    denoiser = Denoiser(
+        network, SCHEDULE, "sample", time_conditioning="sigma", sigma_data=SIGMA_DATA
+    )
+    sampler = AncestralSampler(denoiser, 8)
+    sampler.sample((1, 1, 2, 2), dtype=torch.float64)
+    assert seen == pytest.approx(sampler.timesteps)
+    assert sampler.alphas_cumprod is None
+
+
+def test_a_network_that_names_sigma_is_not_given_timesteps():
+    for build in (
+        lambda network: Denoiser(network, SCHEDULE, "sample"),
+        lambda network: Denoiser(torch.compile(network, backend="eager"), SCHEDULE, "sample"),
+        lambda network: as_sampler(network, schedule=SCHEDULE),
+        lambda network: DiffusersSampler(network, DDPMScheduler(), 10),
+    ):
+        with pytest.raises(InvalidInput, match="takes sigma, but would get timesteps"):
+            build(Karras())
+    Denoiser(lambda x, timestep: Karras()(x, timestep), SCHEDULE, "sample")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"time_conditioning": "noise"}, "unknown time conditioning 'noise'"),
+        ({"sigma_data": 0.5}, "give time_conditioning='sigma'"),
+        ({"sigma_data": 0.5, "time_conditioning": "sigma"}, "and prediction_type='sample'"),
+    ],
+)
+def test_options_of_sigma_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(InvalidInput, match=words):
+        Denoiser(lambda x, sigma: x, SCHEDULE, **options)

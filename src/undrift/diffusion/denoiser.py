@@ -8,10 +8,22 @@ A network is trained to predict one of three things, each of which gives the two
 ``v_prediction``   :math:`\hat x_0 = \alpha_t x_t - \sigma_t\hat v`,         the velocity
                    :math:`\hat\epsilon = \sigma_t x_t + \alpha_t\hat v`
 =================  ==========================================  =================================
+
+A network that is conditioned on the noise level, :math:`D(x, \sigma)`, was trained on
+:math:`x_0 + \sigma\epsilon`. It is called with :math:`x_t/\alpha_t` and
+:math:`\sigma = \sigma_t/\alpha_t`, which is the same state. The raw network F of EDM gives
+
+.. math:: D(x, \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac14\ln\sigma), \quad
+          c_{skip} = \sigma_d^2 c_{in}^2, \quad c_{out} = \sigma\sigma_d c_{in}, \quad
+          c_{in} = (\sigma^2 + \sigma_d^2)^{-1/2}.
+
+References:
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -23,6 +35,12 @@ from undrift.diffusion.schedule import Schedule, Time
 from undrift.exceptions import InvalidInput, check_choice
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
+TimeConditioning = Literal["timestep", "sigma"]
+NO_SIGNAL = (
+    "the schedule ends without signal, where the noise does not determine the data: use "
+    "v_prediction or sample"
+)
+SIGMA_NAMES = ("sigma", "sigmas", "sigma_t", "noise_level", "noise_levels")
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -89,6 +107,25 @@ def _precision(network: Callable[..., Any]) -> torch.dtype | None:
     return next((p.dtype for p in parameters if p.dtype in PRECISIONS), None)
 
 
+def check_takes_timesteps(network: Callable[..., Any]) -> None:
+    """Check that a network does not name its second argument after the noise level.
+
+    Raises:
+        InvalidInput: If it does.
+    """
+    network = getattr(network, "_orig_mod", network)  # under torch.compile
+    called = network.forward if isinstance(network, nn.Module) else network
+    try:
+        names = list(inspect.signature(called).parameters)
+    except (TypeError, ValueError):  # a callable that does not say what it takes
+        return
+    if len(names) > 1 and names[1] in SIGMA_NAMES:
+        raise InvalidInput(
+            f"the network takes {names[1]}, but would get timesteps: build undrift.Denoiser(..., "
+            "time_conditioning='sigma'), or wrap it in a function of (x_t, timestep)"
+        )
+
+
 def split_variance(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
     """The prediction, and the learned variance where there are twice the channels of the state.
 
@@ -109,17 +146,21 @@ class Denoiser(nn.Module):
 
     Arguments:
         network: Called as ``network(x_t, timestep, **conditioning)`` with the timestep
-            :math:`t - 1` of diffusers, a tensor with shape :math:`(B,)`. It returns a tensor, a
+            :math:`t - 1` of diffusers, a tensor with shape :math:`(B,)`; or as
+            ``network(x, sigma, **conditioning)`` (``time_conditioning``). It returns a tensor, a
             tuple that starts with one, or an output of diffusers (with ``.sample``). If it
             returns twice the channels of :math:`x_t`, the second half is the learned variance.
         schedule: The noise schedule that it was trained with.
         prediction_type: What it predicts, by diffusers' names.
         conditioning: More keyword arguments of every call (``class_labels`` of a DiT); a tensor
             with one row serves every row of a batch.
+        time_conditioning: ``"sigma"`` for a network that takes the noise level,
+            :math:`D(x, \sigma)` with :math:`x = x_t/\alpha_t`, :math:`\sigma = \sigma_t/\alpha_t`.
+        sigma_data: :math:`\sigma_d` where the network is EDM's raw :math:`F`; None where it is D.
 
     Raises:
         InvalidInput: If the prediction type is unknown, or is the noise where the schedule ends
-            without signal, or the network is a denoiser.
+            without signal, or the network is a denoiser, or is conditioned on something else.
 
     Example:
         >>> from undrift.diffusion.schedule import CosineSchedule
@@ -136,14 +177,25 @@ class Denoiser(nn.Module):
         schedule: Schedule,
         prediction_type: PredictionType = "epsilon",
         conditioning: dict[str, Any] | None = None,
+        *,
+        time_conditioning: TimeConditioning = "timestep",
+        sigma_data: float | None = None,
     ) -> None:
         super().__init__()
         check_choice("prediction type", prediction_type, get_args(PredictionType))
-        if prediction_type == "epsilon" and schedule.alpha_bar(schedule.num_steps) == 0:
+        check_choice("time conditioning", time_conditioning, get_args(TimeConditioning))
+        by_sigma = time_conditioning == "sigma"
+        if schedule.alpha_bar(schedule.num_steps) == 0 and (
+            by_sigma or prediction_type == "epsilon"
+        ):
+            raise InvalidInput(NO_SIGNAL)
+        if sigma_data is not None and not (by_sigma and prediction_type == "sample"):
             raise InvalidInput(
-                "the schedule ends without signal, where the noise does not determine the data: "
-                "use v_prediction or sample"
+                "sigma_data belongs to a network that is preconditioned to predict the data: give "
+                "time_conditioning='sigma' and prediction_type='sample' too"
             )
+        if not by_sigma:
+            check_takes_timesteps(network)
         inner: Any = network  # under torch.compile, DistributedDataParallel and the like
         while isinstance(inner, nn.Module) and not isinstance(inner, Denoiser):
             inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
@@ -155,18 +207,42 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.prediction_type = prediction_type
         self.conditioning = conditioning or {}
+        self.time_conditioning: TimeConditioning = time_conditioning
+        self.sigma_data = sigma_data
 
     def with_network(self, network: Callable[..., Any]) -> Denoiser:
         """The same denoiser over another network (a wrapped or an averaged one)."""
-        return Denoiser(network, self.schedule, self.prediction_type, self.conditioning)
+        return Denoiser(
+            network,
+            self.schedule,
+            self.prediction_type,
+            self.conditioning,
+            time_conditioning=self.time_conditioning,
+            sigma_data=self.sigma_data,
+        )
 
     def output(self, x_t: Tensor, t: Time) -> Tensor:
-        """The raw output of the network."""
+        """The output of the network; of a preconditioned one its estimate of the data."""
         if isinstance(t, Tensor):
             timestep = t.to(x_t.device) - 1
         else:
             timestep = torch.full((len(x_t),), self.schedule.step(t) - 1, device=x_t.device)
-        return call_network(self.network, x_t, timestep, self.conditioning)
+        return self.output_at(x_t, timestep, *self.schedule.alpha_sigma(t, x_t))
+
+    def output_at(
+        self, x_t: Tensor, timestep: Tensor, alpha_t: float | Tensor, sigma_t: float | Tensor
+    ) -> Tensor:
+        r"""The same at any time, given its timestep and its :math:`\alpha_t, \sigma_t`."""
+        if self.time_conditioning == "timestep":
+            return call_network(self.network, x_t, timestep, self.conditioning)
+        sigma = torch.as_tensor(sigma_t / alpha_t, dtype=x_t.dtype, device=x_t.device)
+        level = sigma.reshape(-1).expand(len(x_t)).to(_precision(self.network) or x_t.dtype)
+        x, data = x_t / alpha_t, self.sigma_data
+        if data is None:
+            return call_network(self.network, x, level, self.conditioning)
+        c_in = (sigma**2 + data**2).rsqrt()
+        raw = call_network(self.network, c_in * x, level.log() / 4, self.conditioning)
+        return (data * c_in) ** 2 * x + sigma * data * c_in * split_variance(raw, x)[0]
 
     def predict(self, x_t: Tensor, t: Time) -> Prediction:
         r"""Both estimates at once.

@@ -91,6 +91,19 @@ class DenoiserSampler(Sampler):
         r""":math:`(\alpha_t, \sigma_t)` of the forward process."""
         return self.schedule.alpha(t), self.schedule.sigma(t)
 
+    @property
+    def alphas_cumprod(self) -> Tensor | None:
+        r""":math:`\bar\alpha` of the timesteps that the network knows; None if it takes sigma."""
+        return None if self.denoiser.time_conditioning == "sigma" else super().alphas_cumprod
+
+    @property
+    def timesteps(self) -> list[float]:
+        """The times passed to the network, one per step, in the order of the chain."""
+        if self.denoiser.time_conditioning == "timestep":
+            return super().timesteps
+        sigmas = [self.schedule.sigma(t) / self.schedule.alpha(t) for t in self.grid[:-1]]
+        return sigmas if self.denoiser.sigma_data is None else [math.log(s) / 4 for s in sigmas]
+
     def predict(self, x_t: Tensor, t: float) -> Prediction:
         r"""The model's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped."""
         return self.denoiser.predict(x_t, t)
@@ -126,12 +139,14 @@ class DenoiserSampler(Sampler):
 
     def describe(self) -> dict[str, Any]:
         """The options of this chain, as plain data."""
+        names = ("time_conditioning", "sigma_data") if self.alphas_cumprod is None else ()
         return {
             "sampler": type(self).__name__,
             "num_inference_steps": len(self.grid) - 1,
             "num_steps": self.schedule.num_steps,
             "schedule": self.schedule.name,
             "prediction_type": self.prediction_type,
+            **{name: getattr(self.denoiser, name) for name in names},
             **{f.name: getattr(self, f.name) for f in fields(self) if f.kw_only},
         }
 

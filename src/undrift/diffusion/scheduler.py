@@ -29,7 +29,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from undrift.diffusion.denoiser import Prediction, call_network, estimates, split_variance
+from undrift.diffusion.denoiser import (
+    Prediction,
+    call_network,
+    check_takes_timesteps,
+    estimates,
+    split_variance,
+)
 from undrift.diffusion.sampler import Sampler, State
 from undrift.exceptions import InvalidInput, reason_of
 
@@ -68,6 +74,7 @@ class DiffusersSampler(Sampler):
         step_options: dict[str, Any] | None = None,
         timestep_options: dict[str, Any] | None = None,
     ) -> None:
+        check_takes_timesteps(network)
         self.network = network
         self.conditioning = conditioning or {}
         self.step_options = step_options or {}

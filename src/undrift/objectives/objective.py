@@ -13,7 +13,6 @@ from undrift.diffusion.denoiser import (
     Denoiser,
     Prediction,
     PredictionType,
-    call_network,
     estimates,
     split_variance,
 )
@@ -297,6 +296,6 @@ def predict_between(
         alpha: :math:`\alpha` there, with shape :math:`(B,)`.
         sigma: :math:`\sigma` there.
     """
-    out = call_network(denoiser.network, x, (step - 1).to(x), denoiser.conditioning)
     at = per_row(alpha, x), per_row(sigma, x)
+    out = denoiser.output_at(x, (step - 1).to(x), *at)
     return estimates(split_variance(out, x)[0], x, *at, denoiser.prediction_type)
