@@ -157,7 +157,7 @@ def test_evaluate_gives_the_record_of_the_command(run, capsys):
         (run, None), (own, load_data("digits")))]  # fmt: skip
     assert plain[0]["mmd_sq"] == plain[1]["mmd_sq"] != found["mmd_sq"]
     assert plain[1]["label"] == "model" and found["label"] == "run, snr_t:0.1"
-    with pytest.raises(InvalidInput, match="^num_samples is 3: an error bar needs at least 4"):
+    with pytest.raises(InvalidInput, match="^num_samples is 3: choose at least 4"):
         undrift.evaluate(run, num_samples=3)
 
 

@@ -13,7 +13,7 @@ from undrift.data.images import ImageData
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
 from undrift.diffusion.schedule import LinearSchedule
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import FINITE, InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import RBFMixture
 from undrift.quality.frechet import frechet_distance
@@ -183,7 +183,7 @@ def test_features_that_are_too_many_for_the_samples_have_no_frechet_change():
 
 def sections(function, start, name="snr_t", count=12):
     known = {value: function(value) for value in start}
-    for probe in _sections(known, REMEDIES[name].strengths.range, count):
+    for probe in _sections(known, REMEDIES[name].limits.get("strength", FINITE), count):
         assert probe not in known
         known[probe] = function(probe)
     return min(known, key=known.get), known
@@ -289,9 +289,9 @@ def test_no_change_has_no_error():
         ("snr_t:0.1", {}, "has a strength"),
         ("snr_t", {"values": []}, "at least one value"),
         ("epsilon_scaling", {"values": [0.0, 1.0]}, "above 0"),
-        ("snr_t", {"refine": -1}, "0 or more"),
-        ("snr_t", {"metric": "fid"}, "mmd_sq or frechet"),
-        ("snr_t", {"num_samples": 10}, "40 or more"),
+        ("snr_t", {"refine": -1}, "refine is -1: choose at least 0"),
+        ("snr_t", {"metric": "fid"}, "choose mmd_sq, frechet"),
+        ("snr_t", {"num_samples": 10}, "num_samples is 10: choose at least 40"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_in_one_line(text, options, words):
@@ -339,9 +339,9 @@ def test_every_command_takes_a_remedy_and_says_so(command, place, capsys):  # no
 
 
 CASES = [
-    ("tune run", "--remedy is missing"),
-    ("tune run --remedy snr_t:1", "without a strength"),
-    ("tune run --remedy none", "without a strength"),
+    ("tune run", "remedy is missing"),
+    ("tune run --remedy snr_t:1", "snr_t:1 has a strength"),
+    ("tune run --remedy none", "remedy is missing: choose"),
     ("tune run --remedy snr", "unknown remedy 'snr'"),
     ("tune run --remedy snr_t --values 1 --range 0,1", "exclude each other"),
     ("tune run --remedy snr_t --range 1,0", "--range takes the lowest"),

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from undrift.api.inputs import Choice, name_of, opened
-from undrift.exceptions import InvalidInput
+from undrift.api.inputs import EvaluateChoice, name_of, opened
+from undrift.exceptions import Limits
 from undrift.progress import progress_bar
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.scorer import Scorer
@@ -24,13 +24,8 @@ def evaluate(
     model: Any,  # noqa: ANN401
     data: Any = None,  # noqa: ANN401
     *,
-    num_samples: int = 2000,
-    features: str | None = None,
-    num_resamples: int | None = None,
-    seed: int = 0,
-    label: str | None = None,
     progress: bool = True,
-    **choice: Any,  # noqa: ANN401
+    **options: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
     r"""Evaluate the samples of a model: Fréchet and kernel distance, precision, recall, D₀².
 
@@ -38,16 +33,9 @@ def evaluate(
         model: A run, a pipeline of diffusers (or its folder or name), a sampler or a denoiser.
         data: The images: whatever :func:`undrift.load_data` takes; what the run was trained on when
             None.
-        num_samples: Images to draw.
-        features: The features, by name; the classifier where the data have labels, else
-            efficientnet-lite0, when None.
-        num_resamples: Bootstrap resamples for the error of the Fréchet distance; when None 100, or
-            none where they would take minutes.
-        seed: Seed of all noise; the same as in :func:`undrift.measure` evaluates the same images.
-        label: Name of the model in the record; the name of the run, and the remedy, when None.
         progress: Whether to draw a progress bar on stderr.
-        **choice: Further options of ``undrift evaluate``, which choose the chain and the data, the
-            fields of :class:`undrift.api.inputs.Choice`.
+        **options: Further options of ``undrift evaluate``, the fields of
+            :class:`undrift.api.inputs.EvaluateChoice`: ``num_samples=5000``, ``label="ours"``.
 
     Returns:
         The record that ``undrift evaluate`` writes: the fields of
@@ -56,38 +44,34 @@ def evaluate(
     Raises:
         InvalidInput: If an option cannot be used.
     """
-    if num_samples < LEAST_SAMPLES:
-        raise InvalidInput(
-            f"num_samples is {num_samples}: an error bar needs at least {LEAST_SAMPLES}"
-        )
-    if num_resamples is not None and num_resamples < 2:
-        raise InvalidInput(f"num_resamples is {num_resamples}: at least 2")
-    chosen = Choice(model, data=data, **choice)
+    chosen = EvaluateChoice(model, data=data, **options)
+    Limits(LEAST_SAMPLES).check("num_samples", chosen.num_samples)
+    Limits(2).check("num_resamples", chosen.num_resamples)
     sampler, images = opened(chosen)
     scorer = Scorer(
         images,
-        num_samples,
-        features=choose_features(features, images),
-        num_resamples=num_resamples,
+        chosen.num_samples,
+        features=choose_features(chosen.features, images),
+        num_resamples=chosen.num_resamples,
         batch_size=chosen.batch_size,
     )
     _announce(scorer)
-    name, passes = name_of(model), num_samples * (len(sampler.grid) - 1)
+    name, passes = name_of(model), chosen.num_samples * (len(sampler.grid) - 1)
     with progress_bar(f"sampling {name}", passes, show=progress) as tick:
-        samples = scorer.draw(sampler, seed, tick)
+        samples = scorer.draw(sampler, chosen.seed, tick)
     how = scorer.how()
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
-        "label": label or ", ".join(filter(None, [name, chosen.remedy])),
+        "label": chosen.label or ", ".join(filter(None, [name, chosen.remedy])),
         **{key: how.pop(key) for key in ("num_samples", "num_reference", "score_name", "warning")},
-        **scorer.scores(samples, seed).to_dict(),
+        **scorer.scores(samples, chosen.seed).to_dict(),
         "how": how
         | {
             "model": str(model) if isinstance(model, (str, Path)) else type(model).__name__,
             "sampler": sampler.describe(),
             "data": dict(images.how),
-            "seed": seed,
+            "seed": chosen.seed,
             "versions": versions(),
         },
     }

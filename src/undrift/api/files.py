@@ -32,12 +32,13 @@ def free_file(folder: Path, stem: str, *suffixes: str) -> Path:
     return next(found[0] for found in paths if not any(path.exists() for path in found))
 
 
-def check_free(output: str | Path | None, *, folder: bool = False) -> None:
+def check_free(output: str | Path | None, *, folder: bool = False, also: str | None = None) -> None:
     """Stop before any work if a result would overwrite another, or cannot be written.
 
     Arguments:
         output: Where it will be; None for a name that is free anyway.
         folder: Whether it will be a folder, which may exist already if it is empty.
+        also: Suffix of a second file that is written next to it.
 
     Raises:
         InvalidInput: If so.
@@ -45,6 +46,8 @@ def check_free(output: str | Path | None, *, folder: bool = False) -> None:
     if output is None:
         return
     path = Path(output)
+    if also == path.suffix:
+        raise InvalidInput(f"--output {output} is for the record: choose a .json file")
     if path.is_dir() and not folder:
         raise InvalidInput(f"{path} is a folder: give a file in it as --output")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -52,3 +55,5 @@ def check_free(output: str | Path | None, *, folder: bool = False) -> None:
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InvalidInput(f"cannot write {path}: {there} is no folder that may be written")
+    if also is not None:
+        check_free(path.with_suffix(also))

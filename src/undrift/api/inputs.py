@@ -70,6 +70,55 @@ class Choice(DataChoice, ChainChoice):
     """Which model, how it is sampled, and which data."""
 
 
+@dataclass
+class EvaluateChoice(Choice):
+    """How samples are evaluated against data.
+
+    Arguments:
+        num_samples: Images to draw.
+        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
+            or a TorchScript file (default: classifier where the data have labels, else
+            efficientnet-lite0).
+        num_resamples: Bootstrap resamples for the error of the Fréchet distance (default: 100, or
+            none where they would take minutes).
+        seed: Seed of all noise; the same as in undrift measure evaluates the same images.
+        label: Name of the model in reports (default: the name of the run, and the remedy).
+    """
+
+    num_samples: int = 2000
+    features: str | None = None
+    num_resamples: int | None = None
+    seed: int = 0
+    label: str | None = None
+
+
+@dataclass
+class TuneChoice(Choice):
+    """How the strength of a remedy is searched.
+
+    Arguments:
+        remedy: A remedy without a strength, ``NAME[,OPTION=VALUE...]``.
+        values: Strengths to try first (default: a grid for each remedy).
+        range: Lowest and highest strength to try first, instead of values.
+        num_values: Strengths of such a range, evenly spaced.
+        refine: Strengths to try around the best one, by golden sections.
+        metric: What is minimized.
+        num_samples: Images to draw for each strength.
+        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
+            or a TorchScript file (default: classifier where the data have labels, else pixels).
+        seed: Seed of the split and of all noise; every strength gets the same noise.
+    """
+
+    values: list[float] | None = None
+    range: list[float] | None = None
+    num_values: int = 7
+    refine: int = 4
+    metric: Literal["mmd_sq", "frechet"] = "mmd_sq"
+    num_samples: int = 1000
+    features: str | None = None
+    seed: int = 0
+
+
 def opened(choice: Choice) -> tuple[Sampler, ImageData]:
     """The chain with its remedy, and the data, of the size and the channels that the model makes.
 

@@ -7,35 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from undrift.api import files
-from undrift.api.inputs import Choice
+from undrift.api.inputs import EvaluateChoice
 from undrift.cli.command import session
 from undrift.cli.console import table
 
 
 @dataclass
-class Config(Choice):
+class Config(EvaluateChoice):
     """Evaluate samples against data: Fréchet and kernel distance, precision, recall, final error.
 
     The numbers are those that undrift measure, compare and tune give for the same question: the
     same samples for the same seed, against all images or an even part, four times the samples.
 
     Arguments:
-        num_samples: Images to draw.
-        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
-            or a TorchScript file (default: classifier where the data have labels, else
-            efficientnet-lite0).
-        num_resamples: Bootstrap resamples for the error of the Fréchet distance (default: 100, or
-            none where they would take minutes).
-        seed: Seed of all noise; the same as in undrift measure evaluates the same images.
-        label: Name of the model in reports (default: the name of the run, and the remedy).
         output: File to write (default: a new one in the folder evaluations of the run).
     """
 
-    num_samples: int = 2000
-    features: str | None = None
-    num_resamples: int | None = None
-    seed: int = 0
-    label: str | None = None
     output: str | None = None
 
 

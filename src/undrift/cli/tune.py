@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from undrift.api import files
-from undrift.api.inputs import Choice
+from undrift.api.inputs import TuneChoice
 from undrift.cli.command import session
 from undrift.cli.console import table
-from undrift.exceptions import InvalidInput
 from undrift.remedies.registry import REMEDIES
 
 if TYPE_CHECKING:
@@ -20,34 +19,16 @@ METRICS = {"mmd_sq": "D₀²", "frechet": "Fréchet"}
 
 
 @dataclass
-class Config(Choice):
+class Config(TuneChoice):
     """Find the strength of a remedy at sampling time on one half of the data.
 
     The other half, with fresh noise, then compares the best strength with no remedy at all.
 
     Arguments:
-        remedy: A remedy without a strength, ``NAME[,OPTION=VALUE...]``.
-        values: Strengths to try first (default: a grid for each remedy).
-        range: Lowest and highest strength to try first, instead of values.
-        num_values: Strengths of such a range, evenly spaced.
-        refine: Strengths to try around the best one, by golden sections.
-        metric: What is minimized.
-        num_samples: Images to draw for each strength.
-        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
-            or a TorchScript file (default: classifier where the data have labels, else pixels).
-        seed: Seed of the split and of all noise; every strength gets the same noise.
         output: File to write, with a plot next to it (default: a new one in the folder tunings of
             the run).
     """
 
-    values: list[float] | None = None
-    range: list[float] | None = None
-    num_values: int = 7
-    refine: int = 4
-    metric: Literal["mmd_sq", "frechet"] = "mmd_sq"
-    num_samples: int = 1000
-    features: str | None = None
-    seed: int = 0
     output: str | None = None
 
 
@@ -56,13 +37,13 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Search, test the best strength, save the curve, show it."""
-    from undrift.api.tune import open_remedy, tune
+    from undrift.api.tune import tune
     from undrift.training.runs import versions, write_json
 
-    name = open_remedy(config.remedy).remedy
-    _check_output(config.output)
+    files.check_free(config.output, also=".png")
     options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}
     tuning = tune(config.run, progress=not session().quiet, **options)
+    name = str(config.remedy).partition(",")[0].strip()
     folder, stem = files.place_for(config.run, "tunings"), f"{name}-{config.seed}"
     path = Path(config.output or files.free_file(folder, stem, ".json", ".png"))
     result, called = tuning.to_dict(), session().command
@@ -79,16 +60,6 @@ def run(config: Config) -> dict[str, Any]:
     if tuning.helps and tuning.remedy:
         print(f"next     undrift evaluate {config.run} --remedy {tuning.remedy.text}")
     return result | {"saved": str(path), "plot": str(plot)}
-
-
-def _check_output(output: str | None) -> None:
-    """Stop before any work if the record or its plot would overwrite a file."""
-    if output is None:
-        return
-    if Path(output).suffix == ".png":
-        raise InvalidInput(f"--output {output} is for the record: choose a .json file")
-    files.check_free(output)
-    files.check_free(Path(output).with_suffix(".png"))
 
 
 def _cells(trial: Trial, *, is_best: bool) -> list[str]:

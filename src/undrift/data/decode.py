@@ -89,7 +89,7 @@ def _readable(
         if not skip_bad_images:
             raise InvalidInput(
                 f"{source}: cannot read image {name} ({fault}): repair or remove it, or skip such "
-                "images with --skip-bad-images (skip_bad_images=True)"
+                "images with --skip-bad-images, or skip_bad_images=True"
             )
         skipped.add(name)
     if len(skipped) == len(encoded):

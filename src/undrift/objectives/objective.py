@@ -17,10 +17,9 @@ from undrift.diffusion.denoiser import (
     split_variance,
 )
 from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.regularizer.balance import NoEffectWarning
 from undrift.regularizer.gradients import gradient_norm
-from undrift.regularizer.options import Limits
 from undrift.regularizer.processes import process_index
 from undrift.regularizer.resumable import Resumable, Streams, seeded
 

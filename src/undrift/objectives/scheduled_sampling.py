@@ -24,10 +24,9 @@ from torch import Tensor
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DDIMSampler, DenoiserSampler
 from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.objectives.objective import Objective, Pair, per_row
 from undrift.objectives.published import LENGTH
-from undrift.regularizer.options import Limits
 
 
 class ScheduledSampling(Objective):

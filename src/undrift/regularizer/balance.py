@@ -6,7 +6,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from undrift.regularizer.options import Limits
+from undrift.exceptions import Limits
 from undrift.regularizer.resumable import Resumable
 
 NO_EFFECT_SHARE = 0.01

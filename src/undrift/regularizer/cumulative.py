@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.mmd.kernels import RadialKernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoEffectWarning
 from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout, rollout_streams
@@ -24,7 +24,7 @@ from undrift.regularizer.comparison import (
     comparing,
 )
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.options import DEFAULTS, LIMITS, VARIANTS, Limits, Variant, check_options
+from undrift.regularizer.options import DEFAULTS, LIMITS, VARIANTS, Variant, check_options
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.processes import num_processes, process_index
 from undrift.regularizer.resumable import Resumable, Streams

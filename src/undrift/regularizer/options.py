@@ -5,11 +5,10 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import Limits, check_choice
 
 Variant = Literal["official", "full", "truncated", "persistent"]
 
@@ -113,42 +112,6 @@ class VariantDefaults(NamedTuple):
         return max(2, int(self.states * batch_size))
 
 
-class Limits(NamedTuple):
-    """An interval of numbers.
-
-    Arguments:
-        low: Its lower end.
-        high: Its upper end.
-        ends: Which ends belong to it: ``"[)"``, ``"()"`` or ``"(]"``.
-
-    Example:
-        >>> str(Limits(0, 1)), str(Limits(0, 1, "(]")), str(Limits(1))
-        ('at least 0 and less than 1', 'above 0 and at most 1', 'at least 1')
-    """
-
-    low: float
-    high: float = math.inf
-    ends: str = "[)"
-
-    def __str__(self) -> str:
-        """Return what to choose."""
-        low = f"{'at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
-        if self.high == math.inf:
-            return low
-        return f"{low} and {'at most' if self.ends[1] == ']' else 'less than'} {self.high:g}"
-
-    def check(self, name: str, value: float | None) -> None:
-        """Check that a number lies in the interval; None is not checked.
-
-        Raises:
-            InvalidInput: Names it, and what to choose.
-        """
-        if value is None or self.low < value < self.high:
-            return
-        if (value, self.ends[0]) != (self.low, "[") and (value, self.ends[1]) != (self.high, "]"):
-            raise InvalidInput(f"{name} is {value}: choose {self}")
-
-
 DEFAULTS = RegularizerConfig()
 VARIANTS: dict[Variant, VariantDefaults] = {
     "official": VariantDefaults(1.0, None, 1, 1.0, 1.0),  # as released
@@ -185,8 +148,6 @@ def check_options(variant: str, **options: float | None) -> None:
     Raises:
         InvalidInput: Names it.
     """
-    if variant not in VARIANTS:
-        known = ", ".join(VARIANTS)
-        raise InvalidInput(f"unknown variant {variant!r} of the regularizer: choose {known}")
+    check_choice("variant", variant, VARIANTS)
     for name, value in options.items():
         LIMITS[name].check(f"{name} of the regularizer", value)

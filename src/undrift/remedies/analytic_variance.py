@@ -33,12 +33,12 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from undrift.exceptions import InvalidInput
-from undrift.remedies.remedy import Range, Remedy, Strengths
+from undrift.exceptions import InvalidInput, Limits
+from undrift.remedies.remedy import Remedy, Strengths
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ class AnalyticVariance(Remedy):
         1.0
     """
 
-    tolerance: float = field(default=2.0, metadata={"range": Range(0)})
+    tolerance: float = 2.0
     estimator: Literal["score", "error"] = "score"
 
     remedy = "analytic_variance"
@@ -96,8 +96,8 @@ class AnalyticVariance(Remedy):
         "factor on the analytic variance",
         published=1.0,
         grid=(0.6, 0.8, 1.0, 1.25, 1.6),
-        range=Range(0, is_open=True),
     )
+    limits: ClassVar = {"strength": Limits(0, ends="()"), "tolerance": Limits(0)}
 
     @property
     def needs_data(self) -> bool:

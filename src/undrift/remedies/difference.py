@@ -26,8 +26,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,9 +40,12 @@ NUM_GROUPS = 20
 SAMPLES_PER_FEATURE = 2
 """Samples per feature, of both sides, that removing the bias of a Fréchet distance takes."""
 
-Left = int | None
-Distance = Callable[[Left, Left], float]
-"""A distance as a function of the group of chains and the group of data that are left out."""
+
+class Distance(NamedTuple):
+    """A distance, and what it is without each group of chains and of data, with shape (2, G)."""
+
+    whole: float
+    without: Tensor
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,19 @@ class Change:
 
 
 def _change(best: Distance, none: Distance, *, is_biased: bool = False) -> Change:
-    """Both distances on everything, and the jackknife of their difference."""
-    groups, wholes, left_out = range(NUM_GROUPS), [], []
-    for distance in (best, none):
-        whole = distance(None, None)
-        without = [[distance(g, None) for g in groups], [distance(None, g) for g in groups]]
-        terms = torch.tensor(without, dtype=torch.float64)
-        bias = (NUM_GROUPS - 1) * float((terms.mean(1) - whole).sum())
-        wholes.append(whole - bias if is_biased else whole)
-        left_out.append(terms)
-    variance = float((left_out[0] - left_out[1]).var(1, correction=0).sum())
+    """The jackknife of the difference; of biased distances, also of the bias of both."""
+    wholes = [best.whole, none.whole]
+    if is_biased:
+        biases = ((NUM_GROUPS - 1) * (d.without.mean(1) - d.whole).sum() for d in (best, none))
+        wholes = [whole - float(bias) for whole, bias in zip(wholes, biases, strict=True)]
+    variance = float((best.without - none.without).var(1, correction=0).sum())
     difference, error = wholes[0] - wholes[1], math.sqrt((NUM_GROUPS - 1) * variance)
-    half = Z_95 * error
-    interval = (difference - half, difference + half)
+    interval = (difference - Z_95 * error, difference + Z_95 * error)
     return Change(wholes[1], wholes[0], difference, error, interval)
 
 
-def _groups(count: int) -> list[slice]:
-    ends = [count * g // NUM_GROUPS for g in range(NUM_GROUPS + 1)]
-    return [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+def _groups(x: Tensor) -> tuple[Tensor, ...]:
+    return x.tensor_split([len(x) * g // NUM_GROUPS for g in range(1, NUM_GROUPS)])
 
 
 def mmd_change(best: Tensor, none: Tensor, y: Tensor, kernel: RadialKernel) -> Change:
@@ -108,40 +105,44 @@ def mmd_change(best: Tensor, none: Tensor, y: Tensor, kernel: RadialKernel) -> C
         >>> change.difference < 0, change.is_distinguishable
         (True, True)
     """
-    within = _kernel_sums(y, y, kernel)
-    near, far = (
-        _mmd_of(_kernel_sums(x, x, kernel), within, _kernel_sums(x, y, kernel), len(x), len(y))
-        for x in (best, none)
-    )
-    return _change(near, far)
+    yy = _within(y, kernel)
+
+    def distance(x: Tensor) -> Distance:
+        xx, (chains, data) = _within(x, kernel), _between(x, y, kernel)
+        without = torch.stack([xx[1:] + yy[0] - 2 * chains[1:], xx[0] + yy[1:] - 2 * data[1:]])
+        return Distance(float(xx[0] + yy[0] - 2 * chains[0]), without)
+
+    return _change(distance(best), distance(none))
+
+
+def _within(x: Tensor, kernel: RadialKernel) -> Tensor:
+    """Mean kernel of pairs of different points: of all, and without each group."""
+    sums = _kernel_sums(x, x, kernel)
+    sizes = sums[1].diagonal().sqrt()
+    sums.diagonal(dim1=1, dim2=2).sub_(torch.stack([kernel.self_value * sizes, sizes]))
+    left_out = sums.sum(1) + sums.sum(2) - sums.diagonal(dim1=1, dim2=2)
+    return _means(sums, left_out)
+
+
+def _between(x: Tensor, y: Tensor, kernel: RadialKernel) -> tuple[Tensor, Tensor]:
+    """Mean kernel of pairs of both sides: of all, and without each group of x, or of y."""
+    sums = _kernel_sums(x, y, kernel)
+    return _means(sums, sums.sum(2)), _means(sums, sums.sum(1))
+
+
+def _means(sums: Tensor, left_out: Tensor) -> Tensor:
+    whole = sums.sum((1, 2))[:, None]
+    total, pairs = torch.cat([whole, whole - left_out], dim=1).unbind()
+    return total / pairs
 
 
 def _kernel_sums(x: Tensor, y: Tensor, kernel: RadialKernel) -> Tensor:
-    """Sums of the kernel over pairs of groups, without pairs of a point with itself."""
-    rows, columns = _groups(len(x)), _groups(len(y))
-    sums = torch.stack(
-        [
-            torch.stack([tile[:, c].double().sum() for c in columns])
-            for tile in (kernel(x[r], y) for r in rows)
-        ]
-    )
-    if x is y:
-        sizes = torch.tensor([r.stop - r.start for r in rows], dtype=sums.dtype)
-        sums.diagonal().sub_(kernel.self_value * sizes)
-    return sums
-
-
-def _mmd_of(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Distance:
-    sizes = [torch.tensor([g.stop - g.start for g in _groups(k)]).double() for k in (n, m)]
-
-    def value(chains: Left, data: Left) -> float:
-        keep_x, keep_y = _kept(chains), _kept(data)
-        n, m = float(sizes[0][keep_x].sum()), float(sizes[1][keep_y].sum())
-        within = xx[keep_x][:, keep_x].sum() / (n * (n - 1))
-        within = within + yy[keep_y][:, keep_y].sum() / (m * (m - 1))
-        return float(within - 2 * xy[keep_x][:, keep_y].sum() / (n * m))
-
-    return value
+    """Sums of the kernel over pairs of groups, and the numbers of pairs, with shape (2, G, G)."""
+    cells = [
+        [(float(tile.sum(dtype=torch.float64)), tile.numel()) for tile in _groups(rows.T)]
+        for rows in (kernel(part, y) for part in _groups(x))
+    ]
+    return torch.tensor(cells, dtype=torch.float64).movedim(2, 0)
 
 
 def frechet_change(best: Tensor, none: Tensor, y: Tensor) -> Change:
@@ -149,26 +150,20 @@ def frechet_change(best: Tensor, none: Tensor, y: Tensor) -> Change:
 
     See :func:`mmd_change`. Each of 82 distances costs :math:`O(D^3)`.
     """
-    of_y = _statistics(y)
+    of_y, *parts_of_y = _statistics(y)
 
     def distance(x: Tensor) -> Distance:
-        of_x = _statistics(x)
-        return lambda chains, data: of_x(chains).distance(of_y(data))
+        of_x, *parts_of_x = _statistics(x)
+        without = [
+            [part.distance(of_y) for part in parts_of_x],
+            [of_x.distance(part) for part in parts_of_y],
+        ]
+        return Distance(of_x.distance(of_y), torch.tensor(without, dtype=torch.float64))
 
     return _change(distance(best), distance(none), is_biased=True)
 
 
-def _statistics(x: Tensor) -> Callable[[Left], FrechetStatistics]:
-    """Statistics of all features (of None), and of those without a group."""
-    whole, groups = FrechetStatistics.of(x), _groups(len(x))
-
-    def of(left_out: Left) -> FrechetStatistics:
-        if left_out is None:
-            return whole
-        return whole.without(FrechetStatistics.of(x[groups[left_out]]))
-
-    return of
-
-
-def _kept(left_out: Left) -> Tensor:
-    return torch.tensor([g for g in range(NUM_GROUPS) if g != left_out])
+def _statistics(x: Tensor) -> list[FrechetStatistics]:
+    """Statistics of all features, and without each group."""
+    whole = FrechetStatistics.of(x)
+    return [whole, *(whole.without(FrechetStatistics.of(part)) for part in _groups(x))]

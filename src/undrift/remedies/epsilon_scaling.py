@@ -31,10 +31,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from undrift.exceptions import InvalidInput
-from undrift.remedies.remedy import Range, Remedy, Strengths
+from undrift.exceptions import InvalidInput, Limits
+from undrift.remedies.remedy import Remedy, Strengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +71,8 @@ class EpsilonScaling(Remedy):
         published=1.005,
         grid=(0.98, 0.99, 0.995, 1.0, 1.005, 1.01, 1.02),
         neutral=1.0,
-        range=Range(0, is_open=True),
     )
+    limits: ClassVar = {"strength": Limits(0, ends="()")}
     further_strengths = ("slope",)
 
     def wrapped(self, network: Any, base: Sampler, estimate: Any) -> Any:  # noqa: ANN401

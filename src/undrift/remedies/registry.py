@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, check_choice
 from undrift.remedies.analytic_variance import AnalyticVariance
 from undrift.remedies.epsilon_scaling import EpsilonScaling
 from undrift.remedies.remedy import Remedy, choices_of
@@ -28,8 +28,7 @@ def remedy_named(name: str) -> type[Remedy]:
     Raises:
         InvalidInput: If there is none.
     """
-    if name not in REMEDIES:
-        raise InvalidInput(f"unknown remedy {name!r}: choose from {', '.join(REMEDIES)}")
+    check_choice("remedy", name, REMEDIES)
     return REMEDIES[name]
 
 

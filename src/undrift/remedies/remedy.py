@@ -4,7 +4,7 @@ A remedy changes how a trained chain runs, and nothing else. Each one is a file 
 dataclass derived from :class:`Remedy`, whose fields are its options, with
 
 - the first line of its docstring, which the documentation shows;
-- ``remedy``, its name, and ``strengths``, which strengths it can have and what they mean;
+- ``remedy``, its name, ``strengths``, what they mean, and ``limits``, which ones it can have;
 - the methods that it needs: ``wrapped`` changes the output or the time of the network, ``kernel``
   and ``advance`` change the denoising step, ``estimate`` is computed from data, once for all
   strengths.
@@ -15,50 +15,17 @@ only.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import FINITE, InvalidInput, Limits, check_choice
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from undrift.diffusion.sampler import GaussianKernel, Sampler, State
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers that an option can have.
-
-    Arguments:
-        least: The smallest one.
-        is_open: Whether only numbers above the smallest one are meant.
-        is_whole: Whether only whole numbers are meant.
-
-    Example:
-        >>> 0 in Range(0), 0 in Range(0, is_open=True), 1.5 in Range(is_whole=True)
-        (True, False, False)
-    """
-
-    least: float = -math.inf
-    is_open: bool = False
-    is_whole: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        is_above = value > self.least if self.is_open else value >= self.least
-        return math.isfinite(value) and is_above and not (self.is_whole and value % 1)
-
-    def __str__(self) -> str:
-        kind = "a whole number" if self.is_whole else "a finite number"
-        end = f"above {self.least:g}" if self.is_open else f"of {self.least:g} or more"
-        return kind if math.isinf(self.least) else f"{kind} {end}"
-
-    def nearest(self, value: float) -> float:
-        """A value as it is tried: whole, or with six digits."""
-        return float(round(value)) if self.is_whole else float(f"{value:.6g}")
 
 
 @dataclass(frozen=True)
@@ -70,14 +37,12 @@ class Strengths:
         published: The strength where none is given: of the order that its paper uses.
         grid: The strengths that a search tries first.
         neutral: The strength without effect, if there is one.
-        range: Which ones there are.
     """
 
     meaning: str
     published: float
     grid: tuple[float, ...]
     neutral: float | None = None
-    range: Range = field(default=Range())
 
 
 @dataclass(frozen=True)
@@ -95,6 +60,8 @@ class Remedy:
     strength: float | None = None
 
     strengths: ClassVar[Strengths]
+    limits: ClassVar[dict[str, Limits]] = {}
+    """The numbers that the strength and the options can have, where not all finite ones."""
     further_strengths: ClassVar[tuple[str, ...]] = ()
     """Options that have an effect unless they are 0, whatever the strength."""
 
@@ -102,25 +69,16 @@ class Remedy:
         """Check the options."""
         for name, hint in self.options().items():
             value, choices = getattr(self, name), choices_of(hint)
-            if choices and value not in choices:
-                raise InvalidInput(f"{name}={value}: choose {' or '.join(choices)}")
-            if not choices and value is not None and value not in self.range_of(name):
-                wanted = self.range_of(name)
-                raise InvalidInput(f"{name} of {self.remedy} is {value:g}: give {wanted}")
+            if choices:
+                check_choice(name, value, choices)
+            else:
+                self.limits.get(name, FINITE).check(f"{name} of {self.remedy}", value)
 
     @classmethod
     def options(cls) -> dict[str, Any]:
         """The types of the strength and the other options, by name."""
         hints = get_type_hints(cls)
         return {f.name: hints[f.name] for f in fields(cls) if f.init}
-
-    @classmethod
-    def range_of(cls, name: str) -> Range:
-        """The numbers that an option can have."""
-        if name == "strength":
-            return cls.strengths.range
-        found: Range = next(f for f in fields(cls) if f.name == name).metadata.get("range", Range())
-        return found
 
     @classmethod
     def parse(cls, items: list[str]) -> Self:

@@ -20,6 +20,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,13 +28,13 @@ from torch import Tensor
 
 from undrift.data.images import ImageData
 from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import FINITE, InvalidInput, Limits, check_choice
 from undrift.progress import progress_bar
 from undrift.quality.features import FeatureMap, extract_features
 from undrift.quality.frechet import MOST_RANK
 from undrift.quality.scorer import Scorer, Scores
 from undrift.remedies.difference import SAMPLES_PER_FEATURE, Change, frechet_change, mmd_change
-from undrift.remedies.remedy import Range, Remedy
+from undrift.remedies.remedy import Remedy
 from undrift.remedies.sampler import RemediedSampler
 from undrift.seeds import stream_seed
 
@@ -171,13 +172,7 @@ def tune(
         InvalidInput: If there is nothing to search, the data are too few to be split, the features
             too many for the Fréchet distance, or the remedy cannot be applied to the sampler.
     """
-    values = _values(remedy, values, refine)
-    if metric not in get_args(Metric):
-        raise InvalidInput(f"metric {metric!r}: choose {' or '.join(get_args(Metric))}")
-    if num_samples < LEAST_DATA:
-        raise InvalidInput(
-            f"{num_samples} samples are too few for error bars: {LEAST_DATA} or more"
-        )
+    values = check_search(remedy, values, metric, refine, num_samples)
     scorer, held_out = (
         Scorer(half, num_samples, features=features, batch_size=batch_size)
         for half in halves(data, seed)
@@ -229,7 +224,14 @@ class StrengthSearch:
     metric: Metric
     seed: int
     tick: Callable[[int], None]
-    remedied: RemediedSampler | None = None
+
+    @cached_property
+    def remedied(self) -> RemediedSampler:
+        """The chain with the remedy, estimated from data once for all strengths."""
+        remedied = RemediedSampler(self.sampler, self.remedy)
+        if self.remedy.needs_data:
+            remedied = remedied.estimated(self.scorer.data.images, self.seed)
+        return remedied
 
     def curve(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
@@ -237,11 +239,11 @@ class StrengthSearch:
         trials = {none: self._trial(none, "grid")}
         trials |= {value: self._trial(value, "grid") for value in values if value != none}
         known = {k: trial.value(self.metric) for k, trial in trials.items() if k is not None}
-        for value in _sections(known, self.remedy.strengths.range, refine):
+        allowed = self.remedy.limits.get("strength", FINITE)
+        for value in _sections(known, allowed, refine):
             trials[value] = self._trial(value, "refinement")
             known[value] = trials[value].value(self.metric)
-        lowest = -math.inf
-        order = sorted(trials, key=lambda value: lowest if value is None else value)
+        order = sorted(trials, key=lambda value: -math.inf if value is None else value)
         return tuple(trials[value] for value in order)
 
     def changes(self, best: float | None, held_out: Scorer) -> dict[str, Change]:
@@ -267,18 +269,10 @@ class StrengthSearch:
 
     def draw(self, strength: float | None, scorer: Scorer, seed: int) -> Tensor:
         """Samples of the chain with the remedy at a strength."""
-        if strength is None or strength == self.remedy.neutral:
-            return scorer.draw(self.sampler, seed, self.tick)
-        return scorer.draw(self._at(strength), seed, self.tick)
-
-    def _at(self, strength: float) -> Sampler:
-        """The chain with the remedy at a strength, estimated from data once for all strengths."""
-        if self.remedied is None:
-            remedied = RemediedSampler(self.sampler, replace(self.remedy, strength=strength))
-            if self.remedy.needs_data:
-                remedied = remedied.estimated(self.scorer.data.images, self.seed)
-            self.remedied = remedied
-        return self.remedied.with_strength(strength)
+        sampler = self.sampler
+        if strength is not None and strength != self.remedy.neutral:
+            sampler = self.remedied.with_strength(strength)
+        return scorer.draw(sampler, seed, self.tick)
 
 
 def _diverged(x: Tensor) -> bool:
@@ -286,41 +280,53 @@ def _diverged(x: Tensor) -> bool:
     return not bool(x.square().sum().isfinite())
 
 
-def _sections(known: dict[float, float], allowed: Range, count: int) -> Iterator[float]:
+def _sections(known: dict[float, float], allowed: Limits, count: int) -> Iterator[float]:
     """Strengths to try next, by golden sections around the best; ``known`` grows in between.
 
     Past an end of the grid it continues in steps that double, within the allowed strengths.
     """
     for _ in range(count):
-        best = min(known, key=lambda value: known[value])
-        below = max((v for v in known if v < best), default=None)
-        above = min((v for v in known if v > best), default=None)
-        ends = [v for v in (below, above) if v is not None]
-        beyond = 3 * best - 2 * ends[0] if len(ends) == 1 else math.nan
-        if beyond in allowed:
-            probe = beyond
-        else:
-            left = 0.0 if below is None else best - below
-            right = 0.0 if above is None else above - best
+        best, order = min(known, key=lambda value: known[value]), sorted(known)
+        i = order.index(best)
+        left = best - order[max(i - 1, 0)]
+        right = order[min(i + 1, len(order) - 1)] - best
+        probe = best + 2 * (left - right)
+        if (left and right) or not allowed.includes(probe):
             probe = best + GOLDEN * right if right > left else best - GOLDEN * left
-        probe = allowed.nearest(probe)
+        probe = nearest(probe, allowed)
         if probe in known:
             return
         yield probe
 
 
-def _values(remedy: Remedy, values: Sequence[float] | None, refine: int) -> list[float]:
-    """The grid, each value once and one that the remedy can have."""
+def nearest(value: float, allowed: Limits) -> float:
+    """A strength as it is tried: whole where it has to be, else with six digits."""
+    return float(round(value)) if allowed.is_whole else float(f"{value:.6g}")
+
+
+def check_search(
+    remedy: Remedy,
+    values: Sequence[float] | None,
+    metric: Metric = "mmd_sq",
+    refine: int = 0,
+    num_samples: int = LEAST_DATA,
+) -> list[float]:
+    """The strengths to try first, each once and one that the remedy can have.
+
+    Raises:
+        InvalidInput: If there are none, or the search cannot be made.
+    """
     if remedy.strength is not None:
         raise InvalidInput(
             f"{remedy.text} has a strength, but the strength is what tune searches: leave it out, "
             "or give it among the values"
         )
+    check_choice("metric", metric, get_args(Metric))
+    Limits(0).check("refine", refine)
+    Limits(LEAST_DATA).check("num_samples", num_samples)
     chosen = remedy.strengths.grid if values is None else values
     if not chosen:
         raise InvalidInput("no strength to try: give at least one value")
-    if refine < 0:
-        raise InvalidInput(f"{refine} refinements asked for: 0 or more")
     return sorted({float(value) for value in chosen if replace(remedy, strength=value)})
 
 

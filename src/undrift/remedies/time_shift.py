@@ -27,9 +27,10 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from undrift.remedies.remedy import Range, Remedy, Strengths
+from undrift.exceptions import Limits
+from undrift.remedies.remedy import Remedy, Strengths
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +76,8 @@ class TimeShift(Remedy):
         published=10.0,
         grid=(0.0, 2.0, 4.0, 8.0, 16.0),
         neutral=0.0,
-        range=Range(0, is_whole=True),
     )
+    limits: ClassVar = {"strength": Limits(0, is_whole=True)}
 
     @property
     def needs_data(self) -> bool:

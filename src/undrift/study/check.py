@@ -9,8 +9,7 @@ from dataclasses import asdict, replace
 from difflib import get_close_matches
 
 from undrift.data.images import ImageData
-from undrift.exceptions import InvalidInput
-from undrift.regularizer.options import Limits
+from undrift.exceptions import InvalidInput, Limits
 from undrift.remedies.registry import apply_remedy
 from undrift.study.config import PLAIN, StudyConfig
 from undrift.study.jobs import with_method

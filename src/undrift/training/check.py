@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from operator import attrgetter
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.regularizer.options import LIMITS as REGULARIZER_LIMITS
-from undrift.regularizer.options import Limits
 from undrift.training.config import TrainConfig
 
 COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "chain.num_steps")
