@@ -94,10 +94,10 @@ def saved(tmp_path):
 def test_a_pipeline_s_chain_makes_its_images(kind, options, steps, spacing):
     """By our sampler where it takes the same steps, by diffusers' scheduler where it does not."""
     if options.get("steps_offset") and (spacing, steps) == ("leading", STEPS):
-        with pytest.raises(
-            InvalidInput, match="beyond the last of the 20"
-        ):  # diffusers has an IndexError
-            as_sampler(pipeline(kind, timestep_spacing=spacing, **options))
+        pipe = pipeline(kind, timestep_spacing=spacing, **options)
+        with pytest.raises(InvalidInput, match="beyond the last"):  # diffusers has an IndexError
+            as_sampler(pipe, STEPS)
+        assert as_sampler(pipe).grid == as_sampler(pipe, 10).grid  # the default that runs
         return
     pipe = pipeline(kind, timestep_spacing=spacing, **options)
     sampler = as_sampler(pipe, None if steps == STEPS else steps)
@@ -205,6 +205,7 @@ def test_samplers_by_name():
     ddim = sampler_by_name(pipe, "ddim", 5, eta=0.5)
     assert isinstance(ddim, DDIMSampler) and (ddim.eta, ddim.clip) == (0.5, 2.0)
     assert sampler_by_name(pipe, "ancestral", 4).variance_type == "fixed_large"
+    assert ddim.spacing == "leading"  # as the pipeline has it
     for name in ("dpm-solver++", "heun", "euler", "unipc", "DEISMultistepScheduler"):
         sampler = sampler_by_name(pipe, name, 6)
         assert isinstance(sampler, DiffusersSampler) and sampler.network is pipe.unet

@@ -479,7 +479,6 @@ def test_a_description_is_plain_data():
         ("DDIMInverseScheduler", {}, "no forward process"),
         ("DPMSolverMultistepInverseScheduler", {}, "does not run from noise to data"),
         ("RePaintScheduler", {}, "needs more than a state to step from: original_image, mask"),
-        ("LCMScheduler", {}, "refuses 1000 steps"),
         ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "`mu` must be passed"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "from noise to data"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import warnings
@@ -16,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from undrift.diffusion.conversion import check_same_process, converted, has_table, refusal
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler, VarianceType
 from undrift.diffusion.sampler import Sampler
@@ -23,6 +25,7 @@ from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput, reason_of
 
+logger = logging.getLogger("undrift")
 PIPELINE_INDEX = "model_index.json"
 
 
@@ -61,19 +64,14 @@ def as_sampler(
         return AncestralSampler(model, num_inference_steps)
     network, scheduler = _parts(model)
     if not _is_ours(scheduler, num_inference_steps):
-        return DiffusersSampler(network, scheduler, num_inference_steps)
-    config, denoiser = scheduler.config, _denoiser(network, scheduler)
-    clip = float(config.clip_sample_range) if config.clip_sample else None
-    spacing = config.timestep_spacing
-    if type(scheduler).__name__ == "DDIMScheduler":
-        return DDIMSampler(denoiser, num_inference_steps, clip=clip, spacing=spacing)
-    variance_type = cast(VarianceType, config.variance_type)
-    return AncestralSampler(
-        denoiser, num_inference_steps, variance_type=variance_type, clip=clip, spacing=spacing
-    )
+        return _announced(DiffusersSampler(network, scheduler, num_inference_steps))
+    name = "ddim" if type(scheduler).__name__ == "DDIMScheduler" else "ancestral"
+    return _announced(_our_sampler(name, network, scheduler, num_inference_steps))
 
 
 SCHEDULERS = {
+    "ancestral": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
     "dpm-solver++": "DPMSolverMultistepScheduler",
     "heun": "HeunDiscreteScheduler",
     "euler": "EulerDiscreteScheduler",
@@ -102,34 +100,28 @@ def sampler_by_name(
     """
     if eta is not None and name != "ddim":
         raise InvalidInput("eta belongs to the sampler ddim: choose that one too")
-    own = as_sampler(pipeline, num_inference_steps)
     if name is None:
-        return own
+        return as_sampler(pipeline, num_inference_steps)
     network, scheduler = _parts(pipeline)
-    clip = getattr(own, "clip", 1.0)
-    if name in ("ancestral", "ddim"):
-        denoiser = getattr(own, "denoiser", None) or _denoiser(network, scheduler)
-        if name == "ddim":
-            return DDIMSampler(denoiser, num_inference_steps, eta=eta or 0.0, clip=clip)
-        kind = cast(VarianceType, getattr(own, "variance_type", "fixed_small"))
-        return AncestralSampler(denoiser, num_inference_steps, variance_type=kind, clip=clip)
+    if name in ("ancestral", "ddim") and not has_table(scheduler):
+        raise refusal(name, scheduler, f"{type(scheduler).__name__} has no betas")
+    if name in ("ancestral", "ddim") and not _is_beyond_ours(scheduler):
+        return _announced(_our_sampler(name, network, scheduler, num_inference_steps, eta or 0.0))
     import diffusers
 
     class_name = SCHEDULERS.get(name, name)
     scheduler_class: Any = getattr(diffusers, class_name, None)
     if scheduler_class is None or not class_name.endswith("Scheduler"):
-        known = ", ".join(["ancestral", "ddim", *SCHEDULERS])
+        known = ", ".join(SCHEDULERS)
         raise InvalidInput(
             f"unknown sampler {name!r}: choose {known}, or a scheduler class of diffusers"
         )
-    try:
-        with quiet_diffusers():
-            other = scheduler_class.from_config(scheduler.config)
-    except (ValueError, NotImplementedError, ImportError) as error:
-        raise InvalidInput(
-            f"{name} does not take this model's schedule: {reason_of(error)}"
-        ) from error
-    return DiffusersSampler(network, other, num_inference_steps)
+    with quiet_diffusers():
+        other = converted(scheduler, scheduler_class)
+    options = {} if eta is None else {"eta": eta}
+    sampler = DiffusersSampler(network, other, num_inference_steps, step_options=options)
+    check_same_process(name, sampler, scheduler)
+    return _announced(sampler)
 
 
 def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
@@ -293,19 +285,57 @@ def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
     return network, scheduler
 
 
-def _denoiser(network: Any, scheduler: Any) -> Denoiser:  # noqa: ANN401
-    return Denoiser(network, Schedule.from_diffusers(scheduler), scheduler.config.prediction_type)
+def _our_sampler(
+    name: str,
+    network: Any,  # noqa: ANN401
+    scheduler: Any,  # noqa: ANN401
+    num_inference_steps: int | None,
+    eta: float = 0.0,
+) -> Sampler:
+    """Our sampler of a name, with the clipping and the spacing of a scheduler."""
+    config = scheduler.config
+    schedule = Schedule.from_diffusers(scheduler)
+    denoiser = Denoiser(network, schedule, config.prediction_type)
+    clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None
+    spacing = config.get("timestep_spacing", "leading")
+    if name == "ddim":
+        return DDIMSampler(denoiser, num_inference_steps, eta=eta, clip=clip, spacing=spacing)
+    kind = cast(VarianceType, config.get("variance_type") or "fixed_small")
+    return AncestralSampler(
+        denoiser, num_inference_steps, variance_type=kind, clip=clip, spacing=spacing
+    )
+
+
+def _announced(sampler: Sampler) -> Sampler:
+    """The sampler, after the log has said where it starts if that is not the last step."""
+    table, start = sampler.alphas_cumprod, sampler.grid[0]
+    if table is not None and start < len(table):
+        logger.info(
+            "the chain starts from noise alone at step %g of %d, where the data still have a "
+            "weight of %.2g (a scheduler with timestep_spacing='trailing' starts at the last step)",
+            start,
+            len(table),
+            float(table[round(start) - 1]) ** 0.5,
+        )
+    return sampler
+
+
+def _is_beyond_ours(scheduler: Any) -> bool:  # noqa: ANN401
+    """Whether a scheduler has an option that our samplers do not have."""
+    config = scheduler.config
+    shifted = config.get("steps_offset") and config.get("timestep_spacing") == "leading"
+    other = config.get("thresholding") or config.get("variance_type") == "fixed_large_log"
+    return bool(shifted or other)
 
 
 def _is_ours(scheduler: Any, num_inference_steps: int | None) -> bool:  # noqa: ANN401
     """Whether one of our samplers takes the same steps as a scheduler."""
     kind, config = type(scheduler).__name__, scheduler.config
-    shifted = config.get("steps_offset") and config.get("timestep_spacing") == "leading"
-    other = shifted or config.get("thresholding") or config.get("rescale_betas_zero_snr")
+    other = _is_beyond_ours(scheduler) or config.get("rescale_betas_zero_snr")
     if other or kind not in ("DDPMScheduler", "DDIMScheduler"):
         return False
     if kind == "DDPMScheduler":
-        return bool(config.variance_type != "fixed_large_log")
+        return True
     steps = config.num_train_timesteps
     count = num_inference_steps or steps
     # DDIM continues from a time by T // n, which only some grids meet

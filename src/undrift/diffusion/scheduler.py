@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import (
+    NO_SIGNAL,
     Prediction,
     call_network,
     check_takes_timesteps,
@@ -39,6 +41,10 @@ from undrift.diffusion.denoiser import (
 from undrift.diffusion.sampler import Sampler, State
 from undrift.exceptions import InvalidInput, reason_of
 
+logger = logging.getLogger("undrift")
+DEFAULT_STEPS = {"LCMScheduler": 4, "TCDScheduler": 4}
+"""As diffusers' pipelines have it, of schedulers that cannot take all training steps; else 50."""
+
 
 class DiffusersSampler(Sampler):
     r"""Any scheduler of diffusers as a chain.
@@ -46,14 +52,16 @@ class DiffusersSampler(Sampler):
     Arguments:
         network: The model, called as diffusers' pipelines do.
         scheduler: A scheduler of diffusers; it is copied, never changed.
-        num_inference_steps: Number of denoising steps; all training steps when None.
+        num_inference_steps: Number of denoising steps; all training steps when None, or as many as
+            diffusers' pipelines take (50) where the scheduler cannot take all of them.
         conditioning: More keyword arguments of every call of the network; a tensor with one row
             serves every row of a batch.
         step_options: More keyword arguments of the scheduler's ``step`` (``eta``).
         timestep_options: More keyword arguments of its ``set_timesteps`` (``mu``, ``timesteps``).
 
     Raises:
-        InvalidInput: If the scheduler cannot be run as a chain, or not with this number of steps.
+        InvalidInput: If the scheduler cannot be run as a chain, or not with this number of steps,
+            or the network predicts the noise of states without signal.
 
     Example:
         >>> from diffusers import DPMSolverMultistepScheduler
@@ -80,9 +88,12 @@ class DiffusersSampler(Sampler):
         self.step_options = step_options or {}
         self.timestep_options = timestep_options or {}
         self._set_steps(scheduler, num_inference_steps)
+
+    @staticmethod
+    def predicted_under(scheduler: Any) -> Any:  # noqa: ANN401
+        """What a network of a scheduler predicts, or None if not known."""
         is_flow = type(scheduler).__name__.startswith("FlowMatch")
-        other = "flow_prediction" if is_flow else None
-        self.prediction_type = scheduler.config.get("prediction_type", other)
+        return scheduler.config.get("prediction_type", "flow_prediction" if is_flow else None)
 
     def _set_steps(self, scheduler: Any, num_inference_steps: int | None) -> None:  # noqa: ANN401
         """Set the grid, and the calls of the network in the step from each of its times."""
@@ -97,6 +108,9 @@ class DiffusersSampler(Sampler):
             kind = type(scheduler).__name__
             raise InvalidInput(f"{kind} does not run from noise to data: choose one that samples")
         super().__init__((*self._calls, 0))
+        self.prediction_type = self.predicted_under(self.scheduler)
+        if self.prediction_type == "epsilon" and _starts_without_signal(self.scheduler):
+            raise InvalidInput(NO_SIGNAL)
 
     def prior(self, shape: tuple[int, ...], **options: Any) -> Tensor:  # noqa: ANN401
         """Noise with the standard deviation that the scheduler starts from."""
@@ -214,7 +228,7 @@ class DiffusersSampler(Sampler):
         return {
             "sampler": type(self.scheduler).__name__,
             "num_inference_steps": len(self.grid) - 1,
-            "num_steps": self.scheduler.config.num_train_timesteps,
+            "num_steps": self.scheduler.config.get("num_train_timesteps"),
             "prediction_type": self.prediction_type,
             "step_options": {key: str(value) for key, value in self.step_options.items()},
             "scheduler": config,
@@ -232,7 +246,7 @@ class DiffusersSampler(Sampler):
         x_in = x if scaled is None else scaled(x, timestep)
         batch = timestep.expand(len(x)).to(x.device)
         output = call_network(self.network, x_in, batch, self.conditioning)
-        if not str(scheduler.config.get("variance_type", "")).startswith("learned"):
+        if not _learns_variance(scheduler):
             output, _ = split_variance(output, x)
         return x_in, output
 
@@ -265,18 +279,43 @@ def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str
         raise InvalidInput(f"{kind} needs more than a state to step from: {', '.join(needed[3:])}")
     if hasattr(scheduler, "plms_timesteps") and not scheduler.config.skip_prk_steps:
         raise InvalidInput(f"{kind} starts with Runge-Kutta steps: set skip_prk_steps=True")
-    scheduler = copy.deepcopy(scheduler)
     if num_inference_steps is None and not options:
-        num_inference_steps = scheduler.config.num_train_timesteps
+        return _with_all_steps(scheduler)
     if num_inference_steps is not None:
         options = options | {"num_inference_steps": num_inference_steps}
+    return _with_timesteps(scheduler, options)
+
+
+def _with_all_steps(scheduler: Any) -> Any:  # noqa: ANN401
+    """A copy of a scheduler with all training steps, or with its default where it cannot."""
+    kind, steps = type(scheduler).__name__, scheduler.config.get("num_train_timesteps")
+    if steps is None:
+        raise InvalidInput(f"{kind} has no number of training steps: give num_inference_steps")
+    try:
+        return _with_timesteps(scheduler, {"num_inference_steps": steps})
+    except InvalidInput as error:
+        fewer = min(DEFAULT_STEPS.get(kind, 50), max(steps // 2, 1))
+        found = _with_timesteps(scheduler, {"num_inference_steps": fewer})
+        logger.info("%d denoising steps by default: %s", fewer, error)
+        return found
+
+
+def _with_timesteps(scheduler: Any, options: dict[str, Any]) -> Any:  # noqa: ANN401
+    """A copy of a scheduler with its timesteps set, none of them twice or beyond the last."""
+    scheduler, kind = copy.deepcopy(scheduler), type(scheduler).__name__
+    is_learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    if is_learned and not _learns_variance(scheduler):  # some would then cut three channels out
+        scheduler.register_to_config(variance_type=None)
+    count = options.get("num_inference_steps")
     try:
         scheduler.set_timesteps(**options)
-    except (ValueError, ZeroDivisionError) as error:
-        reason = reason_of(error)
-        raise InvalidInput(f"{kind} refuses {num_inference_steps} steps: {reason}") from error
+    except Exception as error:  # whatever a class of diffusers raises: one line of it
+        raise InvalidInput(f"{kind} refuses {count} steps: {reason_of(error)}") from error
     if len(scheduler.timesteps) == 0:
-        raise InvalidInput(f"{num_inference_steps} inference steps asked for: choose 1 or more")
+        raise InvalidInput(f"{count} inference steps asked for: choose 1 or more")
+    sigmas = torch.as_tensor(getattr(scheduler, "sigmas", ()))[:-1]
+    if getattr(scheduler, "order", 1) == 1 and bool((sigmas.diff() == 0).any()):
+        raise InvalidInput(f"{kind} repeats a time in {count} steps: choose fewer")
     steps = scheduler.config.get("num_train_timesteps", 0)
     if hasattr(scheduler, "alphas_cumprod") and scheduler.timesteps.max() >= steps:
         raise InvalidInput(
@@ -284,6 +323,19 @@ def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str
             "inference steps, or steps_offset=0"
         )
     return scheduler
+
+
+def _learns_variance(scheduler: Any) -> bool:  # noqa: ANN401
+    """Whether a scheduler takes a learned variance, which those keep as an attribute that do."""
+    return str(vars(scheduler).get("variance_type")).startswith("learned")
+
+
+def _starts_without_signal(scheduler: Any) -> bool:  # noqa: ANN401
+    r"""Whether the first state is noise alone, for which some tables have 2⁻²⁴ instead of 0."""
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if table is None or float(scheduler.timesteps[0]) <= len(table) - 2:
+        return False
+    return bool(scheduler.config.get("rescale_betas_zero_snr") or table[-1] == 0)
 
 
 def _time(scheduler: Any, call: int) -> float:  # noqa: ANN401
