@@ -186,7 +186,7 @@ def test_files_that_are_no_chain_are_refused(
         assert message in capsys.readouterr().err
     # The first chain by itself is too short for a bootstrap: a verdict would rest on nothing.
     assert cli.main(["theory", "--num-chains", "1"]) == 2
-    assert "choose 2 to 200" in capsys.readouterr().err
+    assert "--num-chains is 1: choose at least 2 and at most 200" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch() -> None:

@@ -56,6 +56,12 @@ def test_unusable_names_say_why_in_one_line(name, options, message):
     assert one_line(str(caught.value))
 
 
+def test_complex_numbers_in_a_file_are_refused(tmp_path):
+    torch.save(torch.zeros(3, 4, 4, dtype=torch.complex64), tmp_path / "waves.pt")
+    with pytest.raises(InvalidInput, match="waves.pt holds complex numbers: give real ones"):
+        load_data(tmp_path / "waves.pt")
+
+
 def test_a_file_that_is_no_data(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("no data")

@@ -317,7 +317,7 @@ def test_tune_prints_its_curve_and_keeps_it(place, capsys):  # noqa: F811
     before = files(place)
     assert cli.main([*TUNE, *options, "--refine", "0"]) == 0
     out, _ = capsys.readouterr()
-    assert "verdict" in out and "-0.1" in out
+    assert "verdict" in out and "-0.1" in out and "(best)" in out and "[bold]" not in out
     assert all(files(place)[path] == content for path, content in before.items())
 
 

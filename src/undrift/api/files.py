@@ -26,8 +26,13 @@ def place_for(run: str, folder: str) -> Path:
     return (path if path.is_dir() else Path()) / folder
 
 
-def free_file(folder: Path, stem: str, *suffixes: str) -> Path:
-    """``folder/stem-K`` with the first suffix, for the first K that is free with all suffixes."""
+def output_file(output: str | None, folder: Path, stem: str, *suffixes: str) -> Path:
+    """The file that was chosen, or ``folder/stem-K`` with the first suffix.
+
+    K is the first number that is free with all suffixes.
+    """
+    if output is not None:
+        return Path(output)
     paths = ([folder / f"{stem}-{k}{suffix}" for suffix in suffixes] for k in count(1))
     return next(found[0] for found in paths if not any(path.exists() for path in found))
 

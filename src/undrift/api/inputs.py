@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.remedies.registry import apply_remedy, help_text, parse
 from undrift.remedies.remedy import Remedy
 from undrift.training.config import IN_MEMORY, DataConfig
@@ -148,8 +148,7 @@ def bare_chain(config: ChainChoice) -> Sampler:
     """
     from undrift.diffusion.pipelines import check_weights, load_pipeline, sampler_by_name
 
-    if config.batch_size < 1:
-        raise InvalidInput(f"batch_size is {config.batch_size}: at least 1")
+    Limits(1).check("batch_size", config.batch_size)
     by_name = isinstance(config.run, (str, Path))
     device = _device(config.device) if by_name or config.device else None
     model = load_pipeline(config.run) if by_name else config.run
@@ -180,7 +179,7 @@ def data(config: DataChoice, run: Any, network: Any) -> ImageData:  # noqa: ANN4
     Raises:
         InvalidInput: If they cannot be had, or do not fit the model.
     """
-    from undrift.diffusion.pipelines import check_image_shape, image_shape
+    from undrift.diffusion.pipelines import image_shape
     from undrift.training.runs import load
 
     chosen = chosen_data(config, run)
@@ -200,7 +199,6 @@ def data(config: DataChoice, run: Any, network: Any) -> ImageData:  # noqa: ANN4
             )
         chosen = replace(chosen, image_size=height, channels=1 if channels == 1 else 3)
     found = load(chosen)
-    check_image_shape(network, found.image_shape)
     if "resized" in found.how:
         logger.info("the data are resized to what the model makes: %s", found.how["resized"])
     return found

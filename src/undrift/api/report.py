@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ MARKDOWN = ".md"
 DATA_IMAGES = 64
 
 Source = ErrorProfile | str | Path
+Records = dict[str, Any]
+"""What the sources hold, by the names of the fields of a :class:`ReportInput`."""
 
 
 def report(
@@ -56,19 +57,8 @@ def report(
     return write(collect(sources), Path(output), title, command)
 
 
-@dataclass
-class Records:
-    """The records of the sources."""
-
-    profiles: list[ErrorProfile] = field(default_factory=list)
-    logs: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
-    grids: list[tuple[str, Any, str]] = field(default_factory=list)
-    quality: list[tuple[str, str, float | None, float | None]] = field(default_factory=list)
-    study: Path | None = None
-
-
-def collect(sources: Source | Iterable[Source]) -> Records:
-    """The records of profiles, runs or a study.
+def collect(sources: Source | Iterable[Source]) -> Records | Path:
+    """The records of profiles and runs; of a study, its file.
 
     Raises:
         InvalidInput: If there are none, or one cannot be read.
@@ -76,38 +66,36 @@ def collect(sources: Source | Iterable[Source]) -> Records:
     given = [sources] if isinstance(sources, Source) else list(sources)
     if not given:
         raise InvalidInput("nothing to report on: give profiles or runs")
-    found = Records()
+    found: Records = {"profiles": [], "training_logs": [], "sample_grids": [], "quality": []}
     for source in given:
         if isinstance(source, ErrorProfile):
-            found.profiles.append(source)
+            found["profiles"].append(source)
         elif study := _study_file(Path(source)):
-            found.study = study
+            if len(given) > 1:
+                raise InvalidInput("a study has a separate page: give its study.json alone")
+            return study
         elif Path(source).is_dir():
             _add_run(Path(source), found)
         else:
-            found.profiles.append(ErrorProfile.load(source))
-    if found.study and len(given) > 1:
-        raise InvalidInput("a study has a separate page: give its study.json alone")
+            found["profiles"].append(ErrorProfile.load(source))
     return found
 
 
-def write(found: Records, output: Path, title: str = TITLE, command: str = "") -> Path:
+def write(found: Records | Path, output: Path, title: str = TITLE, command: str = "") -> Path:
     """Write the page of the records, and return its path.
 
     Raises:
         InvalidInput: If only a study can be written that way.
     """
-    if found.study:
-        study, folder = StudyRecord.load(found.study).to_dict(), found.study.parent
-        if output.suffix == MARKDOWN:
-            return write_study_markdown(study, folder, output)
-        return write_study_report(study, folder, _page(output))
-    if output.suffix == MARKDOWN:
+    is_markdown = output.suffix == MARKDOWN
+    if isinstance(found, Path):
+        study = StudyRecord.load(found).to_dict()
+        if is_markdown:
+            return write_study_markdown(study, found.parent, output)
+        return write_study_report(study, found.parent, _page(output))
+    if is_markdown:
         raise InvalidInput(f"{output}: Markdown is available for studies only: give a .html file")
-    content = ReportInput(
-        title, found.profiles, found.grids, found.logs, quality=found.quality, command=command
-    )
-    return write_report(content, output)
+    return write_report(ReportInput(title, command=command, **found), output)
 
 
 def _page(output: Path) -> Path:
@@ -143,13 +131,13 @@ def _add_run(folder: Path, found: Records) -> None:
     files = [*sorted((folder / "profiles").glob("*.json")), *folder.glob("profile.json")]
     if not files:
         raise InvalidInput(f"{folder} holds no profile yet: run undrift measure {folder} first")
-    found.profiles += without_parts([ErrorProfile.load(file) for file in files])
+    found["profiles"] += without_parts([ErrorProfile.load(file) for file in files])
     name = name_of(folder)
     if rows := _log(folder):
-        found.logs.append((name, rows))
+        found["training_logs"].append((name, rows))
     _add_grids(folder, name, found)
     for file in sorted((folder / "evaluations").glob("*.json")):
-        found.quality += _quality(file)
+        found["quality"] += _quality(file)
 
 
 def without_parts(profiles: Sequence[ErrorProfile]) -> list[ErrorProfile]:
@@ -168,12 +156,12 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 def _add_grids(folder: Path, name: str, found: Records) -> None:
     """Add the last sample grid of a run; before the first one, the data, if they can be loaded."""
-    if not found.grids and (grid := _data_grid(folder)) is not None:
-        found.grids.append(grid)
+    if not found["sample_grids"] and (grid := _data_grid(folder)) is not None:
+        found["sample_grids"].append(grid)
     grids = sorted((folder / "samples").glob("*.png"))
     if grids:
         steps = grids[-1].stem.removeprefix("step-").lstrip("0")
-        found.grids.append((name, grids[-1].read_bytes(), f"samples after {steps} steps"))
+        found["sample_grids"].append((name, grids[-1].read_bytes(), f"samples after {steps} steps"))
 
 
 def _data_grid(folder: Path) -> tuple[str, Any, str] | None:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from undrift.api.inputs import ChainChoice, chain
 from undrift.diffusion.pipelines import image_shape
-from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.cumulative import check_states
 from undrift.measurement.population import draw_samples
 from undrift.progress import progress_bar
@@ -39,24 +38,14 @@ def sample(
             the samples are not finite.
     """
     chosen = ChainChoice(model, **choice)
-    return images_of(chain(chosen), num_images, seed, chosen.batch_size, progress=progress)
-
-
-def images_of(
-    sampler: Sampler, count: int, seed: int, batch_size: int, *, progress: bool
-) -> Tensor:
-    """Images of a sampler, the same noise for every sampler.
-
-    Raises:
-        InvalidInput: If there are none to draw, the model does not say what images it makes, or
-            they are not finite.
-    """
+    sampler = chain(chosen)
     shape = image_shape(sampler.network)
-    if count < 1:
-        raise InvalidInput(f"num_images is {count}: at least 1")
+    Limits(1).check("num_images", num_images)
     if shape is None:
         raise InvalidInput("the model does not say what size of images it makes")
-    with progress_bar("sampling", count * (len(sampler.grid) - 1), show=progress) as tick:
-        x = draw_samples(sampler, (count, *shape), seed, batch_size=batch_size, tick=tick)
+    with progress_bar("sampling", num_images * (len(sampler.grid) - 1), show=progress) as tick:
+        x = draw_samples(
+            sampler, (num_images, *shape), seed, batch_size=chosen.batch_size, tick=tick
+        )
     check_states(x, 0, "the sampler's images")
     return x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,6 @@ from undrift.cli.command import session
 from undrift.cli.console import table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from undrift.study.config import StudyConfig
     from undrift.study.record import StudyRow
 
@@ -52,19 +50,16 @@ def run(config: Config) -> dict[str, Any]:
 
     plan = chosen_plan(config.study, config.seeds, config.workers)
     folder = chosen_folder(config.study, config.output)
-    called = session()
+    called, count = session(), itertools.count(1)
     console = Console(stderr=True, quiet=called.quiet, soft_wrap=True)
     total = sum(job.method is not None for job in jobs(plan))
-
-    def announce(question: Mapping[str, Any]) -> None:
-        for line in _plan_lines(plan, question):
-            console.print(line)
-
     record = compare(
         plan,
         folder,
-        on_row=_row_printer(console, total),
-        before=announce,
+        on_row=lambda row: console.print(
+            f"{next(count):>3} of {total}  {_line(row)}", highlight=False
+        ),
+        before=lambda question: console.print(*_plan_lines(plan, question), sep="\n"),
         progress=not called.quiet,
         command=called.command,
     )
@@ -116,16 +111,8 @@ def _plan_lines(plan: StudyConfig, question: Mapping[str, Any]) -> Iterator[str]
             )
 
 
-def _row_printer(console: Console, total: int) -> Callable[[StudyRow], None]:
-    """A function that prints each result."""
-    count = itertools.count(1)
-
-    def show(row: StudyRow) -> None:
-        console.print(
-            f"{next(count):>3} of {total}  seed {row.seed}  {row.protocol:<8}  {row.method:<18}  "
-            f"{row.budget:<7} {row.steps:>6} steps  D₀² {1e4 * row.mmd_sq:6.2f}e-4  "
-            f"Fréchet {row.frechet:.4g}  {row.train_cpu_s:.0f} s",
-            highlight=False,
-        )
-
-    return show
+def _line(row: StudyRow) -> str:
+    return (
+        f"seed {row.seed}  {row.protocol:<8}  {row.method:<18}  {row.budget:<7} {row.steps:>6} "
+        f"steps  D₀² {1e4 * row.mmd_sq:6.2f}e-4  Fréchet {row.frechet:.4g}  {row.train_cpu_s:.0f} s"
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from undrift.api import files
 from undrift.cli.command import session
 from undrift.cli.console import show
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 
 if TYPE_CHECKING:
     from undrift.reporting.content import ReportInput
@@ -84,8 +84,7 @@ def run(config: Config) -> dict[str, Any]:
 def _check(config: Config) -> None:
     """Stop at numbers that are too small, before anything is written."""
     for name, least in (("base_steps", 1), ("steps", 1), ("num_steps", 2), ("num_samples", 4)):
-        if getattr(config, name) < least:
-            raise InvalidInput(f"--{name.replace('_', '-')} is too small: give at least {least}")
+        Limits(least).check(name, getattr(config, name))
 
 
 def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> ReportInput:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from undrift.api import files
@@ -41,7 +40,7 @@ def run(config: Config) -> dict[str, Any]:
     result["how"]["command"] = session().command
     stem = f"{files.slug(result['label'])}-{config.seed}"
     folder = files.place_for(config.run, "evaluations")
-    path = Path(config.output) if config.output else files.free_file(folder, stem, ".json")
+    path = files.output_file(config.output, folder, stem, ".json")
     write_json(path, result)
     table(
         f"{result['label']}: {result['num_samples']:,} samples",

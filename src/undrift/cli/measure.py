@@ -132,15 +132,11 @@ def _check_fit(
 
 
 def _path(config: Config, profile: ErrorProfile) -> Path:
-    if config.output is not None:
-        return Path(config.output)
     seeds = "+".join(map(str, profile.seeds))
     seeds = seeds if len(profile.seeds) <= 4 else f"{len(profile.seeds)}-seeds"
-    if config.run is not None:
-        folder = files.place_for(config.run, "profiles")
-    else:
-        folder = Path(config.merge[0]).parent
-    return files.free_file(folder, f"{files.slug(profile.label)}-{seeds}", ".json")
+    run = config.run
+    folder = files.place_for(run, "profiles") if run else Path(config.merge[0]).parent
+    return files.output_file(config.output, folder, f"{files.slug(profile.label)}-{seeds}", ".json")
 
 
 def _show(profile: ErrorProfile, path: Path) -> None:

@@ -43,9 +43,9 @@ def run(config: Config) -> dict[str, Any]:
     check_output(output)
     found = collect(config.sources)
     path = write(found, output, config.title, session().command)
-    if not found.study:
-        show(console_table(found.profiles))
+    if isinstance(found, Path):
+        print(f"report  {path}")
+        return {"report": str(path), "rows": len(StudyRecord.load(found).rows)}
+    show(console_table(found["profiles"]))
     print(f"report  {path}")
-    if found.study:
-        return {"report": str(path), "rows": len(StudyRecord.load(found.study).rows)}
-    return {"report": str(path), "profiles": [profile.label for profile in found.profiles]}
+    return {"report": str(path), "profiles": [profile.label for profile in found["profiles"]]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from os import PathLike, fspath
 from typing import Any
@@ -13,7 +12,8 @@ import yaml
 
 def to_yaml(config: Any) -> str:
     """A configuration as YAML that ``--config`` reads back to the same configuration."""
-    return yaml.safe_dump(plain_data(config), sort_keys=False, allow_unicode=True)
+    values = json.loads(json.dumps(config, default=_plain))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def to_json(result: Any) -> str:
@@ -23,26 +23,20 @@ def to_json(result: Any) -> str:
         >>> to_json({"a": float("nan"), "b": (1, 2)})
         '{"a": null, "b": [1, 2]}'
     """
-    text = json.dumps(plain_data(result))
+    text = json.dumps(result, default=_plain)
     return json.dumps(json.loads(text, parse_constant=lambda name: None))
 
 
-def plain_data(value: Any) -> Any:
-    """A value as plain data: mappings, lists, texts, numbers, None.
+def _plain(value: Any) -> Any:
+    """What JSON does not know as plain data.
 
     Raises:
         TypeError: If there is no obvious way to write the value.
     """
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain_data(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_data(item) for item in value]
     if isinstance(value, PathLike):
         return fspath(value)
     if is_dataclass(value):
-        return {field.name: plain_data(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     if hasattr(value, "tolist"):  # tensors and arrays
-        return plain_data(value.tolist())
+        return value.tolist()
     raise TypeError(f"cannot write a {type(value).__name__} as plain data")

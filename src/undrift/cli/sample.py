@@ -39,19 +39,17 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Draw images and write them; never over others."""
-    from undrift.api.sample import images_of
+    from undrift.api.sample import sample
     from undrift.training.runs import new_folder, write_json
 
     files.check_free(config.output, folder=True)
-    sampler, show = inputs.chain(config), not session().quiet
-    images = images_of(sampler, config.num_images, config.seed, config.batch_size, progress=show)
-    if config.output is not None:
-        folder = Path(config.output)
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        names = filter(None, [config.sampler or "own", config.remedy])
-        stem = "-".join([*map(files.slug, names), str(config.seed)])
-        folder = new_folder(files.place_for(config.run, "images"), stem)
+    sampler = inputs.chain(config)
+    options = {"seed": config.seed, "batch_size": config.batch_size}
+    images = sample(sampler, config.num_images, progress=not session().quiet, **options)
+    names = filter(None, [config.sampler or "own", config.remedy])
+    stem = "-".join([*map(files.slug, names), str(config.seed)])
+    folder = Path(config.output or new_folder(files.place_for(config.run, "images"), stem))
+    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "images": str(folder),
         "files": _write(images, folder, config.save),

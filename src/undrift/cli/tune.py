@@ -45,7 +45,7 @@ def run(config: Config) -> dict[str, Any]:
     tuning = tune(config.run, progress=not session().quiet, **options)
     name = str(config.remedy).partition(",")[0].strip()
     folder, stem = files.place_for(config.run, "tunings"), f"{name}-{config.seed}"
-    path = Path(config.output or files.free_file(folder, stem, ".json", ".png"))
+    path = files.output_file(config.output, folder, stem, ".json", ".png")
     result, called = tuning.to_dict(), session().command
     result["how"] |= {"model": config.run, "command": called, "versions": versions()}
     write_json(path, result)
@@ -65,29 +65,31 @@ def run(config: Config) -> dict[str, Any]:
 def _cells(trial: Trial, *, is_best: bool) -> list[str]:
     from undrift.reporting.numbers import MISSING, plus_minus, scientific
 
-    cells, scores = ["none" if trial.strength is None else f"{trial.strength:g}"], trial.scores
+    scores, strength = trial.scores, "none" if trial.strength is None else f"{trial.strength:g}"
+    cells = [f"{strength} (best)" if is_best else strength]
     for key in METRICS:
-        value, error = (getattr(scores, name, None) for name in (key, f"{key}_se"))
-        known = value is not None and error is not None
-        cells.append(plus_minus(value, error) if known else scientific(value))  # type: ignore[arg-type]
-    cells.append(MISSING if scores is None else f"{scores.pixel_variance_ratio:.3f}")
-    return [f"[bold]{cell}[/bold]" for cell in cells] if is_best else cells
+        value: Any = getattr(scores, key, None)
+        error = getattr(scores, f"{key}_se", None)
+        cells.append(scientific(value) if error is None else plus_minus(value, error))
+    return [*cells, MISSING if scores is None else f"{scores.pixel_variance_ratio:.3f}"]
 
 
 def _plot(tuning: Tuning, name: str, path: Path) -> None:
     """The curve of both metrics as a picture, the best strength marked."""
     from matplotlib.figure import Figure
 
-    curve = [(trial.strength, trial.scores) for trial in tuning.curve if trial.scores]
-    shown = [trial for trial in curve if trial[0] is not None]
+    trials = [trial for trial in tuning.curve if trial.scores]
+    shown = [trial for trial in trials if trial.strength is not None]
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
     for axes, (metric, label) in zip(figure.subplots(1, 2), METRICS.items(), strict=True):
-        values = [getattr(scores, metric) for _, scores in shown]
-        errors = [getattr(scores, f"{metric}_se") or 0.0 for _, scores in shown]
-        strengths = [strength for strength, _ in shown]
+        values, errors = (
+            [getattr(trial.scores, key) or 0.0 for trial in shown]
+            for key in (metric, f"{metric}_se")
+        )
+        strengths = [trial.strength for trial in shown]
         axes.errorbar(strengths, values, yerr=errors, fmt="o-", capsize=3, color="#2563eb")
-        for scores in (scores for strength, scores in curve if strength is None):
-            axes.axhline(getattr(scores, metric), ls="--", color="#6b7280", label="none")
+        for none in (trial for trial in trials if trial.strength is None):
+            axes.axhline(getattr(none.scores, metric), ls="--", color="#6b7280", label="none")
         if tuning.best.strength is not None:
             axes.axvline(tuning.best.strength, color="#d97706", lw=1, label="best")
         axes.set(xlabel=REMEDIES[name].strengths.meaning, ylabel=label)

@@ -78,6 +78,8 @@ def images_of(
     Raises:
         InvalidInput: If the shape, the range or the labels do not fit.
     """
+    if stored.is_complex():
+        raise InvalidInput(f"{source} holds complex numbers: give real ones, such as their modulus")
     images, layout = _channels_first(stored, source)
     if labels is not None and len(labels) != len(images):
         raise InvalidInput(

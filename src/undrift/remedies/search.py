@@ -236,8 +236,7 @@ class StrengthSearch:
     def curve(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:
         """Every strength that was tried, from the lowest on; none first if it has no strength."""
         none = self.remedy.neutral
-        trials = {none: self._trial(none, "grid")}
-        trials |= {value: self._trial(value, "grid") for value in values if value != none}
+        trials = {value: self._trial(value, "grid") for value in dict.fromkeys([none, *values])}
         known = {k: trial.value(self.metric) for k, trial in trials.items() if k is not None}
         allowed = self.remedy.limits.get("strength", FINITE)
         for value in _sections(known, allowed, refine):
@@ -305,11 +304,7 @@ def nearest(value: float, allowed: Limits) -> float:
 
 
 def check_search(
-    remedy: Remedy,
-    values: Sequence[float] | None,
-    metric: Metric = "mmd_sq",
-    refine: int = 0,
-    num_samples: int = LEAST_DATA,
+    remedy: Remedy, values: Sequence[float] | None, metric: Metric, refine: int, num_samples: int
 ) -> list[float]:
     """The strengths to try first, each once and one that the remedy can have.
 

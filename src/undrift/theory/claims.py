@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from undrift.diffusion.schedule import SCHEDULES, Schedule
+from undrift.exceptions import Limits
 from undrift.mmd.gaussian import rbf_mmd_sq
 from undrift.mmd.kl_bounds import cumulative_brackets
 from undrift.quality.frechet import gaussian_distance
@@ -298,12 +299,16 @@ def evaluate_claims(num_chains: int = NUM_CHAINS) -> list[Claim]:
     Arguments:
         num_chains: How many of the 200 chains to use, spread evenly over them; at least 2.
 
+    Raises:
+        InvalidInput: If there are fewer or more.
+
     Example:
         >>> closes, amplifies, *_ = evaluate_claims(8)
         >>> closes.numbers["identity_gap"] < 1e-9, amplifies.verdict
         (True, 'refuted')
     """
-    spread = [round(i * (NUM_CHAINS - 1) / max(num_chains - 1, 1)) for i in range(num_chains)]
+    Limits(2, NUM_CHAINS, "[]").check("num_chains", num_chains)
+    spread = [round(i * (NUM_CHAINS - 1) / (num_chains - 1)) for i in range(num_chains)]
     chains = [random_chain(index) for index in dict.fromkeys(spread)]
     errors = [ChainErrors(chain, chain.budget(), mmd_budget(chain)) for chain in chains]
     claims = []
