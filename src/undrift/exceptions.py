@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from difflib import get_close_matches
 from typing import NamedTuple
 
 
@@ -16,13 +17,15 @@ class InvalidInput(ValueError):
 
 
 def check_choice(what: str, value: str, known: Collection[str]) -> None:
-    """Check that the value of an option is one of those that are known.
+    """Check that the value of an option is one of those that are known; a similar one is named.
 
     Raises:
         InvalidInput: If it is none of them.
     """
     if value not in known:
-        raise InvalidInput(f"unknown {what} {value!r}: choose {', '.join(known)}")
+        close = get_close_matches(value, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InvalidInput(f"unknown {what} {value!r}: {hint}choose {', '.join(known)}")
 
 
 class Limits(NamedTuple):

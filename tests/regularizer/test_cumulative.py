@@ -520,6 +520,8 @@ def test_states_that_explode_are_told_in_words():
     ("options", "message"),
     [
         ({"variant": "best"}, "unknown variant 'best'"),
+        ({"windw": 0.2}, "unknown option of the regularizer 'windw': did you mean window"),
+        ({"features": "pyramid"}, "unknown option of the regularizer 'features'"),
         ({"num_states": 1}, "num_states of the regularizer is 1"),
         ({"num_forward": 0}, "num_forward of the regularizer is 0"),
         ({"num_cohorts": 0}, "num_cohorts of the regularizer is 0"),

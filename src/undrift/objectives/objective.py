@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,10 +177,10 @@ class TermObjective(Plain):
 
     Arguments:
         model: The sampler, or only the denoiser.
-        strength: λ; its published value when None.
         log_every: After how many calls the gradient norms of both parts are measured, each by a
             separate backward pass.
-        seed: Seed of both random streams.
+        options: ``strength`` (λ, its published value by default) and ``seed`` of
+            :class:`Objective`.
 
     Attributes:
         log: ``main`` and ``term`` (without λ) of the last call, and every ``log_every`` calls
@@ -191,15 +192,8 @@ class TermObjective(Plain):
 
     saved = ("streams", "calls", "watch")
 
-    def __init__(
-        self,
-        model: Sampler | Denoiser,
-        *,
-        strength: float | None = None,
-        log_every: int = 50,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(model, strength=strength, seed=seed)
+    def __init__(self, model: Sampler | Denoiser, *, log_every: int = 50, **options: Any) -> None:
+        super().__init__(model, **options)
         Limits(1).check("log_every", log_every)
         self.log_every = log_every
         self.calls = 0

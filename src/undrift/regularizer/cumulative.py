@@ -24,7 +24,12 @@ from undrift.regularizer.comparison import (
     comparing,
 )
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.options import DEFAULTS, LIMITS, VARIANTS, Variant, check_options
+from undrift.regularizer.options import (
+    VARIANTS,
+    RegularizerConfig,
+    Variant,
+    term_options,
+)
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.processes import num_processes, process_index
 from undrift.regularizer.resumable import Resumable, Streams
@@ -54,47 +59,42 @@ class CumulativeErrorRegularizer(Resumable):
         strength: λ: a number, or a :class:`GradientBalance`, which needs the main term. The
             gradient of the discrepancy itself is about a hundred times smaller than the main
             term's: λ = 1 has no visible effect. When None, a balance, or 1 for ``"official"``.
-        num_inference_steps: Number of denoising steps of the chain that rollouts follow; those of
-            the sampler when None. Give what the model will be sampled with: with T = 1000
-            sampling rarely uses all steps, and cohorts would stem from old weights (see
-            :class:`~undrift.regularizer.cohorts.PersistentCohorts` for their cost). The term
-            is then about the coarse chain, including the errors that its long steps make even with
-            an ideal denoiser; training corrects these too, for this chain alone. A large reverse
-            variance is noise in the samples of a coarse chain: choose the small one. It has no
-            effect with ``"official"``, which follows the sampler's own chain, as released.
-        length: L, the number of denoising steps of a rollout (no effect with ``"persistent"``).
-        num_states: Number of states that are rolled out, and the size of a cohort. When None, a
-            share of the batch that bounds the cost of a training step: half for ``"persistent"``, a
-            quarter for ``"truncated"`` and ``"full"``, all of it for ``"official"``. More states
-            mean less noise in the gradient.
-        num_forward: Number of forward draws that they are compared with, of the last data that
-            were seen; when None, 1,024, or as many as states for ``"official"``.
-        num_cohorts: Number of cohorts of ``"persistent"``, which take turns.
-        every: The term is computed in every k-th call; it is 0 in the others. When None, 2; 1 for
-            ``"official"``, as released.
-        window: Share of the chain, its end at data, in which the term is computed; when None, 0.15
-            for ``"persistent"``, 0.3 for ``"truncated"`` and ``"full"`` (docs/results), all of it
-            for ``"official"``. Where the error is not distinguishable from zero (see a profile) the
-            term is only noise; it is distinguishable at the end.
-        stride: Times of the chain that one step of a new cohort spans on its way to the window of
-            ``"persistent"``; 1 is the chain itself. Larger steps have larger errors, which are
-            more easily distinguishable from noise in the gradient, and cost less; too large ones
-            make training correct too much (docs/results).
         weighting: :math:`w_t`, of mean 1 over the window: ``"uniform"``; ``"exponential"``,
             proportional to :math:`e^{\rho (T - t)/T}`; or a table of times and weights, such as the
             measured downstream gains of a profile, interpolated.
-        rho: ρ of the exponential weights.
         kernel: A kernel on states; a bandwidth that is no number is set anew from the forward
             draws in each call. When None, the mixture of Gaussian kernels.
         space: What is compared (:mod:`undrift.regularizer.spaces`): pixels when None. Each block of
             its features is compared on its own scale.
-        population: Generated states of each time that the states of a term are compared as a part
-            of, the last that were made (:mod:`undrift.regularizer.population`); 0 compares them
-            alone.
         log_every: After how many terms the discrepancy is logged, together with its null floor:
             the same estimator on forward draws alone. A fixed strength is compared with the main
             term as often, where that is given.
-        seed: Seed of the regularizer's random streams.
+        options: The numbers of the term, with the defaults of
+            :class:`~undrift.regularizer.options.RegularizerConfig`:
+
+            - ``num_inference_steps``: Number of denoising steps of the chain that rollouts follow;
+              those of the sampler when None. Give what the model will be sampled with: with
+              T = 1000 sampling rarely uses all steps, and cohorts would stem from old weights (see
+              :class:`~undrift.regularizer.cohorts.PersistentCohorts` for their cost). The term is
+              then about the coarse chain, including the errors that its long steps make even with
+              an ideal denoiser; training corrects these too, for this chain alone. A large reverse
+              variance is noise in the samples of a coarse chain: choose the small one.
+            - ``length``: L, the number of denoising steps of a rollout.
+            - ``num_states``: States that are rolled out, the size of a cohort; more of them mean
+              less noise in the gradient.
+            - ``num_forward``: Forward draws that they are compared with, of the last data seen.
+            - ``num_cohorts``: Cohorts of ``"persistent"``, which take turns.
+            - ``every``: The term is computed in every k-th call; it is 0 in the others.
+            - ``window``: Share of the chain, its end at data, in which the term is computed. Where
+              the error is not distinguishable from zero (see a profile) the term is only noise.
+            - ``stride``: Times of the chain that one step of a new cohort spans on its way to the
+              window; 1 is the chain itself. Larger steps have larger errors, which are more easily
+              distinguishable from noise in the gradient, and cost less; too large ones make
+              training correct too much (docs/results).
+            - ``rho``: ρ of the exponential weights.
+            - ``population``: Generated states of each time that the states of a term are compared
+              as a part of (:mod:`undrift.regularizer.population`); 0 compares them alone.
+            - ``seed``: Seed of the regularizer's random streams.
 
     Attributes:
         log: What the last call measured; empty after a call without a term. ``regularizer`` and
@@ -114,49 +114,37 @@ class CumulativeErrorRegularizer(Resumable):
         *,
         variant: Variant = "persistent",
         strength: float | GradientBalance | None = None,
-        num_inference_steps: int | None = None,
-        length: int = DEFAULTS.length,
-        num_states: int | None = None,
-        num_forward: int | None = None,
-        num_cohorts: int = DEFAULTS.num_cohorts,
-        every: int | None = None,
-        window: float | None = None,
-        stride: int = DEFAULTS.stride,
         weighting: Weighting = "uniform",
-        rho: float = DEFAULTS.rho,
         kernel: RadialKernel | None = None,
         space: Space | None = None,
-        population: int = DEFAULTS.population,
         log_every: int = 25,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        given = {k: v for k, v in locals().items() if k in LIMITS}
-        if isinstance(strength, GradientBalance):
-            del given["strength"]
-        check_options(variant, **given)
+        fixed = None if isinstance(strength, GradientBalance) else strength
+        config = term_options(variant, fixed, options)
         Limits(1).check("log_every of the regularizer", log_every)
         defaults, released = VARIANTS[variant], variant == "official"
-        window = defaults.window if window is None else window
+        window, steps = config.window or defaults.window, config.num_inference_steps
         sampler = _trainable_chain(model)
-        coarse = None if released else num_inference_steps
-        self.sampler = sampler if coarse is None else sampler.with_steps(coarse)
+        self.sampler = sampler if steps is None or released else sampler.with_steps(steps)
         self.variant = variant
         strength = defaults.strength if strength is None else strength
         self.strength = GradientBalance() if strength is None else strength
-        self.num_states = num_states
-        self.num_forward = num_forward or defaults.num_forward
-        self.every = every or defaults.every
+        self.num_states = config.num_states
+        self.num_forward = config.num_forward or defaults.num_forward
+        self.every = config.every or defaults.every
         grid = self.sampler.grid
-        self.weights = step_weights(grid, weighting, rho, window_start(grid, window))
-        own = RBFMixture("pooled", reduction="sum") if released else RBFMixture()
+        self.weights = step_weights(grid, weighting, config.rho, window_start(grid, window))
+        kernel = kernel or (RBFMixture("pooled", reduction="sum") if released else RBFMixture())
+        space = space or PixelSpace()
         self.comparison: Comparison = (
-            PopulationComparison(space or PixelSpace(), kernel or own, population)
-            if population
-            else BatchComparison(space or PixelSpace(), kernel or own, "v" if released else "u")
+            PopulationComparison(space, kernel, config.population)
+            if config.population
+            else BatchComparison(space, kernel, "v" if released else "u")
         )
         self.log_every = log_every
-        self.seed = seed
-        self.rollout = _rollout(variant, length, num_cohorts, window, stride)
+        self.seed = config.seed
+        self.rollout = _rollout(variant, config, window)
         self.pool = ForwardPool()
         self.calls = 0
         self.terms = 0
@@ -372,10 +360,10 @@ def _trainable_chain(model: Any) -> Sampler:  # noqa: ANN401
     return sampler
 
 
-def _rollout(variant: str, length: int, num_cohorts: int, window: float, stride: int) -> Rollout:
+def _rollout(variant: str, config: RegularizerConfig, window: float) -> Rollout:
     if variant == "persistent":
-        return PersistentCohorts(num_cohorts, window, stride)
+        return PersistentCohorts(config.num_cohorts, window, config.stride)
     if variant == "official":
-        return BootstrapRollout(length, "all", True, last_step=False, window=window)
+        return BootstrapRollout(config.length, "all", True, last_step=False, window=window)
     gradient: Gradient = "all" if variant == "full" else "last"
-    return BootstrapRollout(length, gradient, window=window)
+    return BootstrapRollout(config.length, gradient, window=window)

@@ -6,7 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from undrift.exceptions import Limits, check_choice
 
@@ -112,7 +112,6 @@ class VariantDefaults(NamedTuple):
         return max(2, int(self.states * batch_size))
 
 
-DEFAULTS = RegularizerConfig()
 VARIANTS: dict[Variant, VariantDefaults] = {
     "official": VariantDefaults(1.0, None, 1, 1.0, 1.0),  # as released
     "full": VariantDefaults(0.25, 1024, 2, 0.3),
@@ -140,14 +139,34 @@ LIMITS: dict[str, Limits] = {
     "start": Limits(0, 1),
 }
 """Ranges of the regularizer's options."""
+OF_TERM = (
+    *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
+    *("every", "window", "stride", "rho", "population", "seed"),
+)
+"""Options that are numbers of the term itself, which its constructor takes as they are."""
 
 
-def check_options(variant: str, **options: float | None) -> None:
-    """Check that the variant is known and every option lies in its range.
+def term_options(
+    variant: str, strength: float | None, options: dict[str, Any]
+) -> RegularizerConfig:
+    """The options of a term, checked, with their defaults where they are not given.
+
+    Arguments:
+        variant: The variant.
+        strength: λ, if it is fixed.
+        options: Those of :data:`OF_TERM` that are given, by name.
 
     Raises:
-        InvalidInput: Names it.
+        InvalidInput: If the variant or an option is unknown, or an option is out of its range.
+
+    Example:
+        >>> term_options("persistent", None, {"window": 0.2}).window
+        0.2
     """
     check_choice("variant", variant, VARIANTS)
-    for name, value in options.items():
-        LIMITS[name].check(f"{name} of the regularizer", value)
+    for name in options:
+        check_choice("option of the regularizer", name, OF_TERM)
+    config = RegularizerConfig(strength=strength, **options)
+    for name, limits in LIMITS.items():
+        limits.check(f"{name} of the regularizer", getattr(config, name))
+    return config

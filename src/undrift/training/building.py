@@ -26,7 +26,7 @@ from undrift.objectives.published import OPTIONS
 from undrift.objectives.scheduled_sampling import ScheduledSampling
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.options import RegularizerConfig
+from undrift.regularizer.options import OF_TERM, UNUSED, RegularizerConfig
 from undrift.regularizer.resumable import seeded
 from undrift.regularizer.spaces import NetworkSpace, Pyramid
 from undrift.regularizer.weighting import Weighting
@@ -50,11 +50,6 @@ METHODS: dict[str, type[Objective]] = {
 }
 """The published methods by name; the loss of all others is plain."""
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-SHARED = (
-    *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
-    *("every", "window", "stride", "rho"),
-)
-"""Options of the regularizer that its constructor takes as they are."""
 
 
 def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -153,18 +148,16 @@ def build_regularizer(
     variant, config = method.variant, method.regularizer
     if variant is None:
         return None
-    options = {name: getattr(config, name) for name in SHARED}
+    used = [name for name in OF_TERM if name not in UNUSED[variant]]
+    options = {name: getattr(config, name) for name in used}
+    options["seed"] = stream_seed(seed, "regularizer", config.seed)
+    strength: float | GradientBalance | None = config.strength
     if variant != "official":
-        options |= {"strength": GradientBalance(config.gradient_share)} | _comparison(
-            config, sampler
-        )
-    if config.strength is not None:
-        options["strength"] = config.strength
-    options |= {
-        "weighting": _weighting(config),
-        "seed": stream_seed(seed, "regularizer", config.seed),
-    }
-    return CumulativeErrorRegularizer(sampler, variant=variant, **options)
+        options |= _comparison(config, sampler)
+        strength = GradientBalance(config.gradient_share) if strength is None else strength
+    return CumulativeErrorRegularizer(
+        sampler, variant=variant, strength=strength, weighting=_weighting(config), **options
+    )
 
 
 def build_objective(method: MethodConfig, sampler: Sampler, seed: int = 0) -> Objective:
@@ -273,7 +266,7 @@ def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
     """How states are compared with forward draws, in all variants but the released one."""
     multipliers = tuple(config.bandwidth * m for m in RBFMixture.multipliers)
     kernel = EnergyKernel() if config.kernel == "energy" else RBFMixture("mean", multipliers)
-    options: dict[str, Any] = {"kernel": kernel, "population": config.population}
+    options: dict[str, Any] = {"kernel": kernel}
     if config.features == "pyramid":
         options["space"] = Pyramid()
     if config.features in ("network", "both"):
