@@ -31,8 +31,8 @@ POSITIONALS = ("run",)
 def run(config: Config) -> dict[str, Any]:
     """Draw samples, score them, save and show the numbers."""
     from undrift.api.evaluate import evaluate, quality_rows
+    from undrift.measurement.reading import write_json
     from undrift.reporting.numbers import scientific
-    from undrift.training.runs import write_json
 
     files.check_free(config.output)
     options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}

@@ -40,7 +40,8 @@ POSITIONALS = ("run",)
 def run(config: Config) -> dict[str, Any]:
     """Draw images and write them; never over others."""
     from undrift.api.sample import sample
-    from undrift.training.runs import new_folder, write_json
+    from undrift.measurement.reading import write_json
+    from undrift.training.runs import new_folder
 
     files.check_free(config.output, folder=True)
     sampler = inputs.chain(config)

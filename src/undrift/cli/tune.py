@@ -38,7 +38,8 @@ POSITIONALS = ("run",)
 def run(config: Config) -> dict[str, Any]:
     """Search, test the best strength, save the curve, show it."""
     from undrift.api.tune import tune
-    from undrift.training.runs import versions, write_json
+    from undrift.measurement.reading import write_json
+    from undrift.training.runs import versions
 
     files.check_free(config.output, also=".png")
     options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}

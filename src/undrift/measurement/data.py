@@ -21,11 +21,11 @@ from torch import Tensor
 
 from undrift.data.arrays import stored_range
 from undrift.data.load import load_tensor
-from undrift.diffusion.network import device_of, evaluating
+from undrift.diffusion.network import device_of
 from undrift.diffusion.pipelines import check_image_shape, image_shape
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.measurement.population import Population
+from undrift.measurement.population import draw_samples
 from undrift.seeds import stream_seed
 
 _LEAST_CLIPPED = 1e-3
@@ -87,7 +87,8 @@ def check_data_range(sampler: Sampler, data: Tensor, *, is_scaled: bool, seed: i
         raise InvalidInput(f"the sampler clips to ±{clip:g}, which cuts {span}: {what} {escape}")
     if top is None:
         return
-    samples = _samples(sampler, data, seed)
+    shape, start = (_CHAINS, *data.shape[1:]), stream_seed(seed, "range")
+    samples = draw_samples(sampler, shape, start, batch_size=_CHAINS).to(data.device)
     below = float((samples < _BELOW).float().mean())
     is_far = _distance(samples, 2 * data / top - 1) < _distance(samples, data)
     if below > _LEAST_BELOW and is_far:
@@ -120,16 +121,6 @@ def _share_clipped(data: Tensor, clip: float) -> float:
     """Mean square of the part that clipping removes, over the variance of the data."""
     cut = float((data - data.clamp(-clip, clip)).square().mean())
     return cut / max(float(data.var(correction=0)), 1e-12)
-
-
-@torch.no_grad()
-def _samples(sampler: Sampler, data: Tensor, seed: int) -> Tensor:
-    """Samples of a few chains."""
-    shape = (_CHAINS, *data.shape[1:])
-    start = stream_seed(seed, "range")
-    with evaluating(sampler.network):
-        chains = Population.from_prior(sampler, shape, _CHAINS, start, device=data.device)
-        return chains.advance(0)
 
 
 def _distance(x: Tensor, y: Tensor) -> float:

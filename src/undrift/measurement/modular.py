@@ -48,6 +48,11 @@ class Estimate:
         """The mean of independent terms, with shape (B,)."""
         return cls(float(terms.mean()), float(terms.std()) / math.sqrt(len(terms)))
 
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference to an independent estimate."""
+        spread = math.hypot(self.standard_error, other.standard_error)
+        return Estimate(self.value - other.value, spread)
+
 
 class NoDensity(InvalidInput):
     """No denoising step of a chain has a density, so its divergence does not exist."""
@@ -181,8 +186,7 @@ class ExposedError:
     @property
     def exposure_bias(self) -> Estimate:
         """The difference: the loss of accuracy on the sampler's states, in nats."""
-        a, b = self.sampled.total, self.forward.total
-        return Estimate(a.value - b.value, math.hypot(a.standard_error, b.standard_error))
+        return self.sampled.total - self.forward.total
 
 
 def memorizing_from(t: float) -> str:

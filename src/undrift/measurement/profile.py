@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from undrift.exceptions import InvalidInput
-from undrift.measurement.reading import Record, Schema
+from undrift.measurement.reading import Record, Schema, write_json
 from undrift.measurement.state import Criterion, ErrorState
 from undrift.reporting.numbers import plus_minus, probability
 
@@ -75,16 +73,8 @@ class ErrorProfile(Record):
         return profile
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write JSON; the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps(_finite(self.to_dict()), indent=1) + "\n", "utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return path
+        """Write JSON; the file appears complete or not at all."""
+        return write_json(path, self.to_dict())
 
     def merge(self, *others: ErrorProfile) -> ErrorProfile:
         """One profile of measurements of the same chain at the same states with other seeds.
@@ -165,14 +155,3 @@ class ErrorProfile(Record):
         from undrift.reporting.html import write_report
 
         return write_report(ReportInput(f"Error along the chain of {self.label}", [self]), path)
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401
-    """The same plain data with None for numbers that JSON does not know."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -1,11 +1,15 @@
-"""Records as JSON files: plain data into dataclasses, with every name and number checked."""
+"""Records as JSON files: plain data into dataclasses, with every name and number checked.
+
+Files are written under another name and renamed: they appear complete or not at all.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -34,6 +38,35 @@ def load_json(path: str | os.PathLike[str], name: str) -> Any:  # noqa: ANN401
         raise InvalidInput(f"{path} is no {name}: it is not JSON ({error})") from None
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+
+
+@contextmanager
+def written(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The name under which a file is to be written, which is then renamed to its own.
+
+    Arguments:
+        path: Its own name; the folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:  # noqa: ANN401
+    """Write plain data; numbers that JSON does not know become null.
+
+    Returns:
+        The file.
+    """
+    with written(path) as part:
+        text = json.dumps(_finite(value), indent=1, default=str)
+        part.write_text(text + "\n", "utf-8")
+    return Path(path)
 
 
 @dataclass(frozen=True)
@@ -151,4 +184,15 @@ def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
     is_infinite = origin is float and isinstance(value, float) and not math.isfinite(value)
     if origin is tuple or not isinstance(value, wanted) or is_boolean or is_infinite:
         raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """The same plain data with None for numbers that JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
     return value

@@ -16,7 +16,6 @@ conditional is known.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -170,11 +169,10 @@ def _segment_error(steps: Sequence[ExposedError]) -> SegmentModularError:
     forward = sum(step.forward.terms for step in steps)
     assert isinstance(parts, Tensor) and isinstance(forward, Tensor)
     seen, trained = Estimate.of(parts.sum(0)), Estimate.of(forward)
-    spread = math.hypot(seen.standard_error, trained.standard_error)
     estimates = {
         "error": seen,
         "error_forward": trained,
-        "exposure_bias": Estimate(seen.value - trained.value, spread),
+        "exposure_bias": seen - trained,
         **dict(zip(("mean", "variance", "shape"), map(Estimate.of, parts), strict=True)),
     }
     return SegmentModularError(
@@ -203,19 +201,19 @@ def _how(
     process: ForwardProcess, count: int, prior: Estimate, last: float, memorizing: float | None
 ) -> dict[str, Any]:
     """The target, the number of chains, the last state, and from when on the target memorizes."""
-    is_data = isinstance(process.data, EmpiricalDistribution)
+    data = process.data
     how: dict[str, Any] = {
-        "reference": "empirical" if is_data else type(process.data).__name__,
+        "reference": type(data).__name__,
         "num_chains": count,
-        "dimension": process.data.dim,
+        "dimension": data.dim,
         "level": LEVEL,
         "prior_kl": prior.value,
         "prior_kl_se": prior.standard_error,
         "down_to": last,
         "memorizing_from": None,
     }
-    if isinstance(process.data, EmpiricalDistribution):
-        how["num_data"] = len(process.data.data)
+    if isinstance(data, EmpiricalDistribution):
+        how |= {"reference": "empirical", "num_data": len(data.data)}
         how["note"] = f"in nats down to t = {last:g}: at t = 0 a data set has no density"
         if memorizing is not None:
             how |= {"memorizing_from": memorizing, "warning": memorizing_from(memorizing)}

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
 from undrift.exceptions import InvalidInput, reason_of
+from undrift.measurement.reading import written
 
 CACHE_VARIABLE = "UNDRIFT_CACHE"
 FEATURE_DIM = 64
@@ -134,7 +135,7 @@ class ClassifierFeatures(nn.Module):
                 nn.init.zeros_(parameter)
         order = torch.randperm(len(images), generator=generator)
         test, training = order.tensor_split([len(order) // _HELD_OUT])
-        features._fit(images, labels, training, num_steps, generator)
+        features._fit(images, labels, training, generator)
         with torch.no_grad():
             guesses = [features.classes(features(x)).argmax(1) for x in images[test].split(1024)]
         accuracy = float((torch.cat(guesses) == labels[test]).double().mean())
@@ -148,14 +149,10 @@ class ClassifierFeatures(nn.Module):
         return features
 
     def _fit(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        training: Tensor,
-        num_steps: int,
-        generator: torch.Generator,
+        self, images: Tensor, labels: Tensor, training: Tensor, generator: torch.Generator
     ) -> None:
         """Adam with a learning rate that falls to zero along a cosine."""
+        num_steps = self.how["num_steps"]
         optimizer = torch.optim.AdamW(self.parameters(), lr=_LEARNING_RATE, weight_decay=1e-3)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
         for _ in range(num_steps):
@@ -200,15 +197,10 @@ class ClassifierFeatures(nn.Module):
         return features
 
     def save(self, path: Path) -> None:
-        """Write weights and record to a safetensors file; it appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            weights = {key: value.cpu() for key, value in self.state_dict().items()}
+        """Write weights and record to a safetensors file; it appears complete or not at all."""
+        weights = {key: value.cpu() for key, value in self.state_dict().items()}
+        with written(path) as part:
             save_file(weights, part, metadata={"how": json.dumps(self.how)})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,13 +14,7 @@ from undrift.mmd.two_sample import mmd_estimate
 CUBIC = PolynomialKernel()
 
 
-def kernel_distance(
-    x_features: Tensor,
-    y_features: Tensor,
-    *,
-    kernel: PolynomialKernel = CUBIC,
-    block_size: int | None = None,
-) -> MMDEstimate:
+def kernel_distance(x_features: Tensor, y_features: Tensor, **options: Any) -> MMDEstimate:
     r"""The unbiased MMD² of features under a polynomial kernel, with its standard error.
 
     Unbiased, so values of different sample sizes compare; it is computed in double precision.
@@ -26,8 +22,8 @@ def kernel_distance(
     Arguments:
         x_features: Features of samples, with shape :math:`(N, D)`.
         y_features: Features of the reference, with shape :math:`(M, D)`.
-        kernel: The kernel, by default :math:`(\langle x, y \rangle / D + 1)^3`.
-        block_size: Rows of a tile of the kernel matrix; by default chosen for the device.
+        options: Those of :func:`~undrift.mmd.two_sample.mmd_estimate`, such as ``block_size``; the
+            kernel is :math:`(\langle x, y \rangle / D + 1)^3` by default.
 
     Raises:
         InvalidInput: If there are fewer than four samples, or the shapes do not fit.
@@ -42,11 +38,5 @@ def kernel_distance(
         >>> abs(null.mmd_sq) < 3 * null.standard_error, far.mmd_sq > 5 * far.standard_error
         (True, True)
     """
-    return mmd_estimate(
-        x_features,
-        y_features,
-        kernel=kernel,
-        num_permutations=0,
-        block_size=block_size,
-        dtype=torch.float64,
-    )
+    chosen = {"kernel": CUBIC, "num_permutations": 0, "dtype": torch.float64} | options
+    return mmd_estimate(x_features, y_features, **chosen)

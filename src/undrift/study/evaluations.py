@@ -14,13 +14,13 @@ from undrift.data.grids import image_grid
 from undrift.diffusion.pipelines import as_sampler, load_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.measure import measure
+from undrift.measurement.reading import write_json
 from undrift.quality.scorer import Row, Scorer, judgment_file
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy
 from undrift.study.config import BASE, StudyConfig
 from undrift.study.jobs import Job
 from undrift.study.record import ProfileState, RemedyProfile, StudyRow
-from undrift.training.runs import write_json
 from undrift.training.trainer import Trainer
 
 GRID_IMAGES = 64

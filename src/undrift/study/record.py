@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undrift.measurement.reading import Record, Schema
+from undrift.measurement.reading import Record, Schema, write_json
 
 FILE = "study.json"
 
@@ -209,7 +209,4 @@ class StudyRecord(Record):
 
     def save(self, folder: Path) -> Path:
         """Write ``study.json`` atomically into the folder of the study."""
-        from undrift.training.runs import write_json
-
-        write_json(folder / FILE, self.to_dict())
-        return folder / FILE
+        return write_json(folder / FILE, self.to_dict())

@@ -30,6 +30,7 @@ from undrift.data.grids import image_grid
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
 from undrift.exceptions import InvalidInput
+from undrift.measurement.reading import write_json, written
 from undrift.progress import progress_bar
 from undrift.training.checkpoint import last_checkpoint
 from undrift.training.config import DataConfig, TrainConfig
@@ -123,18 +124,6 @@ def new_folder(parent: Path, name: str) -> Path:
     raise InvalidInput(f"no free folder in {parent}: clear it")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write plain data; the file appears whole or not at all."""
-    _write_whole(path, json.dumps(value, indent=1, default=str) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
-
-
 def versions() -> dict[str, str]:
     """Versions of the packages that matter, and the machine."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
@@ -175,7 +164,8 @@ def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
     trainer.load_checkpoint(checkpoint)
     if trainer.accelerator.is_main_process:
         rows = [row for row in read_log(folder) if row["step"] <= trainer.step]
-        _write_whole(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        with written(folder / "log.jsonl") as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
