@@ -92,9 +92,10 @@ class ImageData:
         self, batch_size: int, generator: torch.Generator, horizontal_flip: bool = False
     ) -> BatchStream:
         """Stream full batches of :math:`x_0` without end: see :class:`BatchStream`."""
-        return BatchStream(self, batch_size, generator, horizontal_flip=horizontal_flip)
+        return BatchStream(self, batch_size, generator, horizontal_flip)
 
 
+@dataclass(eq=False)
 class BatchStream(Iterator[Tensor]):
     r"""Endless batches of :math:`x_0`, sampled without replacement within each epoch.
 
@@ -106,6 +107,9 @@ class BatchStream(Iterator[Tensor]):
         batch_size: Images :math:`B` in every batch; may exceed the number of images.
         generator: The source of permutations and flips, on the CPU. It may be shared.
         horizontal_flip: Whether to mirror each drawn image with probability 1/2.
+        epoch: Number of epochs begun.
+        indices: Which images the last batch was made of, with shape :math:`(B)`.
+        remaining: Which images of the epoch are left.
 
     Raises:
         InvalidInput: If the batch size is not positive.
@@ -117,25 +121,18 @@ class BatchStream(Iterator[Tensor]):
         ([-1.0, -1.0, 0.0, 0.0, 1.0, 1.0], 2)
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        batch_size: int,
-        generator: torch.Generator,
-        *,
-        horizontal_flip: bool = False,
-    ) -> None:
-        if batch_size < 1:
-            raise InvalidInput(f"batch size must be at least 1, not {batch_size}")
-        self.data = data
-        self.batch_size = batch_size
-        self.generator = generator
-        self.horizontal_flip = horizontal_flip
-        self.epoch = 0
-        """Number of epochs begun."""
-        self.indices = torch.empty(0, dtype=torch.int64)
-        """Which images the last batch was made of, with shape :math:`(B)`."""
-        self._remaining = torch.empty(0, dtype=torch.int64)
+    data: ImageData
+    batch_size: int
+    generator: torch.Generator
+    horizontal_flip: bool = False
+    epoch: int = 0
+    indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    remaining: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        """Check the batch size."""
+        if self.batch_size < 1:
+            raise InvalidInput(f"batch size must be at least 1, not {self.batch_size}")
 
     def __next__(self) -> Tensor:
         """Draw the next batch, with shape :math:`(B, C, H, W)`."""
@@ -147,21 +144,21 @@ class BatchStream(Iterator[Tensor]):
         return x_0
 
     def _draw_indices(self) -> Tensor:
-        queue = [self._remaining]
-        missing = self.batch_size - len(self._remaining)
+        queue = [self.remaining]
+        missing = self.batch_size - len(self.remaining)
         while missing > 0:
             queue.append(torch.randperm(len(self.data), generator=self.generator))
             self.epoch += 1
             missing -= len(self.data)
         indices = torch.cat(queue)
-        self._remaining = indices[self.batch_size :].clone()
+        self.remaining = indices[self.batch_size :].clone()
         return indices[: self.batch_size]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that determines the next batches, as tensors, numbers and strings."""
         return {
             "generator": self.generator.get_state(),
-            "remaining": self._remaining.clone(),
+            "remaining": self.remaining.clone(),
             "epoch": self.epoch,
             "fingerprint": self.data.fingerprint,
         }
@@ -179,7 +176,7 @@ class BatchStream(Iterator[Tensor]):
                 "resume with the same data"
             )
         self.generator.set_state(state["generator"])
-        self._remaining = state["remaining"].clone()
+        self.remaining = state["remaining"].clone()
         self.epoch = int(state["epoch"])
 
 

@@ -122,7 +122,8 @@ def measure(
     started = time.perf_counter()
     sampler = as_sampler(model, num_inference_steps, schedule)
     data, data_how = data_for(sampler, data, device)
-    _check_sizes(num_samples, num_forward, len(data), num_modular, batch_size)
+    sizes = {"num_samples": num_samples, "num_forward": num_forward, "num_modular": num_modular}
+    _check_sizes(sizes | {"number of data": len(data)}, batch_size)
     _check_permutations(num_permutations, budget)
     check_weights(sampler.network)
     chosen = _chosen(sampler.grid, states)
@@ -191,11 +192,8 @@ def _chosen(grid: tuple[float, ...], states: States) -> int | tuple[float, ...]:
     return tuple(t for t in grid if t in {*states, grid[0], grid[-1]})
 
 
-def _check_sizes(
-    num_samples: int, num_forward: int | None, num_data: int, num_modular: int, batch: int
-) -> None:
-    names = ("num_samples", "num_forward", "number of data", "num_modular")
-    for name, value in zip(names, (num_samples, num_forward, num_data, num_modular), strict=True):
+def _check_sizes(sizes: dict[str, int | None], batch: int) -> None:
+    for name, value in sizes.items():
         if value is not None and value < MIN_SAMPLES:
             raise InvalidInput(f"{name} is {value}: an error bar needs at least {MIN_SAMPLES}")
     if batch < 1:

@@ -47,8 +47,6 @@ SAME = {
     "kernel": "kernels",
     "reference": "references",
 }
-
-
 TAKEN_ANEW = {"interval", "p_value", "fresh", "inherited", "amplification", "lower", "upper"}
 """Numbers that are not averaged: they follow from the merged ones."""
 

@@ -74,7 +74,7 @@ class ErrorProfile(Record):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write JSON; the file appears complete or not at all."""
-        return write_json(path, self.to_dict())
+        return write_json(path, self.to_dict(), default=None)
 
     def merge(self, *others: ErrorProfile) -> ErrorProfile:
         """One profile of measurements of the same chain at the same states with other seeds.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -57,14 +57,23 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> Path:  # noqa: ANN401
+def write_json(
+    path: str | os.PathLike[str],
+    value: Any,  # noqa: ANN401
+    default: Callable[[Any], Any] | None = str,
+) -> Path:
     """Write plain data; numbers that JSON does not know become null.
+
+    Arguments:
+        path: The file.
+        value: The data.
+        default: What makes plain data of other objects; None to refuse them.
 
     Returns:
         The file.
     """
     with written(path) as part:
-        text = json.dumps(_finite(value), indent=1, default=str)
+        text = json.dumps(_finite(value), indent=1, default=default)
         part.write_text(text + "\n", "utf-8")
     return Path(path)
 

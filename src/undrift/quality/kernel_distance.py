@@ -38,5 +38,9 @@ def kernel_distance(x_features: Tensor, y_features: Tensor, **options: Any) -> M
         >>> abs(null.mmd_sq) < 3 * null.standard_error, far.mmd_sq > 5 * far.standard_error
         (True, True)
     """
-    chosen = {"kernel": CUBIC, "num_permutations": 0, "dtype": torch.float64} | options
+    chosen: dict[str, Any] = {
+        "kernel": CUBIC,
+        "num_permutations": 0,
+        "dtype": torch.float64,
+    } | options
     return mmd_estimate(x_features, y_features, **chosen)

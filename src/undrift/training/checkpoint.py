@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def difference(
         >>> difference({"steps": 10}, TrainConfig(steps=20))
         'steps: 10 there, 20 now'
     """
-    theirs = _deciding(_restored(saved))
+    theirs = _deciding(_restored(TrainConfig(), saved))
     for name, value in _deciding(config).items():
         if name not in but and theirs.get(name) != value:
             return f"{name}: {theirs.get(name)} there, {value} now"
@@ -147,14 +147,12 @@ def _deciding(config: TrainConfig) -> dict[str, Any]:
     return dict(sorted(found.items(), key=lambda item: "." in item[0]))
 
 
-def _restored(saved: Mapping[str, Any], default: Any = None) -> Any:
+def _restored(default: Any, saved: Any) -> Any:
     """A configuration from its plain data."""
-    default = TrainConfig() if default is None else default
-    values = {f.name: saved[f.name] for f in fields(default) if f.name in saved}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            values[name] = _restored(value, getattr(default, name))
-    return replace(default, **values)
+    if not is_dataclass(default):
+        return saved
+    names = saved.keys() & vars(default).keys()
+    return replace(default, **{n: _restored(getattr(default, n), saved[n]) for n in names})  # type: ignore[type-var]
 
 
 @dataclass
@@ -197,7 +195,7 @@ class StartingPoint:
         Raises:
             InvalidInput: If it asks for another network or chain.
         """
-        saved = _restored(self.state["config"] if self.state else {})
+        saved = _restored(TrainConfig(), self.state["config"] if self.state else {})
         for group in ("model", "chain"):
             asked, theirs = getattr(config, group), getattr(saved, group)
             for name, value in vars(asked).items():
