@@ -93,12 +93,11 @@ def quality_rows(record: dict[str, Any]) -> list[tuple[str, str, float | None, f
 
 def _announce(scorer: Scorer) -> None:
     """Log what the numbers of samples and images do not allow, before any sample is drawn."""
-    for note in scorer.notes:
-        logger.info("note: %s", note)
-    sizes = scorer.num_samples, len(scorer.reference)
-    if sizes[0] != sizes[1]:
-        logger.info(
-            "note: precision and recall depend on both sizes, %s samples and %s images: compare "
-            "them at equal ones",
-            *sizes,
+    notes, num_images = scorer.notes, len(scorer.reference)
+    if scorer.num_samples != num_images:
+        notes.append(
+            f"precision and recall depend on both sizes, {scorer.num_samples} samples and "
+            f"{num_images} images: compare them at equal ones"
         )
+    for note in notes:
+        logger.info("note: %s", note)

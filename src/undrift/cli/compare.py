@@ -35,8 +35,6 @@ class Config:
 
 POSITIONALS = ("study",)
 SHOWN = {"mmd_sq": "D₀²", "empirical_mmd_sq": "D₀² to the data set", "frechet": "Fréchet"}
-
-
 COLUMNS = ("protocol", "budget", "method", "metric", "change", "interval", "seeds")
 
 

@@ -126,10 +126,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def _usage(self) -> str:
         words = [self.prog]
-        for option in self.options:
-            if option.key in self.positionals:
-                word = self.written(option) + (" ..." if option.is_list else "")
-                words.append(word if option.default is MISSING else f"[{word}]")
+        for option in (option for option in self.options if option.key in self.positionals):
+            word = self.written(option) + (" ..." if option.is_list else "")
+            words.append(word if option.default is MISSING else f"[{word}]")
         return " ".join([*words, "[--option VALUE ...]"])
 
 

@@ -133,7 +133,9 @@ def _offsets(base: Sampler) -> _OfTimesteps:
     kind = base.prediction_type
     scheduler: Any = getattr(innermost(base), "scheduler", None)
     if hasattr(scheduler, "precondition_outputs"):
-        return _edm_offsets(float(scheduler.config.sigma_data), kind)
+        factor = (-1 if kind == "v_prediction" else 1) / float(scheduler.config.sigma_data)
+        # the time of the network is ln(sigma) / 4
+        return lambda timestep: factor * (4 * timestep.detach().cpu().double()).exp()
     if kind == "epsilon":
         return lambda timestep: torch.zeros(1, dtype=torch.float64)
     if kind not in ("sample", "v_prediction"):
@@ -154,9 +156,3 @@ def _offsets(base: Sampler) -> _OfTimesteps:
         return (1 + ratio**2).sqrt() if kind == "sample" else -ratio
 
     return offset_of
-
-
-def _edm_offsets(sigma_data: float, kind: str) -> _OfTimesteps:
-    r""":math:`\pm\sigma/\sigma_{data}`; the time of the network is :math:`\frac14 \ln\sigma`."""
-    sign = -1 if kind == "v_prediction" else 1
-    return lambda timestep: sign * (4 * timestep.detach().cpu().double()).exp() / sigma_data
