@@ -44,9 +44,9 @@ def one_line(message):
         ("nowhere/images/x", {}, "no such file or folder"),
         ("nowhere.npz", {}, "no such file or folder"),
         ("digits", {"split": "test"}, "digits has no split 'test'"),
-        ("digits", {"limit": 0}, "limit must be at least 1"),
+        ("digits", {"limit": 0}, "limit is 0: choose at least 1"),
         ("digits", {"channels": 2}, "channels must be 1"),
-        ("digits", {"image_size": 0}, "image size must be at least 1"),
+        ("digits", {"image_size": 0}, "image size is 0: choose at least 1"),
         ("fashion-mnist", {"split": "val"}, "choose train or test"),
     ],
 )

@@ -170,7 +170,7 @@ def test_the_ends_of_the_schedule_do_no_harm(objective, end):
         (lambda m: InputPerturbation(m, strength=-0.1), "strength of InputPerturbation is -0.1"),
         (lambda m: Dream(m, strength=math.inf), "strength of Dream is inf: choose at least 0"),
         (lambda m: ConsistentDiffusion(m, strength=math.nan), "strength of ConsistentDiffusion"),
-        (lambda m: ConsistentDiffusion(m, interval=0), "interval 0 of 5 steps: choose above 0"),
+        (lambda m: ConsistentDiffusion(m, interval=0), "interval of a branch is 0: choose above 0"),
         (lambda m: ScoreFokkerPlanck(m, log_every=0), "log_every is 0: choose at least 1"),
         (lambda m: ScoreFokkerPlanck(m, back=0.2), "steps 0.2 and 0.0005 of the differences"),
         (lambda m: ScheduledSampling(AncestralSampler(m), length=-1), "length of the rollout is -"),

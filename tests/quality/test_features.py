@@ -57,7 +57,7 @@ def test_blocks_and_mode_do_not_matter():
 def test_unusable_features_are_named():
     x = torch.zeros(5, 1, 2, 2)
     x[3] = float("nan")
-    with pytest.raises(InvalidInput, match="image 3 of 5 are not finite"):
+    with pytest.raises(InvalidInput, match="a feature of the images is NaN or infinite in row 3"):
         extract_features(x)
     with pytest.raises(InvalidInput, match="no images"):
         extract_features(x[:0])

@@ -81,21 +81,43 @@ def _readable(
     task: Callable[[Image], Result],
 ) -> Iterator[tuple[str, Result]]:
     """Name and result of the task on every readable image, in order; others become skipped."""
-    todo = {name: opened for name, opened in encoded.items() if name not in skipped}
-    for name, result, fault in _in_threads(task, todo, verb):
-        if not fault:
-            yield name, result
-            continue
-        if not skip_bad_images:
-            raise InvalidInput(
-                f"{source}: cannot read image {name} ({fault}): repair or remove it, or skip such "
-                "images with --skip-bad-images, or skip_bad_images=True"
-            )
-        skipped.add(name)
+    names = [name for name in encoded if name not in skipped]
+    attempt, count = partial(_attempt, task), len(names)
+    bar = progress_bar(f"{verb} {count} images", count, show=count > _PROGRESS_FROM)
+    with ThreadPoolExecutor() as pool, bar as advance:
+        for start in range(0, count, _BLOCK):
+            block = names[start : start + _BLOCK]
+            outcomes = pool.map(attempt, (encoded[name] for name in block))
+            for name, (result, fault) in zip(block, outcomes, strict=True):
+                if not fault:
+                    yield name, result  # type: ignore[misc]
+                elif skip_bad_images:
+                    skipped.add(name)
+                else:
+                    raise InvalidInput(
+                        f"{source}: cannot read image {name} ({fault}): repair or remove it, or "
+                        "skip such images with --skip-bad-images (skip_bad_images=True)"
+                    )
+            advance(len(block))
     if len(skipped) == len(encoded):
         raise InvalidInput(
             f"{source}: none of the {len(encoded)} images can be read: are they images?"
         )
+
+
+def _attempt(task: Callable[[Image], Result], opened: Opener) -> tuple[Result | None, str]:
+    """Result of the task on an image and "", or None and why the image cannot be read."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        with opened() as image:
+            return task(image), ""
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        return None, "not an image"
+    except Exception as fault:  # Pillow's plug-ins raise almost any class on broken files
+        return None, reason_of(fault)
 
 
 def _header(image: Image) -> tuple[tuple[int, int], bool]:
@@ -111,31 +133,3 @@ def _common_size(sizes: list[tuple[int, int]], source: str) -> int:
     else:
         fault = "the images differ in size ({}x{} to {}x{})".format(*smallest, *largest)
     raise InvalidInput(f"{source}: {fault}: give --image-size (image_size=N)")
-
-
-def _in_threads(
-    task: Callable[[Image], Result], encoded: Mapping[str, Opener], verb: str
-) -> Iterator[tuple[str, Any, str]]:
-    """Name, result and fault ("" if none) of the task on every image, in order."""
-    from PIL import UnidentifiedImageError
-
-    def attempt(opened: Opener) -> tuple[Result | None, str]:
-        try:
-            with opened() as image:
-                return task(image), ""
-        except MemoryError:
-            raise
-        except UnidentifiedImageError:
-            return None, "not an image"
-        except Exception as fault:  # Pillow's plug-ins raise almost any class on broken files
-            return None, reason_of(fault)
-
-    names, count = list(encoded), len(encoded)
-    bar = progress_bar(f"{verb} {count} images", count, show=count > _PROGRESS_FROM)
-    with ThreadPoolExecutor() as pool, bar as advance:
-        for start in range(0, count, _BLOCK):
-            block = names[start : start + _BLOCK]
-            outcomes = pool.map(attempt, (encoded[name] for name in block))
-            for name, (result, fault) in zip(block, outcomes, strict=True):
-                yield name, result, fault
-            advance(len(block))

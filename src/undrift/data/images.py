@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 
 _BLOCK = 4096  # images per block where a temporary copy is needed
 
@@ -131,8 +131,7 @@ class BatchStream(Iterator[Tensor]):
 
     def __post_init__(self) -> None:
         """Check the batch size."""
-        if self.batch_size < 1:
-            raise InvalidInput(f"batch size must be at least 1, not {self.batch_size}")
+        Limits(1).check("batch size", self.batch_size)
 
     def __next__(self) -> Tensor:
         """Draw the next batch, with shape :math:`(B, C, H, W)`."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from undrift.data.pixels import RESIZED, fit_channels, fit_square
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 
 IMAGE_NAMES = (
     *("images", "pixel_values", "image", "img", "{split}_images", "x_{split}"),
@@ -42,8 +42,7 @@ class LoadOptions:
         if self.channels not in (None, 1, 3):
             raise InvalidInput(f"channels must be 1 (gray) or 3 (RGB), not {self.channels}")
         for name, value in (("image size", self.image_size), ("limit", self.limit)):
-            if value is not None and value < 1:
-                raise InvalidInput(f"{name} must be at least 1, not {value}")
+            Limits(1).check(name, value)
 
     def rows(self, count: int) -> list[int]:
         """Indices of at most ``limit`` of ``count`` items, evenly spread to meet every class.

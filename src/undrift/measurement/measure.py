@@ -20,7 +20,7 @@ import torch
 
 from undrift.diffusion.network import evaluating
 from undrift.diffusion.pipelines import as_sampler, check_weights, weights_digest
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cost import announce_cost
 from undrift.measurement.cumulative import ForwardDraws, Reference, default_count
@@ -196,8 +196,7 @@ def _check_sizes(sizes: dict[str, int | None], batch: int) -> None:
     for name, value in sizes.items():
         if value is not None and value < MIN_SAMPLES:
             raise InvalidInput(f"{name} is {value}: an error bar needs at least {MIN_SAMPLES}")
-    if batch < 1:
-        raise InvalidInput(f"batch_size is {batch}: at least 1")
+    Limits(1).check("batch_size", batch)
 
 
 def _check_permutations(count: int, budget: bool) -> None:

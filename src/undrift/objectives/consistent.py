@@ -35,7 +35,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser, estimates
 from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import Limits
 from undrift.objectives.continuous import ContinuousSchedule
 from undrift.objectives.objective import TermObjective, data_error_weight, per_row, predict_between
 from undrift.objectives.published import STRENGTHS
@@ -72,10 +72,8 @@ class ConsistentDiffusion(TermObjective):
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
-        if not interval > 0 or num_steps < 1:
-            raise InvalidInput(
-                f"interval {interval} of {num_steps} steps: choose above 0, and at least 1"
-            )
+        Limits(0, ends="()").check("interval of a branch", interval)
+        Limits(1).check("num_steps of a branch", num_steps)
         self.interval = interval
         self.num_steps = num_steps
         self.continuous = ContinuousSchedule(self.schedule)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from undrift.diffusion.network import device_of, evaluating
 from undrift.exceptions import InvalidInput
+from undrift.quality.frechet import check_finite
 
 FeatureMap = Callable[[Tensor], Tensor]
 """From images :math:`(B, C, H, W)` in :math:`[-1, 1]` to features with shape (B, *)."""
@@ -37,12 +38,15 @@ def extract_features(
     """
     if not len(images):
         raise InvalidInput("no images to take features of")
-    if features is None:
-        return _finite(images.detach().flatten(1).to("cpu", torch.float32))
-    device = device_of(features) or images.device
-    with torch.no_grad(), evaluating(features):
-        blocks = [features(block.to(device)).cpu() for block in images.split(batch_size)]
-    return _finite(torch.cat(blocks).flatten(1).float())
+    found = images.detach().cpu()
+    if features is not None:
+        device = device_of(features) or images.device
+        with torch.no_grad(), evaluating(features):
+            blocks = [features(block.to(device)).cpu() for block in images.split(batch_size)]
+        found = torch.cat(blocks)
+    found = found.flatten(1).float()
+    check_finite("a feature of the images", found)
+    return found
 
 
 def score_name(features: FeatureMap | None) -> str:
@@ -57,13 +61,3 @@ def score_name(features: FeatureMap | None) -> str:
     if features is None:
         return "Fréchet distance (pixels)"
     return str(getattr(features, "score_name", f"Fréchet distance ({type(features).__name__})"))
-
-
-def _finite(features: Tensor) -> Tensor:
-    bad = ~features.isfinite().all(dim=1)
-    if bad.any():
-        raise InvalidInput(
-            f"the features of image {int(bad.nonzero()[0])} of {len(features)} are not finite "
-            f"({int(bad.sum())} such images): look for NaN in the samples"
-        )
-    return features

@@ -30,7 +30,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 
 SAMPLES_PER_FEATURE = 8
 """Samples for each feature, of both sides, below which the bootstrap's interval is unreliable."""
@@ -193,10 +193,8 @@ def frechet_estimate(
         InvalidInput: If the shapes do not fit, or an option is out of its range.
     """
     x, y = checked_pair(x_features, y_features)
-    if num_resamples < 2 or not 0 < confidence < 1:
-        raise InvalidInput(
-            "a bootstrap needs two resamples or more, and a confidence between 0 and 1"
-        )
+    Limits(2).check("num_resamples of a bootstrap", num_resamples)
+    Limits(0, 1, "()").check("confidence of an interval", confidence)
     value = frechet_distance(x, y)
     distances = torch.empty(num_resamples, dtype=torch.float64)
     for i in range(num_resamples):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import Limits
 from undrift.mmd.distances import squared_distances
 from undrift.quality.frechet import checked_pair
 
@@ -68,8 +68,7 @@ def precision_recall(
         >>> found.precision, found.recall, round(found.recall_se, 3)
         (1.0, 0.6, 0.155)
     """
-    if num_neighbors < 1:
-        raise InvalidInput(f"num_neighbors is {num_neighbors}: use 1 or more")
+    Limits(1).check("num_neighbors", num_neighbors)
     x, y = checked_pair(x_features, y_features, num_neighbors + 1)
     center = y.mean(0)
     x, y = x - center, y - center

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, Limits
 from undrift.mmd.distances import squared_distances
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import Kernel, RadialKernel, RBFMixture
@@ -105,8 +105,7 @@ class Population:
 
     def __post_init__(self) -> None:
         """Check the length of the queue."""
-        if self.size < 2:
-            raise InvalidInput(f"a population of {self.size} states: choose at least 2")
+        Limits(2).check("population", self.size)
 
     @torch.no_grad()
     def renew(self, forward: Sequence[Tensor]) -> None:

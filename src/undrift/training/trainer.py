@@ -20,23 +20,8 @@ from undrift.exceptions import InvalidInput
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
-from undrift.training.building import (
-    build_objective,
-    build_optimizer,
-    build_regularizer,
-    build_sampler,
-    continue_optimizer,
-    starting_network,
-)
+from undrift.training import building, checkpoint
 from undrift.training.check import check
-from undrift.training.checkpoint import (
-    STATE_FILE,
-    StartingPoint,
-    appearing,
-    forget_old_checkpoints,
-    read_state,
-    same_run,
-)
 from undrift.training.config import TrainConfig
 
 Row = dict[str, float]
@@ -61,24 +46,24 @@ class Trainer:
         self.data = data
         self.accelerator = accelerator or _accelerator(config)
         _check_processes(config, self.accelerator.num_processes)
-        start = StartingPoint.load(config.start_from) if config.start_from else None
+        start = checkpoint.StartingPoint.load(config.start_from) if config.start_from else None
         state = start.state if start else None
         self.asked = config = start.inherit(config) if start else config
         config = self.config = replace(config, regularizer=config.chosen(config.batch_size))
-        network, self.scheduler = starting_network(config, data, start)
-        optimizer, self.lr_schedule = build_optimizer(
+        network, self.scheduler = building.starting_network(config, data, start)
+        optimizer, self.lr_schedule = building.build_optimizer(
             config.optimizer, network, config.steps, warm=state is not None
         )
         self.ema = EMAModel(network.parameters(), decay=config.ema_decay, foreach=True)
         if state:
-            continue_optimizer(optimizer, state["optimizer"])
+            building.continue_optimizer(optimizer, state["optimizer"])
             self.ema.load_state_dict({**state["ema"], "decay": config.ema_decay})
         # the schedule is stepped by hand, once a step, whatever the number of processes
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.ema.to(self.accelerator.device)
-        self.sampler = build_sampler(self.bare_network, self.scheduler)
-        self.objective = build_objective(config, self.sampler, config.seed)
-        self.regularizer = self._regularizer(start)
+        self.sampler = building.build_sampler(self.bare_network, self.scheduler)
+        self.objective = building.build_objective(config, self.sampler, config.seed)
+        self.regularizer = self._regularizer(has_learned=start is not None)
         self.stream = data.batches(
             config.batch_size,
             torch.Generator().manual_seed(stream_seed(config.seed, "data")),
@@ -87,20 +72,20 @@ class Trainer:
         self.step = 0
         self.cpu_seconds = 0.0
 
-    def _regularizer(self, start: StartingPoint | None) -> CumulativeErrorRegularizer | None:
+    def _regularizer(self, has_learned: bool) -> CumulativeErrorRegularizer | None:
         """The regularizer of the method, over the chain that it follows."""
         options, config = self.config.regularizer, self.config
         if config.variant is None:
             return None
-        if options.features in ("network", "both") and start is None:
+        if options.features in ("network", "both") and not has_learned:
             raise InvalidInput(
                 f"--regularizer.features {options.features} are those of the network as it is at "
                 "the start, which has learned nothing yet: give --start-from"
             )
         name = config.chain.sampler
         steps = options.num_inference_steps if name else None  # else the regularizer's choice
-        chain = build_sampler(self.bare_network, self.scheduler, steps, name)
-        return build_regularizer(config, chain, config.seed)
+        chain = building.build_sampler(self.bare_network, self.scheduler, steps, name)
+        return building.build_regularizer(config, chain, config.seed)
 
     @property
     def bare_network(self) -> nn.Module:
@@ -192,24 +177,24 @@ class Trainer:
 
     def averaged_sampler(self, num_inference_steps: int | None = None) -> Sampler:
         """The sampler over the averaged weights."""
-        return build_sampler(self.averaged_network(), self.scheduler, num_inference_steps)
+        return building.build_sampler(self.averaged_network(), self.scheduler, num_inference_steps)
 
     def save_pipeline(self, path: Path) -> None:
         """Write the averaged weights as a pipeline of diffusers, completely or not at all."""
-        with appearing(path) as part:
+        with checkpoint.appearing(path) as part:
             save_pipeline(self.averaged_network(), self.scheduler, part)
 
     def save_checkpoint(self, folder: Path) -> Path:
         """Write all state, and delete all but the last checkpoints."""
         path = folder / f"step-{self.step:08d}"
         main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
-        with appearing(path, when=main, agree=wait) as part:
+        with checkpoint.appearing(path, when=main, agree=wait) as part:
             if main:
-                torch.save(self._state(), part / STATE_FILE)
+                torch.save(self._state(), part / checkpoint.STATE_FILE)
             for file, own in self._own.items():
                 torch.save(own.state_dict(), part / file)
         if main:
-            forget_old_checkpoints(folder)
+            checkpoint.forget_old_checkpoints(folder)
         return path
 
     def load_checkpoint(self, path: Path) -> None:
@@ -218,8 +203,9 @@ class Trainer:
         Raises:
             InvalidInput: If it was made with another configuration, or is damaged.
         """
-        state = read_state(path / STATE_FILE, needs=("config", "network", "step"))
-        same_run(state["config"], self.config, path)
+        file = path / checkpoint.STATE_FILE
+        state = checkpoint.read_state(file, needs=("config", "network", "step"))
+        checkpoint.same_run(state["config"], self.config, path)
         if state["num_processes"] != self.accelerator.num_processes:
             raise InvalidInput(
                 f"{path} was made by {state['num_processes']} processes: use as many"
@@ -228,8 +214,8 @@ class Trainer:
             part.load_state_dict(state[name])
         self.ema.to(self.accelerator.device)
         self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
-        for file, own in self._own.items():
-            own.load_state_dict(read_state(path / file))
+        for name, own in self._own.items():
+            own.load_state_dict(checkpoint.read_state(path / name))
 
     def _state(self) -> dict[str, Any]:
         return {
