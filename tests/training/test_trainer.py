@@ -252,8 +252,10 @@ def test_the_network_and_chain_of_the_other_run_are_taken_over(base):
         with pytest.raises(InvalidInput, match=message):
             Trainer(config(start_from=str(folder), **wrong), IMAGES)
     rgb = ImageData(IMAGES.images.expand(-1, 3, -1, -1), "rgb")
-    with pytest.raises(InvalidInput, match=r"do not fit images of shape \(3, 8, 8\)"):
-        Trainer(config(start_from=str(folder)), rgb)
+    small = ImageData(IMAGES.images[..., :4], "narrow")
+    for data, shape in ((rgb, r"\(3, 8, 8\)"), (small, r"\(1, 8, 4\)")):
+        with pytest.raises(InvalidInput, match=rf"of shape \(1, 8, 8\), the data have {shape}"):
+            Trainer(config(start_from=str(folder)), data)
 
 
 def save_pipeline(path, scheduler=None, **options):
@@ -285,7 +287,7 @@ def bare_config(path, **options):
 def test_fine_tuning_keeps_the_network_and_the_scheduler(tmp_path):
     from diffusers import DDPMPipeline
 
-    network = save_pipeline(tmp_path / "theirs")
+    network = save_pipeline(tmp_path / "theirs", sample_size=None)  # which the data then set
     wide = ImageData(torch.zeros(6, 1, 16, 16).uniform_(generator=noise_source()), "wide")
     trainer = Trainer(bare_config(tmp_path / "theirs"), wide)
     assert_same(trainer.bare_network.state_dict().values(), network.state_dict().values())
@@ -303,7 +305,9 @@ def test_pipelines_that_cannot_be_trained_are_refused_in_one_line(tmp_path):
     from diffusers import EulerDiscreteScheduler
 
     for name, options, message in (
-        ("rgb", {"in_channels": 3, "out_channels": 3}, "give --channels 3"),
+        ("rgb", {"in_channels": 3, "out_channels": 3}, r"\(3, 8, 8\), the data have \(1, 8, 8\)"),
+        ("any size", {"in_channels": 3, "sample_size": None}, r"\(3, 8, 8\), the data have"),
+        ("wide", {"sample_size": (8, 16)}, r"\(1, 8, 16\), the data have \(1, 8, 8\)"),
         ("learned", {"out_channels": 2}, "learns its variance"),
         ("classes", {"num_class_embeds": 4}, "only pipelines with an unconditional unet"),
         (
@@ -315,7 +319,7 @@ def test_pipelines_that_cannot_be_trained_are_refused_in_one_line(tmp_path):
         save_pipeline(tmp_path / name, **options)
         with pytest.raises(InvalidInput, match=message):
             Trainer(bare_config(tmp_path / name), IMAGES)
-    save_pipeline(tmp_path / "good")
+    save_pipeline(tmp_path / "good", sample_size=None)
     with pytest.raises(InvalidInput, match="does not fit --chain.prediction-type epsilon"):
         chain = ChainConfig(prediction_type="epsilon")
         Trainer(bare_config(tmp_path / "good", chain=chain), IMAGES)

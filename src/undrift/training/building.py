@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from undrift.data.images import ImageData
-from undrift.diffusion.pipelines import ddpm_scheduler, sampler_by_name
+from undrift.diffusion.pipelines import ddpm_scheduler, image_shape, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import SCHEDULES
 from undrift.exceptions import InvalidInput
@@ -215,16 +215,12 @@ def starting_network(
     """
     if start and start.pipeline is not None:
         return _network_of(start, data), start.pipeline.scheduler
+    if start and start.state:
+        _check_shape(start, start.state["image_shape"], data)
     with seeded(stream_seed(config.seed, "weights")):
         network = build_network(config.model, data.image_shape)
     if start and start.state:
-        try:
-            network.load_state_dict(start.state["network"])
-        except RuntimeError:
-            raise InvalidInput(
-                f"the weights of {start.path} do not fit images of shape {data.image_shape}: give "
-                "the data, --image-size and --channels that it was trained with"
-            ) from None
+        network.load_state_dict(start.state["network"])
     return network, build_scheduler(config.chain)
 
 
@@ -241,6 +237,15 @@ def continue_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
         raise InvalidInput(f"the starting optimizer does not fit: {error}") from None
 
 
+def _check_shape(start: StartingPoint, made: tuple[int, ...], data: ImageData) -> None:
+    """Check that the data have the shape that a network was trained on."""
+    if tuple(made) != data.image_shape:
+        raise InvalidInput(
+            f"{start.path} was trained on images of shape {tuple(made)}, the data have "
+            f"{data.image_shape}: give --image-size and --channels that fit, or other data"
+        )
+
+
 def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
     """The network of a pipeline, if it is one that can be trained on the data."""
     network: Any = getattr(start.pipeline, "unet", None)
@@ -249,12 +254,8 @@ def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
         raise InvalidInput(
             f"{start.path}: only pipelines with an unconditional unet can be trained"
         )
-    channels, height, width = data.image_shape
-    if options.in_channels != channels:
-        raise InvalidInput(
-            f"{start.path} was trained on {options.in_channels} channels, the data have "
-            f"{channels}: give --channels {options.in_channels}"
-        )
+    _, height, width = data.image_shape
+    _check_shape(start, image_shape(network) or (options.in_channels, height, width), data)
     if options.out_channels != options.in_channels:
         raise InvalidInput(f"{start.path}: a network that learns its variance cannot be trained")
     check_halvings(data.image_shape, len(options.block_out_channels) - 1)

@@ -77,6 +77,9 @@ def forget_old_checkpoints(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+NEEDED_TO_START = ("network", "optimizer", "ema", "config", "image_shape")
+
+
 def read_state(file: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     """What a run saved in a file.
 
@@ -178,7 +181,7 @@ class StartingPoint:
         """
         checkpoint = last_checkpoint(Path(path) / "checkpoints")
         if checkpoint is not None:
-            state = read_state(checkpoint / STATE_FILE, ("network", "optimizer", "ema", "config"))
+            state = read_state(checkpoint / STATE_FILE, NEEDED_TO_START)
             start, weights = cls(str(path), state=state), state["network"]
         else:
             start = cls(str(path), pipeline=load_pipeline(path))

@@ -223,6 +223,7 @@ class Trainer:
             "num_processes": self.accelerator.num_processes,
             "cpu_seconds": self.cpu_seconds,
             "config": asdict(self.config),
+            "image_shape": self.data.image_shape,
             **{name: part.state_dict() for name, part in self._shared.items()},
         }
 
