@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from undrift.data.images import ImageData
-from undrift.data.options import IMAGE_NAMES, LABEL_NAMES, LoadOptions
+from undrift.data.options import LABEL_NAMES, LoadOptions
 from undrift.exceptions import InvalidInput, reason_of
 
 ARRAY_EXTENSIONS = (".npy", ".npz", ".pt", ".pth")
@@ -46,11 +46,10 @@ logger = logging.getLogger("undrift")
 def load_arrays(path: Path, options: LoadOptions) -> ImageData:
     """Load the images of one array file: see :func:`undrift.data.load.load_data`."""
     arrays = _read(path)
-    image_key, label_key = (options.find(names, arrays) for names in (IMAGE_NAMES, LABEL_NAMES))
-    if image_key is None:
-        raise InvalidInput(
-            f"{path} holds {', '.join(arrays) or 'nothing'} but no images: name the array 'images'"
-        )
+    image_key, label_key = (
+        options.find_images(f"{path} holds", arrays),
+        options.find(LABEL_NAMES, arrays),
+    )
     labels = None if label_key is None else _labels(arrays[label_key])
     how = {"source": "array file", "file": str(path), "array": image_key}
     data = images_of(arrays[image_key], str(path), options, how, labels)

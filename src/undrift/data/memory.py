@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from undrift.data.arrays import native
-from undrift.data.options import IMAGE_NAMES, LoadOptions
+from undrift.data.options import LoadOptions
 from undrift.exceptions import InvalidInput
 
 ACCEPTED = (
@@ -61,11 +61,7 @@ def _items(source: Any) -> Iterable[Any]:  # noqa: ANN401
 def _images_in(item: Any) -> Any:  # noqa: ANN401
     """The images of a batch or an item, without labels and other entries."""
     if isinstance(item, Mapping):
-        name = LoadOptions().find(IMAGE_NAMES, item)
-        if name is None:
-            found = ", ".join(map(str, item)) or "nothing"
-            raise InvalidInput(f"the data have {found} but no images: name them 'images'")
-        return item[name]
+        return item[LoadOptions().find_images("the data have", item)]
     first = item[0] if isinstance(item, (tuple, list)) and item else None
     return first if isinstance(first, (Tensor, np.ndarray)) or _is_picture(first) else item
 

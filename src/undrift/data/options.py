@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,22 @@ class LoadOptions:
         """The first of some names that is in the content, or None."""
         candidates = (name.format(split=self.split) for name in names)
         return next((name for name in candidates if name in content), None)
+
+    def find_images(self, source: str, content: Collection[str]) -> str:
+        """The name of the images in the content.
+
+        Arguments:
+            source: The beginning of the message, such as "the data have".
+            content: What is there, by name.
+
+        Raises:
+            InvalidInput: If there is none that is known.
+        """
+        name = self.find(IMAGE_NAMES, content)
+        if name is None:
+            found = ", ".join(map(str, content)) or "nothing"
+            raise InvalidInput(f"{source} {found} but no images: name them 'images'")
+        return name
 
     def check_split(self, source: object, known: Iterable[str]) -> None:
         """Check that the split is one of those that a source has.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from undrift.diffusion.pipelines import load_pipeline
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 from undrift.training.config import TrainConfig
 
 STATE_FILE = "training_state.pt"
@@ -93,7 +93,7 @@ def read_state(file: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     try:
         state = dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever a damaged file makes the unpickler raise: one line
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InvalidInput(f"{file} is no checkpoint that can be read: {reason}") from error
     missing = [name for name in needs if name not in state]
     if missing:

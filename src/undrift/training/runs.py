@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -127,11 +127,7 @@ def new_folder(parent: Path, name: str) -> Path:
 def versions() -> dict[str, str]:
     """Versions of the packages that matter, and the machine."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
+    found |= {name: version(name) for name in PACKAGES}
     return found | {"threads": str(torch.get_num_threads())}
 
 
