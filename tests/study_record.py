@@ -41,13 +41,16 @@ def row(protocol, method, seed, budget, noise):
         precision=0.85,
         recall=0.80,
         run=f"seed-{seed}/{protocol}-{method}-{budget}",
+        sampler="ancestral",
+        num_inference_steps=50,
+        network_calls=50,
         grid=f"seed-{seed}/{protocol}-{method}-{budget}.png",
     )
 
 
 def profile(method, remedy, height):
     states = [ProfileState(t, height * (1 - t / 50) ** 2, 4e-5) for t in (50, 20, 5, 0)]
-    return RemedyProfile("branched", method, 0, remedy, 2000, states)
+    return RemedyProfile("branched", method, 0, "ancestral", 50, remedy, 2000, states)
 
 
 def study(methods=METHODS, seeds=(0, 1, 2), protocols=("branched", "scratch"), full=True):
@@ -98,7 +101,7 @@ def _with_evaluations(found, methods):
     return replace(
         found,
         checkpoints=checkpoints,
-        correlation={m: correlations(points, m) for m in ("mmd_sq", "mmd_sq_low")},
+        correlations=correlations(points),
         remedies=remedies,
         paired_remedies=paired_remedies(found.rows, remedies),
         profiles=[

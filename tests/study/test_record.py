@@ -56,7 +56,7 @@ def damaged(**changes):
         (damaged(mmd=1.0), r"the name study.rows\[0\].mmd is unknown"),
         (study(full=False) | {"costs": [3]}, r"study.costs\[0\] is 3"),
         (study(full=False) | {"paired": {}}, "study.paired is {}"),
-        (study(full=False) | {"correlation": {"mmd_sq": []}}, "study.correlation.mmd_sq is"),
+        (study(full=False) | {"correlations": [[]]}, r"study.correlations\[0\] is"),
     ],
 )
 def test_a_damaged_study_says_where(data, message):
@@ -70,7 +70,7 @@ def test_a_damaged_study_says_where(data, message):
         ("{", "no study: it is not JSON"),
         ("[]", "no study"),
         ('{"kind": "undrift.profile"}', "no study"),
-        ('{"kind": "undrift.study", "schema_version": 3, "rows": [], "paired": []}', "update"),
+        ('{"kind": "undrift.study", "schema_version": 4, "rows": [], "paired": []}', "update"),
     ],
 )
 def test_what_is_no_study_is_refused(text, message, tmp_path, capsys):

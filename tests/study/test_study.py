@@ -74,9 +74,9 @@ def test_students_interval_covers_the_mean():
     assert abs(inside / 1000 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 1000)
 
 
-def row(method, seed, budget, mmd_sq, frechet, steps=10, cost=1.0, run=""):
-    found = StudyRow("branched", method, seed, budget, steps, cost, run, mmd_sq)
-    return replace(found, frechet=frechet)
+def row(method, seed, budget, mmd_sq, frechet, steps=10, cost=1.0, run="", chain=("ddim", 5)):
+    at = ("branched", method, seed, budget, steps, cost, run)
+    return StudyRow(*at, *chain, network_calls=chain[1], mmd_sq=mmd_sq, frechet=frechet)
 
 
 def test_changes_are_taken_within_a_seed_and_a_budget():
@@ -303,7 +303,7 @@ def test_a_remedy_is_tried_without_being_estimated(monkeypatch):
 
     monkeypatch.setattr(UNet2DModel, "forward", counted)
     try_building(plan(remedies={"a": parse("analytic_variance")}), load_data("digits"))
-    assert sum(rows) == 6  # one for each time
+    assert sum(rows) == 1 + 6  # the first step of the chain, and one for each time
 
 
 def test_a_scorer_draws_without_dropout():
@@ -334,7 +334,7 @@ def test_intermediate_weights_are_evaluated_without_changing_the_run(fully_evalu
     values = [[row.mmd_sq, row.frechet] for row in bare.rows]
     assert values == [[row.mmd_sq, row.frechet] for row in found.rows]
     assert bare.checkpoints == [] and bare.remedies == []
-    assert found.correlation["mmd_sq"].overall.num_points == 6
+    assert [c.overall.num_points for c in found.correlations] == [6, 6]
 
 
 def test_a_remedy_without_effect_changes_nothing(fully_evaluated):
@@ -414,11 +414,11 @@ def test_rank_correlation_is_spearmans_and_within_groups_its_own():
         for seed in range(4)
         for k in (0.0, 0.1, 0.2)
     ]
-    found = correlations(points)
+    [found] = correlations(points)
     assert found.overall.rho > 0.8 and found.within_seed.rho == pytest.approx(-1)
     low, high = found.overall.interval
     assert low <= found.overall.rho <= high
-    assert correlations(points[:3]) is None
+    assert correlations(points[:3]) == []
 
 
 def test_more_checkpoints_of_the_same_runs_do_not_narrow_the_interval():
@@ -426,7 +426,7 @@ def test_more_checkpoints_of_the_same_runs_do_not_narrow_the_interval():
     x = torch.randn(12, generator=generator)
     y = x + torch.randn(12, generator=generator)
     points = [row("a", 0, "steps", float(x[k]), float(y[k]), run=str(k)) for k in range(12)]
-    once, often = (correlations(copies).overall for copies in (points, points * 20))
+    once, often = (correlations(copies)[0].overall for copies in (points, points * 20))
     assert often.rho == pytest.approx(once.rho)
     assert often.interval == pytest.approx(once.interval)
 

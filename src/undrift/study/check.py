@@ -7,9 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from difflib import get_close_matches
+from typing import Any
+
+import torch
 
 from undrift.data.images import ImageData
-from undrift.exceptions import InvalidInput, Limits
+from undrift.diffusion.network import device_of
+from undrift.diffusion.pipelines import SCHEDULERS
+from undrift.diffusion.sampler import Sampler
+from undrift.exceptions import InvalidInput, Limits, reason_of
 from undrift.remedies.registry import apply_remedy
 from undrift.study.config import PLAIN, StudyConfig
 from undrift.study.jobs import with_method
@@ -21,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 SCRATCH = "scratch-"
 FEW = 64
 LIMITS = {
-    **dict.fromkeys(("steps", "scratch_steps", "num_inference_steps"), Limits(1)),
+    **dict.fromkeys(("steps", "scratch_steps"), Limits(1)),
     **dict.fromkeys(("judge_every", "workers"), Limits(1)),
     **dict.fromkeys(("num_samples", "num_reference"), Limits(4)),
 }
@@ -40,11 +46,13 @@ def check(config: StudyConfig) -> None:
     Raises:
         InvalidInput: Names the first contradiction.
     """
-    for find in (_methods, _base, _names, _lists, _budgets, _remedies):
+    for find in (_methods, _base, _names, _lists, _chains, _budgets, _remedies):
         for complaint in find(config):
             raise InvalidInput(complaint)
     for key, limits in LIMITS.items():
         limits.check(key, getattr(config, key))
+    for count in config.step_counts:
+        Limits(1).check("num_inference_steps", count)
     with _part("base"):
         check_training(config.base)
     for name, training in _trainings(config):
@@ -53,20 +61,39 @@ def check(config: StudyConfig) -> None:
 
 
 def try_building(config: StudyConfig, data: ImageData) -> None:
-    """Build what each method trains with, the sampler and each remedy on it.
+    """Build what each method trains with, and try each chain and each remedy on it.
 
     Raises:
-        InvalidInput: If a method, the sampler or a remedy cannot be built.
+        InvalidInput: If a method, a chain or a remedy cannot be built.
     """
     for name, training in _trainings(config):
         with _part(f"method {name}"):
             trainer = Trainer(training, data)
         if name == PLAIN:
-            with _part("base"):
-                sampler = trainer.averaged_sampler(config.num_inference_steps)
-    for name, remedy in config.remedies.items():
-        with _part(f"remedy {name}"):
-            apply_remedy(sampler, remedy, data.images[:FEW], num_data=1)
+            plain = trainer
+    for chain in config.chains:
+        with _part(str(chain)):
+            sampler = plain.averaged_sampler(chain.num_inference_steps, chain.sampler)
+            _try_first_step(sampler, data)
+        for name, remedy in config.remedies.items():
+            with _part(f"{chain}: remedy {name}"):
+                apply_remedy(sampler, remedy, data.images[:FEW], num_data=1)
+
+
+def _try_first_step(sampler: Sampler, data: ImageData) -> None:
+    """Take the first step of a chain, in which a solver meets what the network predicts.
+
+    Raises:
+        InvalidInput: If the solver does not fit the network.
+    """
+    generator, shape = torch.Generator().manual_seed(0), (1, *data.image_shape)
+    x = sampler.prior(shape, generator=generator, device=device_of(sampler.network))
+    try:
+        with torch.no_grad():
+            sampler.step(x, *sampler.grid[:2], generator=generator)
+    except (ValueError, RuntimeError) as error:
+        reason = reason_of(error)
+        raise InvalidInput(f"the sampler does not fit the model: {reason}") from error
 
 
 def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
@@ -129,14 +156,27 @@ def _names(config: StudyConfig) -> Iterator[str]:
 
 def _lists(config: StudyConfig) -> Iterator[str]:
     for key in ("seeds", "protocols", "budgets"):
-        values = getattr(config, key)
-        if not values or len(set(values)) < len(values):
-            yield f"{key} {list(values)}: give at least one, each once"
+        yield from _each_once(key, getattr(config, key))
     has_scratch, has_steps = "scratch" in config.protocols, config.scratch_steps is not None
     if has_scratch and not has_steps:
         yield "the protocol scratch needs a number of steps: give scratch_steps"
     if has_steps and not has_scratch:
         yield "scratch_steps are given, but protocols has no scratch: add it"
+
+
+def _each_once(key: str, values: Sequence[Any]) -> Iterator[str]:
+    if not values or len(set(values)) < len(values):
+        yield f"{key} {list(values)}: give at least one, each once"
+
+
+def _chains(config: StudyConfig) -> Iterator[str]:
+    yield from _each_once("num_inference_steps", config.step_counts)
+    if config.samplers is None:
+        return
+    yield from _each_once("samplers", [SCHEDULERS.get(name, name) for name in config.samplers])
+    solvers = [name for name in config.samplers if name not in ("ancestral", "ddim")]
+    if solvers and None in config.step_counts:
+        yield f"the sampler {solvers[0]} needs a number of steps: give num_inference_steps"
 
 
 def _budgets(config: StudyConfig) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from undrift.remedies.remedy import Remedy
 from undrift.training.config import MethodConfig, TrainConfig
@@ -20,6 +20,22 @@ CHECKPOINT_RULE = (
 )
 
 
+class Chain(NamedTuple):
+    """A sampler and its number of denoising steps: the run's own, and all training steps, if None.
+
+    Example:
+        >>> str(Chain("unipc", 10)), str(Chain())
+        ('unipc, 10 steps', "the run's own sampler, all steps")
+    """
+
+    sampler: str | None = None
+    num_inference_steps: int | None = None
+
+    def __str__(self) -> str:
+        name = self.sampler or "the run's own sampler"
+        return f"{name}, {self.num_inference_steps or 'all'} steps"
+
+
 @dataclass
 class StudyConfig:
     """A study: methods side by side, over seeds, by one or both protocols.
@@ -29,6 +45,8 @@ class StudyConfig:
     come from a separate random stream. scratch: each method starts from the same initial weights,
     with the same data and noise. All models are sampled with the same noise. Checkpoint rule: the
     averaged weights after the last step, nothing is selected.
+
+    Each model is trained once and evaluated on every chain: each sampler with each number of steps.
 
     Arguments:
         base: The plain training that all methods continue, and whose options all share.
@@ -42,8 +60,10 @@ class StudyConfig:
         reference: The method whose cost is the compute budget.
         compute_methods: Methods that are run at equal compute (default: all), plain among them.
         num_samples: Samples of each model that are evaluated.
-        num_inference_steps: Denoising steps of the sampler (default: all training steps). A
-            regularizer has an option of the same name: give both the same value.
+        num_inference_steps: Numbers of denoising steps, or one (default: all training steps). A
+            regularizer has an option of the same name: give it one of these values.
+        samplers: Samplers, by the names that ``undrift sample`` takes (default: the run's own,
+            ancestral).
         num_reference: Images that samples are compared with, evenly spread over the data (default:
             all, up to four times the samples).
         features: Features of the quality metrics, which no method was trained on: classifier (of
@@ -67,7 +87,8 @@ class StudyConfig:
     reference: str = "persistent"
     compute_methods: list[str] | None = None
     num_samples: int = 3000
-    num_inference_steps: int | None = None
+    num_inference_steps: list[int] | int | None = None
+    samplers: list[str] | None = None
     num_reference: int | None = None
     features: str | None = None
     remedies: dict[str, Remedy] = field(default_factory=dict)
@@ -78,6 +99,23 @@ class StudyConfig:
     def length(self, protocol: Protocol) -> int:
         """Steps of a run at equal steps."""
         return self.steps if protocol == "branched" else self.scratch_steps or 0
+
+    @property
+    def step_counts(self) -> list[int | None]:
+        """Numbers of denoising steps that models are evaluated with; None for all."""
+        counts = self.num_inference_steps
+        return [*counts] if isinstance(counts, list) else [counts]
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The chains that every model is evaluated on.
+
+        Example:
+            >>> [str(chain) for chain in StudyConfig(num_inference_steps=[5, 9]).chains]
+            ["the run's own sampler, 5 steps", "the run's own sampler, 9 steps"]
+        """
+        names = [None] if self.samplers is None else self.samplers
+        return [Chain(name, count) for count in self.step_counts for name in names]
 
     @property
     def tries_remedies_on(self) -> list[str]:

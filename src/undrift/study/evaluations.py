@@ -1,4 +1,4 @@
-"""Evaluations of a run of a study: of its final and intermediate weights, and with remedies."""
+"""Evaluations of a run of a study: final and intermediate weights, chains, and remedies."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from accelerate import PartialState
 
 from undrift.data.grids import image_grid
-from undrift.diffusion.pipelines import as_sampler, load_pipeline
+from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.measure import measure
+from undrift.measurement.population import draw_samples
 from undrift.measurement.reading import write_json
 from undrift.quality.scorer import Row, Scorer, judgment_file
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy
-from undrift.study.config import BASE, StudyConfig
+from undrift.study.config import BASE, Chain, StudyConfig
 from undrift.study.jobs import Job
 from undrift.study.record import ProfileState, RemedyProfile, StudyRow
 from undrift.training.trainer import Trainer
@@ -26,6 +27,7 @@ from undrift.training.trainer import Trainer
 GRID_IMAGES = 64
 STATES = 12
 MOST_CHAINS = 1000
+OWN_NAMES = {"AncestralSampler": "ancestral", "DDIMSampler": "ddim"}
 
 
 @dataclass
@@ -34,14 +36,14 @@ class Outcome:
 
     Arguments:
         train_cpu_s: Processor time of its training steps.
-        row: Its row of the study; None for a base, which belongs to no method.
+        rows: Its rows of the study, one for each chain; none of a base, which belongs to no method.
         checkpoints: Evaluations of intermediate weights.
         remedies: Evaluations of its sampler with remedies.
-        profiles: Cumulative error along its chain, without remedy and with each.
+        profiles: Cumulative error along its first chain, without remedy and with each.
     """
 
     train_cpu_s: float
-    row: StudyRow | None = None
+    rows: list[StudyRow] = field(default_factory=list)
     checkpoints: list[StudyRow] = field(default_factory=list)
     remedies: list[StudyRow] = field(default_factory=list)
     profiles: list[RemedyProfile] = field(default_factory=list)
@@ -68,8 +70,9 @@ class Evaluations:
         """Evaluate the averaged weights every `judge_every` steps, except after the last step."""
         every = self.config.judge_every
         if every and trainer.step % every == 0 and trainer.step < self.steps:
-            sampler = partial(trainer.averaged_sampler, self.config.num_inference_steps)
-            self._scores(f"step-{trainer.step:08d}", sampler, grid=False)
+            for chain in self.config.chains:
+                sampler = partial(trainer.averaged_sampler, chain.num_inference_steps, chain.sampler)
+                self._scores(f"step-{trainer.step:08d}", chain, sampler, grid=False)
 
     def outcome(self, train_cpu_s: float) -> Outcome:
         """All evaluations of a trained run that the study asks for."""
@@ -86,34 +89,48 @@ class Evaluations:
         checkpoints = [row(step=step, **scores) for step, scores in self._checkpoints()]
         if self.job.method is None:
             return Outcome(train_cpu_s, checkpoints=checkpoints)
+        chains = self.config.chains
         remedies = self.config.remedies if self._takes_remedies else {}
         return Outcome(
             train_cpu_s,
-            row(**self._scores("final", self._sampler)),
+            [row(**self._final(chain)) for chain in chains],
             checkpoints,
-            [row(remedy=name, **self._remedied(name, how)) for name, how in remedies.items()],
+            [
+                row(remedy=name, **self._remedied(name, how, chain))
+                for name, how in remedies.items()
+                for chain in chains
+            ],
             list(self._profiles()),
         )
 
     def _scores(
-        self, name: str, sampler: Callable[[], Sampler], *, grid: bool = True, **how: object
+        self,
+        name: str,
+        chain: Chain,
+        sampler: Callable[[], Sampler],
+        *,
+        grid: bool = True,
+        **how: object,
     ) -> Row:
         """Error and quality of a sampler's samples, and the file that shows some of them.
 
         Arguments:
             name: Which of the evaluations of the run.
+            chain: The chain.
             sampler: Makes the sampler; called only if the evaluation is not there already.
             grid: Whether to keep a grid of samples with it.
             how: Settings of this evaluation besides those of all.
         """
-        how = self.scorer.how() | self._draws | how
+        how = self.scorer.how() | self._draws(chain) | how
         file = judgment_file(self.run, name, how)
         if not file.is_file():
-            samples = self.scorer.draw(sampler(), self.job.seed)
+            drawn_by = sampler()
+            samples = self.scorer.draw(drawn_by, self.job.seed)
             if grid:
                 image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
             scores = self.scorer.scores(samples, self.job.seed)
-            write_json(file, scores.to_dict() | {"how": how})
+            about = about_chain(chain, drawn_by, self.scorer.data.image_shape)
+            write_json(file, about | scores.to_dict() | {"how": how})
         return self._kept(file)
 
     def _kept(self, file: Path) -> Row:
@@ -126,27 +143,30 @@ class Evaluations:
             "grid": grid.relative_to(self.study).as_posix() if grid.is_file() else None
         }
 
-    @property
-    def _draws(self) -> Row:
-        """What decides the samples of every evaluation."""
-        count = self.config.num_inference_steps
-        return ({"num_inference_steps": count} if count else {}) | {"seed": self.job.seed}
+    def _draws(self, chain: Chain) -> Row:
+        """What decides the samples of an evaluation."""
+        return {**chain._asdict(), "seed": self.job.seed}
 
-    def _sampler(self, remedy: Remedy | None = None) -> Sampler:
-        """The sampler of the trained run."""
+    def _final(self, chain: Chain, *, grid: bool = True) -> Row:
+        """Scores of the trained run."""
+        return self._scores("final", chain, partial(self._sampler, chain), grid=grid)
+
+    def _sampler(self, chain: Chain, remedy: Remedy | None = None) -> Sampler:
+        """A sampler of the trained run."""
         pipeline = load_pipeline(self.run).to(PartialState().device)
-        sampler = as_sampler(pipeline, self.config.num_inference_steps)
+        sampler = sampler_by_name(pipeline, *chain)
         return apply_remedy(sampler, remedy, self.scorer.reference)
 
     def _checkpoints(self) -> Iterator[tuple[int, Row]]:
         """Scores of intermediate weights, and of the last ones of a base, by step."""
         if not self.config.judge_every:
             return
-        name = judgment_file(self.run, "step-*", self.scorer.how() | self._draws).name
-        for file in sorted(self.run.glob(name)):
-            yield int(file.name.split("-")[2]), self._kept(file)
-        if self.job.method is None:
-            yield self.steps, self._scores("final", self._sampler, grid=False)
+        for chain in self.config.chains:
+            how = self.scorer.how() | self._draws(chain)
+            for file in sorted(self.run.glob(judgment_file(self.run, "step-*", how).name)):
+                yield int(file.name.split("-")[2]), self._kept(file)
+            if self.job.method is None:
+                yield self.steps, self._final(chain, grid=False)
 
     @property
     def _takes_remedies(self) -> bool:
@@ -155,23 +175,24 @@ class Evaluations:
         is_first = self.job.protocol == self.config.protocols[0] and self.job.budget == "steps"
         return bool(self.config.remedies) and is_first and self.job.method in methods
 
-    def _remedied(self, name: str, remedy: Remedy) -> Row:
-        sampler = partial(self._sampler, remedy)
-        return self._scores(f"remedy-{name}", sampler, remedy=asdict(remedy))
+    def _remedied(self, name: str, remedy: Remedy, chain: Chain) -> Row:
+        sampler = partial(self._sampler, chain, remedy)
+        return self._scores(f"remedy-{name}", chain, sampler, remedy=asdict(remedy))
 
     def _profiles(self) -> Iterator[RemedyProfile]:
-        """The cumulative error along the chain of the first seed, without remedy and with each."""
+        """The error along the first chain of the first seed, without remedy and with each."""
         if self._takes_remedies and self.job.seed == self.config.seeds[0]:
             for name, remedy in ({"none": None} | self.config.remedies).items():
                 yield self._profile(name, remedy)
 
     def _profile(self, name: str, remedy: Remedy | None) -> RemedyProfile:
         job, count = self.job, min(self.config.num_samples, MOST_CHAINS)
+        chain = self.config.chains[0]
         how: Row = {"remedy": asdict(remedy) if remedy else None, "num_samples": count}
-        how |= {"states": STATES} | self._draws
+        how |= {"states": STATES} | self._draws(chain)
         file = judgment_file(self.run, f"profile-{name}", how)
         if not file.is_file():
-            sampler = self._sampler(remedy)
+            sampler = self._sampler(chain, remedy)
             profile = measure(
                 sampler,
                 self.scorer.reference,
@@ -184,9 +205,30 @@ class Evaluations:
                 progress=False,
             )
             states = [ProfileState(s.t, s.mmd_sq, s.mmd_sq_se) for s in profile.states]
-            write_json(file, {"states": [asdict(state) for state in states]})
-        states = [ProfileState(**state) for state in json.loads(file.read_text())["states"]]
-        return RemedyProfile(job.protocol, str(job.method), job.seed, name, count, states)
+            about = name_and_steps(chain, sampler)
+            write_json(file, about | {"states": [asdict(state) for state in states]})
+        kept = json.loads(file.read_text())
+        kept["states"] = [ProfileState(**state) for state in kept["states"]]
+        who = (job.protocol, str(job.method), job.seed)
+        return RemedyProfile(*who, remedy=name, num_samples=count, **kept)
+
+
+def name_and_steps(chain: Chain, sampler: Sampler) -> Row:
+    """The name of a sampler and its number of denoising steps, where the plan leaves them open."""
+    kind = sampler.describe()["sampler"]
+    name = chain.sampler or OWN_NAMES.get(kind, kind)
+    return {"sampler": name, "num_inference_steps": len(sampler.grid) - 1}
+
+
+def about_chain(chain: Chain, sampler: Sampler, image_shape: tuple[int, ...]) -> Row:
+    """The same, and how often the network is called for one sample, counted on one."""
+    calls: list[int] = []
+    hook = sampler.network.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        draw_samples(sampler, (1, *image_shape), seed=0)
+    finally:
+        hook.remove()
+    return {**name_and_steps(chain, sampler), "network_calls": len(calls)}
 
 
 def denser_near_data(grid: tuple[float, ...], count: int = STATES) -> list[float]:

@@ -17,7 +17,7 @@ FILE = "study.json"
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One model of a study, and the error and quality of its samples.
+    """One model of a study on one chain, and the error and quality of its samples.
 
     Arguments:
         protocol: branched or scratch.
@@ -27,6 +27,9 @@ class StudyRow:
         steps: Training steps.
         train_cpu_s: Processor time of the training, in seconds.
         run: Folder of the run, in that of the study.
+        sampler: The sampler.
+        num_inference_steps: Its number of denoising steps.
+        network_calls: How often it calls the network for one sample, counted.
         mmd_sq: Final cumulative error against the population of the data.
         mmd_sq_low: Its lower confidence limit.
         empirical_mmd_sq: The same error against the data set itself.
@@ -44,6 +47,9 @@ class StudyRow:
     steps: int
     train_cpu_s: float
     run: str
+    sampler: str
+    num_inference_steps: int
+    network_calls: int
     mmd_sq: float
     mmd_sq_se: float | None = None
     mmd_sq_low: float | None = None
@@ -65,6 +71,11 @@ class StudyRow:
     step: int | None = None
     remedy: str | None = None
 
+    @property
+    def chain(self) -> tuple[str, int]:
+        """Its sampler and number of denoising steps."""
+        return self.sampler, self.num_inference_steps
+
 
 @dataclass(frozen=True)
 class MeanInterval:
@@ -84,6 +95,9 @@ class Change(MeanInterval):
         seeds: The seeds.
         method: Whose change: against plain by the same protocol and budget; with a remedy, against
             the same run without.
+        sampler: The sampler of both; null where each has its best one at the same network calls.
+        num_inference_steps: Its number of denoising steps.
+        network_calls: Network calls of both, where each has its best sampler.
     """
 
     metric: str
@@ -93,6 +107,9 @@ class Change(MeanInterval):
     protocol: str | None = None
     budget: str | None = None
     remedy: str | None = None
+    sampler: str | None = None
+    num_inference_steps: int | None = None
+    network_calls: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +141,15 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Correlations:
-    """Rank correlation of a cumulative error with the Fréchet distance, over all evaluations."""
+    """Rank correlation of a cumulative error with the Fréchet distance, on one chain.
 
+    Arguments:
+        metric: The cumulative error: ``mmd_sq``, or ``mmd_sq_low``, its lower confidence limit.
+    """
+
+    sampler: str
+    num_inference_steps: int
+    metric: str
     overall: Correlation | None
     within_seed: Correlation | None
     within_method: Correlation | None
@@ -142,11 +166,13 @@ class ProfileState:
 
 @dataclass(frozen=True)
 class RemedyProfile:
-    """Cumulative error along the chain of a run, with a remedy or with none."""
+    """Cumulative error along the first chain of a run, with a remedy or with none."""
 
     protocol: str
     method: str
     seed: int
+    sampler: str
+    num_inference_steps: int
     remedy: str
     num_samples: int
     states: list[ProfileState]
@@ -168,16 +194,17 @@ class StudyRecord(Record):
     """The results of a study so far.
 
     Arguments:
-        rows: One for each protocol, seed, budget and method.
-        paired: Mean relative change of each metric against plain, within seeds.
+        rows: One for each protocol, seed, budget, method and chain.
+        paired: Mean relative change of each metric against plain, within seeds and chains.
+        paired_best: The same with the best sampler of each, at the same number of network calls.
         costs: Processor time of a step of each method.
         checkpoints: Evaluations of intermediate weights (``judge_every``).
-        correlation: For ``mmd_sq`` and its lower limit, the rank correlation with the Fréchet
-            distance; null until the study is complete, or for too few evaluations.
+        correlations: On each chain, the rank correlation of ``mmd_sq`` and its lower limit with
+            the Fréchet distance; none until the study is complete, or of too few evaluations.
         is_complete: Whether all runs have been made.
         remedies: Evaluations of samplers with remedies.
         paired_remedies: Their mean relative changes against the same runs without.
-        profiles: Cumulative error along chains, without remedy and with each.
+        profiles: Cumulative error along the first chain, without remedy and with each.
         failures: Runs that could not be trained to their end.
         checkpoint_rule: Which weights are evaluated.
         judged_by: How all models are evaluated.
@@ -188,12 +215,13 @@ class StudyRecord(Record):
         created: When it was written, as ISO 8601 writes it.
     """
 
-    schema = Schema("undrift.study", 2, "study", "compare")
+    schema = Schema("undrift.study", 3, "study", "compare")
     rows: list[StudyRow]
     paired: list[Change]
+    paired_best: list[Change] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     checkpoints: list[StudyRow] = field(default_factory=list)
-    correlation: dict[str, Correlations | None] = field(default_factory=dict)
+    correlations: list[Correlations] = field(default_factory=list)
     is_complete: bool = False
     remedies: list[StudyRow] = field(default_factory=list)
     paired_remedies: list[Change] = field(default_factory=list)

@@ -69,8 +69,8 @@ def run_study(
         before(how)
         for job, ending in _endings(config, worker, bar):
             endings[job] = ending
-            if isinstance(ending, Outcome) and ending.row:
-                on_row(ending.row)
+            for row in ending.rows if isinstance(ending, Outcome) else ():
+                on_row(row)
             record = _record(worker, endings, command)
             if record.is_complete or len(record.rows) >= num_before:  # keep what was there
                 record.save(folder)
@@ -83,16 +83,17 @@ def _record(worker: Worker, endings: Mapping[Job, Ending], command: str | None) 
     order = sorted(jobs(config), key=lambda job: config.protocols.index(job.protocol))
     is_complete = len(endings) == len(order)
     found = [ending for job in order if isinstance(ending := endings.get(job), Outcome)]
-    rows = [outcome.row for outcome in found if outcome.row]
+    rows = [row for outcome in found for row in outcome.rows]
     checkpoints = statistics.distinct(row for outcome in found for row in outcome.checkpoints)
     remedies = [row for outcome in found for row in outcome.remedies]
     points = statistics.distinct([*checkpoints, *rows]) if is_complete else []
     return StudyRecord(
         rows=rows,
         paired=statistics.paired(rows),
+        paired_best=statistics.paired_best(rows),
         costs=statistics.costs(rows),
         checkpoints=checkpoints,
-        correlation={m: statistics.correlations(points, m) for m in ("mmd_sq", "mmd_sq_low")},
+        correlations=statistics.correlations(points),
         is_complete=is_complete,
         remedies=remedies,
         paired_remedies=statistics.paired_remedies(rows, remedies),

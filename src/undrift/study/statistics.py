@@ -5,7 +5,11 @@ The relative change against plain within a seed,
 .. math:: r_i = \frac{D_{0}^2(\text{method}, i)}{D_{0}^2(\text{plain}, i)} - 1,
 
 has a mean over seeds :math:`i` with Student's interval. A ratio needs a denominator that is not
-zero: where a metric of plain is not positive in some seed, no change is given.
+zero: where a metric of plain is not positive in some seed, no change is given. Both models of a
+pair are sampled by the same chain. Where there are several samplers, each method on its *best* one
+is compared with plain on plain's best at the same number of network calls. The sampler of a seed is
+the one with the lowest mean Fréchet distance over the other seeds, so that the choice does not use
+the noise of the values that are compared; with one seed it does, and favors all methods.
 
 Spearman's :math:`\rho` is the correlation of ranks. *Overall*, it includes differences between
 seeds, methods and times of training. *Within* groups, ranks are taken and centered in each group,
@@ -44,30 +48,65 @@ from undrift.study.record import (
 METRICS = ("mmd_sq", "empirical_mmd_sq", "frechet", "kernel_distance", "precision", "recall")
 """What is compared: the cumulative error of the samples, against both references, and quality."""
 NUM_RESAMPLES = 500
+CHAIN = ("sampler", "num_inference_steps")
 LEAST = 4
 """Points below which no correlation is given."""
 
 
 def paired(rows: Sequence[StudyRow]) -> list[Change]:
-    """Mean relative change of each method against plain with the same protocol, budget and seed.
+    """Mean relative change of each method against plain with all else equal.
 
     Arguments:
         rows: Results.
 
     Returns:
-        One change for each budget, protocol, method and metric.
+        One change for each protocol, budget, chain, method and metric.
     """
-    plain = {(r.protocol, r.budget, r.seed): r for r in rows if r.method == PLAIN}
+    return _against_plain(rows, "protocol", "budget", *CHAIN)
+
+
+def paired_best(rows: Sequence[StudyRow]) -> list[Change]:
+    """The same with each method on its best sampler, at the same number of network calls.
+
+    Returns:
+        One change for each protocol, budget, number of calls, method and metric; none where there
+        is one sampler.
+    """
+    if len({row.sampler for row in rows}) < 2:
+        return []
+    kinds = _grouped(rows, "protocol", "budget", "network_calls", "method").values()
+    best = [row for own in kinds for row in on_best_sampler(own)]
+    return _against_plain(best, "protocol", "budget", "network_calls")
+
+
+def on_best_sampler(rows: Sequence[StudyRow]) -> list[StudyRow]:
+    """One of the rows of each seed: on the sampler that has the lowest Fréchet distance elsewhere.
+
+    Arguments:
+        rows: Results of one method at one number of network calls.
+    """
+    found = []
+    for (seed,), own in _grouped(rows, "seed").items():
+        others = [r for r in rows if r.seed != seed and r.frechet is not None] or own
+        means = {
+            name: statistics.fmean(r.frechet or math.inf for r in group)
+            for (name,), group in _grouped(others, "sampler").items()
+        }
+        found.append(min(own, key=lambda row: means.get(row.sampler, math.inf)))
+    return found
+
+
+def _against_plain(rows: Sequence[StudyRow], *fields: str) -> list[Change]:
+    """Mean relative change of each method against plain with the same fields and seed."""
+    plain = {(*_group(r, fields), r.seed): r for r in rows if r.method == PLAIN}
     others = [row for row in rows if row.method != PLAIN]
-    return changes(
-        others, lambda r: plain.get((r.protocol, r.budget, r.seed)), "protocol", "budget", "method"
-    )
+    return changes(others, lambda r: plain.get((*_group(r, fields), r.seed)), *fields, "method")
 
 
 def paired_remedies(rows: Sequence[StudyRow], remedied: Sequence[StudyRow]) -> list[Change]:
     """Mean relative change of samplers with a remedy against the same runs without."""
-    bare = {row.run: row for row in rows}
-    return changes(remedied, lambda row: bare[row.run], "method", "remedy")
+    bare = {(row.run, row.chain): row for row in rows}
+    return changes(remedied, lambda row: bare[row.run, row.chain], "method", "remedy", *CHAIN)
 
 
 def changes(
@@ -98,11 +137,11 @@ def changes(
 def costs(rows: Sequence[StudyRow]) -> list[Cost]:
     """Processor time of a training step of each method, relative to plain's of the same seed.
 
-    Taken from the runs at equal steps; runs that share a machine influence each other's time:
+    Each run counts once, however many chains it is evaluated on. Taken from the runs at equal steps; runs that share a machine influence each other's time:
     look at the spread over seeds.
     """
-    equal = [row for row in rows if row.budget == "steps"]
-    cost = {(r.protocol, r.method, r.seed): r.train_cpu_s / r.steps for r in equal}
+    at_steps = {(r.protocol, r.method, r.seed): r for r in rows if r.budget == "steps"}
+    equal, cost = at_steps.values(), {k: r.train_cpu_s / r.steps for k, r in at_steps.items()}
     found = []
     for (protocol, method), own in _grouped(equal, "protocol", "method").items():
         steps = [(cost[protocol, method, r.seed], cost.get((protocol, PLAIN, r.seed))) for r in own]
@@ -127,25 +166,30 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     return MeanInterval(mean, (mean - half, mean + half), n)
 
 
-def correlations(points: Iterable[StudyRow], metric: str = "mmd_sq") -> Correlations | None:
+def correlations(points: Iterable[StudyRow]) -> list[Correlations]:
     """Rank correlation of a cumulative error with the Fréchet distance, overall and within groups.
 
     Arguments:
         points: Evaluations.
-        metric: The cumulative error: ``"mmd_sq"``, or ``"mmd_sq_low"``, its lower confidence limit,
-            of which the lower end of the bracket on the KL divergence is an increasing function.
 
     Returns:
-        The correlations; None for too few points.
+        For each chain that of the cumulative error, and that of its lower confidence limit, of
+        which the lower end of the bracket on the KL divergence is an increasing function; none of
+        too few points.
     """
-    points = [p for p in points if getattr(p, metric) is not None and p.frechet is not None]
-    if len(points) < LEAST:
-        return None
-    return Correlations(
-        overall=_with_interval(points, metric),
-        within_seed=_with_interval(points, metric, "seed"),
-        within_method=_with_interval(points, metric, "protocol", "method"),
-    )
+    found = []
+    for (sampler, steps), own in _grouped(points, *CHAIN).items():
+        for metric in ("mmd_sq", "mmd_sq_low"):
+            known = [p for p in own if getattr(p, metric) is not None and p.frechet is not None]
+            if len(known) < LEAST:
+                continue
+            parts = {
+                "overall": _with_interval(known, metric),
+                "within_seed": _with_interval(known, metric, "seed"),
+                "within_method": _with_interval(known, metric, "protocol", "method"),
+            }
+            found.append(Correlations(sampler, steps, metric, **parts))
+    return found
 
 
 def spearman(x: Sequence[float], y: Sequence[float], groups: Sequence[Any]) -> float | None:
@@ -170,7 +214,7 @@ def spearman(x: Sequence[float], y: Sequence[float], groups: Sequence[Any]) -> f
 
 def distinct(rows: Iterable[StudyRow]) -> list[StudyRow]:
     """Evaluations without those of a run that counts for two budgets."""
-    return list({(row.run, row.step or row.steps): row for row in rows}.values())
+    return list({(row.run, row.step or row.steps, row.chain): row for row in rows}.values())
 
 
 def _with_interval(points: Sequence[StudyRow], metric: str, *fields: str) -> Correlation | None:

@@ -175,9 +175,12 @@ class Trainer:
         self.ema.copy_to(network.parameters())
         return network.eval()
 
-    def averaged_sampler(self, num_inference_steps: int | None = None) -> Sampler:
-        """The sampler over the averaged weights."""
-        return building.build_sampler(self.averaged_network(), self.scheduler, num_inference_steps)
+    def averaged_sampler(
+        self, num_inference_steps: int | None = None, name: str | None = None
+    ) -> Sampler:
+        """A sampler over the averaged weights; that of the scheduler if it is not named."""
+        network = self.averaged_network()
+        return building.build_sampler(network, self.scheduler, num_inference_steps, name)
 
     def save_pipeline(self, path: Path) -> None:
         """Write the averaged weights as a pipeline of diffusers, completely or not at all."""
