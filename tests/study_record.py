@@ -13,18 +13,22 @@ from undrift.study.statistics import (
     costs,
     distinct,
     paired,
+    paired_best,
     paired_remedies,
+    with_best_samplers,
 )
 
 METHODS = ("plain", "persistent", "truncated", "input_perturbation", "scheduled_sampling")
 EFFECT = {"plain": 1.0, "persistent": 0.5, "truncated": 0.75}
+CHAINS = (("ancestral", 50),)
+SOLVER = {"ancestral": 50, "unipc": 20}
 REMEDIES = ("epsilon", "time_shift")
 
 
-def row(protocol, method, seed, budget, noise):
+def row(protocol, method, seed, budget, noise, chain):
     factor = EFFECT.get(method, 1.02) * (0.9 if budget == "compute" and method == "plain" else 1.0)
     steps = 800 if protocol == "branched" else 1500
-    own = (1 + 0.3 * seed) * (1 + 0.04 * noise.gauss(0, 1)) * factor
+    own = (1 + 0.3 * seed) * (1 + 0.04 * noise.gauss(0, 1)) * factor * SOLVER[chain[0]] / chain[1]
     return StudyRow(
         protocol=protocol,
         method=method,
@@ -41,9 +45,9 @@ def row(protocol, method, seed, budget, noise):
         precision=0.85,
         recall=0.80,
         run=f"seed-{seed}/{protocol}-{method}-{budget}",
-        sampler="ancestral",
-        num_inference_steps=50,
-        network_calls=50,
+        sampler=chain[0],
+        num_inference_steps=chain[1],
+        network_calls=chain[1],
         grid=f"seed-{seed}/{protocol}-{method}-{budget}.png",
     )
 
@@ -53,25 +57,30 @@ def profile(method, remedy, height):
     return RemedyProfile("branched", method, 0, "ancestral", 50, remedy, 2000, states)
 
 
-def study(methods=METHODS, seeds=(0, 1, 2), protocols=("branched", "scratch"), full=True):
+def study(
+    methods=METHODS, seeds=(0, 1, 2), protocols=("branched", "scratch"), full=True, chains=CHAINS
+):
     """Its plain data, without what is asked for besides the rows if not full."""
-    return copy.deepcopy(_study(methods, seeds, protocols, full).to_dict())
+    return copy.deepcopy(_study(methods, seeds, protocols, full, chains).to_dict())
 
 
 @functools.cache
-def _study(methods, seeds, protocols, full):
+def _study(methods, seeds, protocols, full, chains):
     noise = random.Random(0)
     budgets = ("steps", "compute")
     rows = [
-        row(protocol, method, seed, budget, noise)
+        row(protocol, method, seed, budget, noise, chain)
         for protocol in protocols
         for seed in seeds
         for budget in budgets
         for method in methods
+        for chain in chains
     ]
+    rows = with_best_samplers(rows)
     found = StudyRecord(
         rows=rows,
         paired=paired(rows),
+        paired_best=paired_best(rows),
         costs=costs(rows),
         is_complete=True,
         config={"num_samples": 2000, "methods": {name: {} for name in methods}},

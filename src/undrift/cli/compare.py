@@ -12,7 +12,7 @@ from undrift.cli.console import table
 
 if TYPE_CHECKING:
     from undrift.study.config import StudyConfig
-    from undrift.study.record import StudyRow
+    from undrift.study.record import StudyRecord, StudyRow
 
 
 @dataclass
@@ -50,7 +50,7 @@ def run(config: Config) -> dict[str, Any]:
     folder = chosen_folder(config.study, config.output)
     called, count = session(), itertools.count(1)
     console = Console(stderr=True, quiet=called.quiet, soft_wrap=True)
-    total = sum(job.method is not None for job in jobs(plan))
+    total = len(plan.chains) * sum(job.method is not None for job in jobs(plan))
     record = compare(
         plan,
         folder,
@@ -64,21 +64,31 @@ def run(config: Config) -> dict[str, Any]:
     for failed in record.failures:
         where = f"{failed.protocol} {failed.method}, seed {failed.seed}, {failed.budget}"
         console.print(f"not in the tables: {where}: {failed.reason}")
-    rows = [
-        [
-            *(change.protocol or "", change.budget or "", change.method, SHOWN[change.metric]),
-            f"{change.mean:+.1%}",
-            "{:+.1%} to {:+.1%}".format(*change.interval) if change.interval else "–",
-            str(change.num_seeds),
-        ]
-        for change in record.paired
-        if change.metric in SHOWN
-    ]
-    if rows:
+    for place, rows in _blocks(record).items():
         title = "change against plain, mean over seeds with its 95 % interval"
-        table(title, COLUMNS, rows, num_names=4)
+        table(f"{place}: {title}", COLUMNS, rows, num_names=4)
     print(f"study   {folder / FILE}\nreport  {folder / 'report.html'}")
     return record.to_dict()
+
+
+def _blocks(record: StudyRecord) -> dict[str, list[list[str]]]:
+    """The changes on each chain, and with the best sampler of each at each number of calls."""
+    blocks: dict[str, list[list[str]]] = {}
+    for change in [*record.paired, *record.paired_best]:
+        if change.metric not in SHOWN:
+            continue
+        place = f"{change.sampler}, {change.num_inference_steps} steps"
+        if change.sampler is None:
+            place = f"the best sampler of each, {change.network_calls} network calls"
+        blocks.setdefault(place, []).append(
+            [
+                *(change.protocol or "", change.budget or "", change.method, SHOWN[change.metric]),
+                f"{change.mean:+.1%}",
+                "{:+.1%} to {:+.1%}".format(*change.interval) if change.interval else "–",
+                str(change.num_seeds),
+            ]
+        )
+    return blocks
 
 
 def _plan_lines(plan: StudyConfig, question: Mapping[str, Any]) -> Iterator[str]:
@@ -99,18 +109,21 @@ def _plan_lines(plan: StudyConfig, question: Mapping[str, Any]) -> Iterator[str]
     )
     if question["warning"]:
         yield f"note: Fréchet distance: {question['warning']}"
-    asked = plan.num_inference_steps
+    yield f"chains: {'; '.join(map(str, plan.chains))}"
+    every = plan.base.chain.num_steps
+    asked = [count or every for count in plan.step_counts]
     for name, method in plan.methods.items():
         own = method.regularizer.num_inference_steps
-        if method.variant and own != asked:
+        if method.variant and (own or every) not in asked:
             yield (
-                f"note: {name} regularizes a chain of {own or 'all'} denoising steps, and models "
-                f"are evaluated with {asked or 'all'}: see num_inference_steps"
+                f"note: {name} regularizes a chain of {own or every} denoising steps, and models "
+                f"are evaluated with {' and '.join(map(str, asked))}: see num_inference_steps"
             )
 
 
 def _line(row: StudyRow) -> str:
     return (
         f"seed {row.seed}  {row.protocol:<8}  {row.method:<18}  {row.budget:<7} {row.steps:>6} "
-        f"steps  D₀² {1e4 * row.mmd_sq:6.2f}e-4  Fréchet {row.frechet:.4g}  {row.train_cpu_s:.0f} s"
+        f"steps  {row.sampler:<12} {row.network_calls:>4} calls  D₀² {1e4 * row.mmd_sq:6.2f}e-4  "
+        f"Fréchet {row.frechet:.4g}  {row.train_cpu_s:.0f} s"
     )

@@ -11,11 +11,13 @@ from undrift.exceptions import InvalidInput
 from undrift.reporting import page
 from undrift.reporting.canvas import NUM_COLORS
 from undrift.reporting.content import SampleGrid, by_topic, number
+from undrift.reporting.study_chains import best_samplers, chains, correlation_table, findings
 from undrift.reporting.study_content import (
     CORRELATIONS,
     PROTOCOLS,
     Study,
     check_results,
+    correlation,
     cost_table,
     groups,
     methods,
@@ -23,15 +25,27 @@ from undrift.reporting.study_content import (
     results_table,
     rho_text,
     sample_grids,
-    verdicts,
+    where,
 )
-from undrift.reporting.study_figures import change_plot, profile_plot, scatter_plot, value_plot
+from undrift.reporting.study_figures import (
+    change_plot,
+    profile_plot,
+    quality_plots,
+    scatter_plot,
+    slug,
+    suffix,
+    value_plot,
+)
 from undrift.reporting.tables import Table, settings_table
 
 Picture = Callable[[str, str, bytes], str]
 """Takes a picture by name, words and content, and gives the text that shows it."""
 LEGEND = "Small dots: seeds; bars: means and intervals. Filled: equal steps; hollow: equal compute."
-PICTURES = ("changes-", "values-", "samples-")
+HOW_BEST = (
+    "The best sampler of a method at a number of network calls is, for each seed, the one with the "
+    "lowest mean Fréchet distance over its other seeds."
+)
+PICTURES = ("changes-", "values-", "samples-", "quality-")
 IN_A_ROW = 4
 """Sample grids side by side."""
 
@@ -64,7 +78,7 @@ def render_study(study: Study, folder: Path) -> str:
         data=page.embedded(study),
         **page.script_and_style(),
         study=study,
-        verdict=by_topic(verdicts(study)),
+        verdict=by_topic(findings(study)),
         mark=page.MARK,
         **_html_parts(study, folder),
     )
@@ -76,44 +90,71 @@ def chip(index: int) -> str:
 
 
 def _html_parts(study: Study, folder: Path) -> dict[str, Any]:
-    results: dict[str, list[Table]] = {}
-    for protocol, budget in groups(study):
-        results.setdefault(protocol, []).append(results_table(study, protocol, budget))
+    protocols = dict.fromkeys(protocol for protocol, _ in groups(study))
+    on_chains = chains(study)
     profiles = [p for p in study["profiles"] if p.get("states")]
     remedies = list(dict.fromkeys(p["remedy"] for p in profiles))
     points = _points(study)
     present = {p["method"] for p in points}
     order = [m for m in methods(study) if m in present]
     names = [*order, *sorted(present - set(order))]
-    found = study["correlation"].get("mmd_sq") or {}
+    found = correlation(study) if len(on_chains) == 1 else {}
     settings = {"How it was evaluated": "judged_by", "The plan": "config", "The data": "data"}
     settings |= {"Versions": "versions"}
     return {
-        "protocols": {p: PROTOCOLS[p] for p in results},
-        "changes": {p: page.inline(change_plot(study, p)) for p in results},
-        "values": {p: page.inline(value_plot(study, p)) for p in results},
-        "results": results,
+        "protocols": {p: PROTOCOLS[p] for p in protocols},
+        "quality": {p: _quality(study, p) for p in protocols},
+        "how_best": HOW_BEST,
+        "parts": {
+            p: [_html_part(part, p) for part in [*best_samplers(study), *on_chains]]
+            for p in protocols
+        },
         "costs": cost_table(study),
         "remedy_kinds": {name: chip(k) for k, name in enumerate(remedies)},
         "profiles": page.inline(profile_plot(profiles, remedies)) if profiles else None,
         "profile_seed": profiles[0].get("seed") if profiles else None,
-        "remedies": remedy_table(study),
+        "remedies": [table for part in on_chains if (table := remedy_table(part))],
         "scatter": page.inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
+        "on_chains": correlation_table(study) if len(on_chains) > 1 else None,
         "method_kinds": {name: chip(k) for k, name in enumerate(names)},
         "correlations": {CORRELATIONS[k]: rho_text(found[k]) for k in CORRELATIONS if found.get(k)},
-        "images": {
-            p: page.inline_images(grids) for p, grids in sample_grids(study, folder).items()
-        },
+        "images": [
+            (where(protocol, "", part), page.inline_images(grids))
+            for part in on_chains
+            for protocol, grids in sample_grids(part, folder).items()
+        ],
         "settings": [
             settings_table(title, (), [study[key]]) for title, key in settings.items() if study[key]
         ],
     }
 
 
+def _html_part(part: Study, protocol: str) -> dict[str, Any]:
+    """Plots and tables of one protocol on one chain, or with the best samplers."""
+    values = value_plot(part, protocol) if "part" not in part else None
+    return {
+        "name": part.get("part"),
+        "changes": page.inline(change_plot(part, protocol)),
+        "values": page.inline(values),
+        "results": [results_table(part, *group) for group in groups(part) if group[0] == protocol],
+    }
+
+
+def _quality(study: Study, protocol: str) -> list[tuple[str, Any]]:
+    """Plots of quality against network calls, with titles."""
+    return [
+        (f"{where(*group)}, {name}", page.inline(plot))
+        for group in groups(study)
+        if group[0] == protocol
+        for name, plot in quality_plots(study, *group).items()
+    ]
+
+
 def _points(study: Study) -> list[Mapping[str, Any]]:
     """Evaluations with both numbers, a run of two budgets once."""
     every = [*study["checkpoints"], *study["rows"]]
-    found = {(r["run"], r.get("step")): r for r in every}
+    keys = ("run", "step", "sampler", "num_inference_steps")
+    found = {tuple(row.get(key) for key in keys): row for row in every}
     return [
         row
         for row in found.values()
@@ -212,28 +253,45 @@ def markdown_table(table: Table) -> str:
 
 
 def _markdown_parts(study: Study, folder: Path, picture: Picture) -> Iterator[str]:
-    for finding in verdicts(study):
+    for finding in findings(study):
         yield f"- **{finding.headline}** {finding.detail}".rstrip()
-    for protocol in dict.fromkeys(protocol for protocol, _ in groups(study)):
-        where = PROTOCOLS.get(protocol, protocol)
-        for name, words, plot in (
-            ("changes", f"Changes against plain, {where}", change_plot(study, protocol)),
-            ("values", f"Values of each seed, {where}", value_plot(study, protocol)),
-        ):
-            if plot is not None:
-                yield picture(f"{name}-{protocol}.svg", words, page.standalone(plot).encode())
-    yield LEGEND
-    sections = [results_table(study, *group) for group in groups(study)]
-    for section in [*sections, remedy_table(study), cost_table(study)]:
+    for group in groups(study):
+        for name, plot in quality_plots(study, *group).items():
+            words = f"Quality against network calls, {where(*group)}, {name}"
+            file = f"quality-{slug(f'{where(*group)}, {name}')}.svg"
+            yield picture(file, words, page.standalone(plot).encode())
+    parts = [*best_samplers(study), *chains(study)]
+    for part in parts:
+        yield from _plots(part, picture)
+    yield f"{LEGEND} {HOW_BEST}" if best_samplers(study) else LEGEND
+    sections = [results_table(part, *group) for part in parts for group in groups(part)]
+    sections += [table for part in chains(study) if (table := remedy_table(part))]
+    for section in [*sections, correlation_table(study), cost_table(study)]:
         if section is not None:
             yield f"**{section.title[:1].upper()}{section.title[1:]}**"
             yield markdown_table(section)
     yield "Mean ± standard deviation over seeds; changes of the same seed, with 95 % intervals."
-    for protocol, grids in sample_grids(study, folder).items():
-        yield f"**Samples, {PROTOCOLS.get(protocol, protocol)}**"
-        for first in range(0, len(grids), IN_A_ROW):
-            yield _gallery(protocol, grids[first : first + IN_A_ROW], picture)
+    for part in chains(study):
+        for protocol, grids in sample_grids(part, folder).items():
+            yield f"**Samples, {where(protocol, '', part)}**"
+            for first in range(0, len(grids), IN_A_ROW):
+                yield _gallery(
+                    f"{protocol}{suffix(part)}", grids[first : first + IN_A_ROW], picture
+                )
     yield _origin(study)
+
+
+def _plots(part: Study, picture: Picture) -> Iterator[str]:
+    """Changes of each protocol, and values where the study has one chain."""
+    for protocol in dict.fromkeys(protocol for protocol, _ in groups(part)):
+        place = where(protocol, "", part)
+        plots = {"changes": (f"Changes against plain, {place}", change_plot(part, protocol))}
+        if "part" not in part:
+            plots["values"] = (f"Values of each seed, {place}", value_plot(part, protocol))
+        for name, (words, plot) in plots.items():
+            if plot is not None:
+                file = f"{name}-{protocol}{suffix(part)}.svg"
+                yield picture(file, words, page.standalone(plot).encode())
 
 
 def _gallery(protocol: str, grids: Sequence[SampleGrid], picture: Picture) -> str:

@@ -74,9 +74,11 @@ def methods(study: Study) -> list[str]:
     return sorted(present, key=lambda m: (m != PLAIN, list(named).index(m) if m in named else 99))
 
 
-def where(protocol: str, budget: str) -> str:
-    """A protocol and a budget in words."""
-    return f"{PROTOCOLS.get(protocol, protocol)}, {BUDGETS.get(budget, budget)}"
+def where(protocol: str, budget: str, study: Study | None = None) -> str:
+    """A protocol and a budget in words, and the part that a study is of another."""
+    part = (study or {}).get("part")
+    words = [PROTOCOLS.get(protocol, protocol), BUDGETS.get(budget, budget), part]
+    return ", ".join(filter(None, words))
 
 
 def changes(study: Study, protocol: str, budget: str, metric: str) -> list[Row]:
@@ -118,17 +120,21 @@ def verdicts(study: Study) -> list[Finding]:
         for protocol, budget in groups(study):
             if rows := changes(study, protocol, budget, metric):
                 found.append(_verdict(study, protocol, budget, metric, rows))
-    found += _correlation(study) + _remedies(study)
-    if failures := study.get("failures"):
-        count = f"{len(failures)} {'run is' if len(failures) == 1 else 'runs are'}"
-        text = " ".join(_failed(row) for row in failures)
-        found.append(Finding("Missing", f"{count} not in the tables.", text))
-    return found
+    return found + _correlation(study) + _remedies(study)
+
+
+def missing_runs(study: Study) -> list[Finding]:
+    """The runs that failed."""
+    if not (failures := study.get("failures")):
+        return []
+    count = f"{len(failures)} {'run is' if len(failures) == 1 else 'runs are'}"
+    text = " ".join(_failed(row) for row in failures)
+    return [Finding("Missing", f"{count} not in the tables.", text)]
 
 
 def _verdict(study: Study, protocol: str, budget: str, metric: str, rows: Sequence[Row]) -> Finding:
     best, name = min(rows, key=lambda row: row["mean"]), NAMES[metric]
-    place = f"{PROTOCOLS[protocol].capitalize()}, at {BUDGETS[budget]}"
+    place = f"{PROTOCOLS[protocol].capitalize()}, at {BUDGETS[budget]}{_in_part(study)}"
     if best["mean"] < 0:
         size = f"{percent(abs(best['mean']))}{_in_words(best)}"
         headline = f"{place}, {best['method']} lowers {name} by {size}."
@@ -148,6 +154,10 @@ def _verdict(study: Study, protocol: str, budget: str, metric: str, rows: Sequen
     seeds = best["num_seeds"]
     counted = "1 seed." if seeds == 1 else f"{seeds} seeds, 95 % intervals."
     return Finding(TOPICS[metric], headline, " ".join([*parts, counted]))
+
+
+def _in_part(study: Study) -> str:
+    return f" ({study['part']})" if "part" in study else ""
 
 
 def _listed(rows: Sequence[Row], key: str) -> str:
@@ -173,19 +183,25 @@ def _caution(row: Row) -> str:
     return "" if direction(row) else ", not distinguishable from 0"
 
 
+def correlation(study: Study, metric: str = "mmd_sq") -> Row:
+    """The rank correlations of a study with one chain; empty if there are none."""
+    return next((row for row in study["correlations"] if row["metric"] == metric), {})
+
+
 def _correlation(study: Study) -> list[Finding]:
-    found = study["correlation"].get("mmd_sq") or {}
+    found = correlation(study)
     overall = found.get("overall")
     if not overall:
         return []
     kinds = {key: found[key] for key in ("within_seed", "within_method") if found.get(key)}
     texts = [f"{CORRELATIONS[key]} {rho_text(rho)}" for key, rho in kinds.items()]
     headline = (
-        f"Over {overall['num_points']} evaluations of {overall['num_runs']} runs the rank "
-        f"correlation of D₀² with the Fréchet distance is {rho_text(overall)}."
+        f"Over {overall['num_points']} evaluations of {overall['num_runs']} runs"
+        f"{_in_part(study)} the rank correlation of D₀² with the Fréchet distance is "
+        f"{rho_text(overall)}."
     )
     detail = [f"{'; '.join(texts).capitalize()}."] if texts else []
-    if low := (study["correlation"].get("mmd_sq_low") or {}).get("overall"):
+    if low := correlation(study, "mmd_sq_low").get("overall"):
         detail.append(f"Of the lower end of the bracket on the KL: {rho_text(low)}.")
     return [Finding("Does the cumulative error predict quality?", headline, " ".join(detail))]
 
@@ -209,12 +225,13 @@ def _remedies(study: Study) -> list[Finding]:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         best = min(own, key=lambda row: row["mean"])
+        place = f"On {method}{_in_part(study)}"
         headline = (
-            f"On {method}, the remedy {best['remedy']} changes the Fréchet distance by "
+            f"{place}, the remedy {best['remedy']} changes the Fréchet distance by "
             f"{change_text(best)}{_caution(best)}."
         )
         if best["mean"] >= 0:
-            headline = f"On {method}, no remedy has a lower Fréchet distance than none."
+            headline = f"{place}, no remedy has a lower Fréchet distance than none."
         text = f"All: {_listed(own, 'remedy')}."
         found.append(Finding("Remedies at sampling time", headline, text))
     return found
@@ -243,7 +260,7 @@ def results_table(study: Study, protocol: str, budget: str) -> Table:
     }
     body = _cells(found, shown, lambda names, metric: paired.get((names[0], metric)))
     columns = ["method", "steps", "CPU s", *_columns(rows, shown, "plain")]
-    return Table(where(protocol, budget), columns, body, num_names=1)
+    return Table(where(protocol, budget, study), columns, body, num_names=1)
 
 
 def remedy_table(study: Study) -> Table | None:
@@ -261,7 +278,8 @@ def remedy_table(study: Study) -> Table | None:
     paired = {f"{r['method']} {r['remedy']} {r['metric']}": r for r in study["paired_remedies"]}
     body = _cells(found, shown, lambda names, metric: paired.get(" ".join([*names, metric])))
     columns = ["method", "remedy", *_columns(rows, shown, "none")]
-    return Table("Remedies at sampling time", columns, body, num_names=2)
+    title = f"Remedies at sampling time{_in_part(study)}"
+    return Table(title, columns, body, num_names=2)
 
 
 def _columns(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,8 +37,10 @@ from undrift.reporting.study_content import (
     Study,
     change_text,
     changes,
+    correlation,
     groups,
     methods,
+    where,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
 
 METRICS = ("mmd_sq", "frechet")
+QUALITY = ("frechet", "kernel_distance")
+"""What is drawn against the number of network calls."""
+QUALITY_SIZES = ((984, 400), (340, 600))
 MARKERS = ("o", "s", "^", "D")
 NUDGE = {"steps": -0.14, "compute": 0.14}
 MOST_CHANGE = 1.5
@@ -82,7 +89,8 @@ def change_plot(study: Study, protocol: str) -> Plot | None:
         f"{r['method']}, {NAMES[r['metric']]}, {BUDGETS[r['budget']]}: {change_text(r)}"
         for r in rows
     )
-    return _row_plot(f"changes-{protocol}", f"Paired changes. {words}.", names, panel)
+    name = f"changes-{protocol}{suffix(study)}"
+    return _row_plot(name, f"Paired changes. {words}.", names, panel)
 
 
 def value_plot(study: Study, protocol: str) -> Plot | None:
@@ -108,7 +116,81 @@ def value_plot(study: Study, protocol: str) -> Plot | None:
         linear_scale(axes.xaxis, [v for values in found.values() for v in values], NAMES[metric])
 
     alt = f"D₀² and Fréchet distance of each seed, {PROTOCOLS.get(protocol, protocol)}."
-    return _row_plot(f"values-{protocol}", alt, names, panel)
+    return _row_plot(f"values-{protocol}{suffix(study)}", alt, names, panel)
+
+
+def suffix(study: Study) -> str:
+    """What tells the plots of a part of a study from those of the others."""
+    return f"-{slug(study['part'])}" if "part" in study else ""
+
+
+def slug(text: str) -> str:
+    """Words as a part of a file name.
+
+    >>> slug("dpm-solver++, 10 steps")
+    'dpm-solver-10-steps'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def quality_plots(study: Study, protocol: str, budget: str) -> dict[str, Plot]:
+    """Quality against network calls, by what the plots show: the best samplers, and each sampler.
+
+    A curve for each method: means over seeds, with standard deviations. The best sampler is the one
+    of each method at each number of calls. None where there is one number of calls.
+    """
+    group = (protocol, budget)
+    rows = [row for row in study["rows"] if (row["protocol"], row["budget"]) == group]
+    samplers = list(dict.fromkeys(row["sampler"] for row in rows))
+    parts = {name: [row for row in rows if row["sampler"] == name] for name in samplers}
+    if len(samplers) > 1:
+        parts = {"best sampler": [row for row in rows if row["is_best_sampler"]]} | parts
+    return {
+        name: _quality_plot(own, methods(study), f"{where(*group)}, {name}")
+        for name, own in parts.items()
+        if len({row["network_calls"] for row in own}) > 1
+    }
+
+
+def _quality_plot(rows: Sequence[Row], names: Sequence[str], title: str) -> Plot:
+    """Each metric of quality in a panel, with a curve for each method."""
+    values: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for row, metric in product(rows, QUALITY):
+        if (value := number(row, metric)) is not None:
+            own = values.setdefault((row["method"], metric), {})
+            own.setdefault(row["network_calls"], []).append(value)
+    calls = sorted({row["network_calls"] for row in rows})
+
+    def draw_on(canvas: Canvas) -> None:
+        panels = canvas.panels(2)
+        for axes, metric in zip(panels, QUALITY, strict=True):
+            for k, name in enumerate(names):
+                own = dict(sorted(values.get((name, metric), {}).items()))
+                means = np.array([np.mean(v) for v in own.values()])
+                spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in own.values()])
+                axes.errorbar(
+                    [*own], means, spread, label=name, capsize=3, color=color(k), marker=marker(k)
+                )
+            every = [v for (_, kind), own in values.items() if kind == metric for v in own.values()]
+            _positive_scale(axes.yaxis, np.concatenate(every).tolist())
+            log_scale(axes.xaxis)
+            axes.set_xticks(calls, [str(count) for count in calls])
+            axes.set_xlabel("network calls")
+            axes.set_title(NAMES[metric])
+        canvas.figure.legend(
+            *panels[0].get_legend_handles_labels(),
+            loc="outside upper left",
+            ncols=2 if canvas.is_narrow else 6,
+            frameon=False,
+            labelcolor=INK,
+        )
+
+    alt = "; ".join(
+        f"{name}: Fréchet {scaled(float(np.mean(v)), 0)} with {count} calls"
+        for name in names
+        for count, v in values.get((name, "frechet"), {}).items()
+    )
+    return draw(f"quality-{slug(title)}", f"Quality, {title}. {alt}.", draw_on, *QUALITY_SIZES)
 
 
 def _row_plot(
@@ -202,7 +284,7 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
     def draw_on(canvas: Canvas) -> None:
         [axes] = canvas.panels(1)
         for point in points:
-            k, is_final = names.index(point["method"]), "step" not in point
+            k, is_final = names.index(point["method"]), point.get("step") is None
             axes.scatter(
                 point["mmd_sq"],
                 point["frechet"],
@@ -219,7 +301,7 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
         axes.set_xlabel("D₀²")
         axes.set_title("Fréchet distance")
 
-    found = (study["correlation"].get("mmd_sq") or {}).get("overall")
+    found = correlation(study).get("overall")
     told = f" Rank correlation {scaled(found['rho'], 0)}." if found else ""
     alt = f"Fréchet distance against D₀² of {len(points)} evaluations.{told}"
     return draw("scatter", alt, draw_on, (984, 420), (340, 320))

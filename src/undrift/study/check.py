@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -61,19 +64,23 @@ def check(config: StudyConfig) -> None:
 
 
 def try_building(config: StudyConfig, data: ImageData) -> None:
-    """Build what each method trains with, and try each chain and each remedy on it.
+    """Build what each method trains with, and try each chain and each remedy on the base.
 
     Raises:
         InvalidInput: If a method, a chain or a remedy cannot be built.
     """
-    for name, training in _trainings(config):
-        with _part(f"method {name}"):
-            trainer = Trainer(training, data)
-        if name == PLAIN:
-            plain = trainer
+    with _part("base"):
+        base = Trainer(config.base, data)
+    with TemporaryDirectory() as folder:
+        base.save_checkpoint(Path(folder) / "checkpoints")
+        for protocol, (name, training) in product(config.protocols, _trainings(config)):
+            if protocol == "branched":
+                training = replace(training, start_from=folder)
+            with _part(f"method {name}"):
+                Trainer(training, data)
     for chain in config.chains:
         with _part(str(chain)):
-            sampler = plain.averaged_sampler(chain.num_inference_steps, chain.sampler)
+            sampler = base.averaged_sampler(chain.num_inference_steps, chain.sampler)
             _try_first_step(sampler, data)
         for name, remedy in config.remedies.items():
             with _part(f"{chain}: remedy {name}"):

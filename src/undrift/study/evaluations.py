@@ -71,7 +71,9 @@ class Evaluations:
         every = self.config.judge_every
         if every and trainer.step % every == 0 and trainer.step < self.steps:
             for chain in self.config.chains:
-                sampler = partial(trainer.averaged_sampler, chain.num_inference_steps, chain.sampler)
+                sampler = partial(
+                    trainer.averaged_sampler, chain.num_inference_steps, chain.sampler
+                )
                 self._scores(f"step-{trainer.step:08d}", chain, sampler, grid=False)
 
     def outcome(self, train_cpu_s: float) -> Outcome:

@@ -38,6 +38,8 @@ class StudyRow:
         grid: File of a grid of its samples, in the folder of the study.
         step: Training step whose averaged weights were evaluated, before the last.
         remedy: Name of the remedy of its sampler.
+        is_best_sampler: Whether the sampler is the best one at its number of network calls: that
+            with the lowest Fréchet distance of the method, a mean over the other seeds.
     """
 
     protocol: str
@@ -70,6 +72,7 @@ class StudyRow:
     grid: str | None = None
     step: int | None = None
     remedy: str | None = None
+    is_best_sampler: bool = False
 
     @property
     def chain(self) -> tuple[str, int]:

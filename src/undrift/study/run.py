@@ -83,7 +83,7 @@ def _record(worker: Worker, endings: Mapping[Job, Ending], command: str | None) 
     order = sorted(jobs(config), key=lambda job: config.protocols.index(job.protocol))
     is_complete = len(endings) == len(order)
     found = [ending for job in order if isinstance(ending := endings.get(job), Outcome)]
-    rows = [row for outcome in found for row in outcome.rows]
+    rows = statistics.with_best_samplers([row for outcome in found for row in outcome.rows])
     checkpoints = statistics.distinct(row for outcome in found for row in outcome.checkpoints)
     remedies = [row for outcome in found for row in outcome.remedies]
     points = statistics.distinct([*checkpoints, *rows]) if is_complete else []

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,26 +75,27 @@ def paired_best(rows: Sequence[StudyRow]) -> list[Change]:
     """
     if len({row.sampler for row in rows}) < 2:
         return []
-    kinds = _grouped(rows, "protocol", "budget", "network_calls", "method").values()
-    best = [row for own in kinds for row in on_best_sampler(own)]
+    best = [row for row in rows if row.is_best_sampler]
     return _against_plain(best, "protocol", "budget", "network_calls")
 
 
-def on_best_sampler(rows: Sequence[StudyRow]) -> list[StudyRow]:
-    """One of the rows of each seed: on the sampler that has the lowest Fréchet distance elsewhere.
+def with_best_samplers(rows: Sequence[StudyRow]) -> list[StudyRow]:
+    """The same rows, those marked whose sampler is the best at their number of network calls.
 
-    Arguments:
-        rows: Results of one method at one number of network calls.
+    The best for a method and a seed is the one with the lowest mean Fréchet distance over the other
+    seeds of the method.
     """
-    found = []
-    for (seed,), own in _grouped(rows, "seed").items():
-        others = [r for r in rows if r.seed != seed and r.frechet is not None] or own
-        means = {
-            name: statistics.fmean(r.frechet or math.inf for r in group)
-            for (name,), group in _grouped(others, "sampler").items()
-        }
-        found.append(min(own, key=lambda row: means.get(row.sampler, math.inf)))
-    return found
+    best = set()
+    for own in _grouped(rows, "protocol", "budget", "network_calls", "method").values():
+        for (seed,), of_seed in _grouped(own, "seed").items():
+            others = _grouped([r for r in own if r.seed != seed] or of_seed, "sampler")
+            best.add(id(min(of_seed, key=lambda row: _mean_frechet(others.get((row.sampler,))))))
+    return [replace(row, is_best_sampler=id(row) in best) for row in rows]
+
+
+def _mean_frechet(rows: Sequence[StudyRow] | None) -> float:
+    known = [row.frechet for row in rows or () if row.frechet is not None]
+    return statistics.fmean(known) if known else math.inf
 
 
 def _against_plain(rows: Sequence[StudyRow], *fields: str) -> list[Change]:
@@ -137,8 +139,8 @@ def changes(
 def costs(rows: Sequence[StudyRow]) -> list[Cost]:
     """Processor time of a training step of each method, relative to plain's of the same seed.
 
-    Each run counts once, however many chains it is evaluated on. Taken from the runs at equal steps; runs that share a machine influence each other's time:
-    look at the spread over seeds.
+    Each run counts once, however many chains it is evaluated on. Taken from the runs at equal
+    steps; runs that share a machine influence each other's time: look at the spread over seeds.
     """
     at_steps = {(r.protocol, r.method, r.seed): r for r in rows if r.budget == "steps"}
     equal, cost = at_steps.values(), {k: r.train_cpu_s / r.steps for k, r in at_steps.items()}

@@ -1,0 +1,77 @@
+"""A study on each of its chains, and with the best sampler at each number of network calls.
+
+The parts of a study are plain data of a study too, so every table and plot of a study serves each
+of them. What sets a part apart is its ``part``, in words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from undrift.reporting.findings import Finding
+from undrift.reporting.numbers import MISSING
+from undrift.reporting.study_content import (
+    CORRELATIONS,
+    Row,
+    Study,
+    correlation,
+    missing_runs,
+    rho_text,
+    verdicts,
+)
+from undrift.reporting.tables import Table
+
+LISTS = ("rows", "paired", "checkpoints", "remedies", "paired_remedies", "profiles", "correlations")
+"""What a study holds of each chain."""
+
+
+def chains(study: Study) -> list[Study]:
+    """The study on each chain; the study itself if there is but one."""
+    found = dict.fromkeys(map(_chain, study["rows"]))
+    if len(found) < 2:
+        return [study]
+    return [
+        {
+            **study,
+            **{key: [row for row in study[key] if _chain(row) == chain] for key in LISTS},
+            "part": "{}, {} steps".format(*chain),
+        }
+        for chain in found
+    ]
+
+
+def best_samplers(study: Study) -> list[Study]:
+    """The study with the best sampler of each method, at each number of network calls."""
+    best = [row for row in study["rows"] if row["is_best_sampler"]]
+    return [
+        {
+            **study,
+            **dict.fromkeys(LISTS, ()),
+            "rows": [row for row in best if row["network_calls"] == calls],
+            "paired": [row for row in study["paired_best"] if row["network_calls"] == calls],
+            "part": f"the best sampler of each, {calls} network calls",
+        }
+        for calls in sorted({row["network_calls"] for row in study["paired_best"]})
+    ]
+
+
+def findings(study: Study) -> list[Finding]:
+    """What the study says: with the best samplers where there are several, else on each chain."""
+    parts = best_samplers(study) or chains(study)
+    return [finding for part in parts for finding in verdicts(part)] + missing_runs(study)
+
+
+def correlation_table(study: Study) -> Table | None:
+    """Rank correlation of the cumulative error with the Fréchet distance, on each chain."""
+    body = []
+    for part in chains(study):
+        if found := correlation(part):
+            texts = [rho_text(found[key]) if found[key] else MISSING for key in CORRELATIONS]
+            body.append([part.get("part", ""), *texts])
+    columns = ["chain", *CORRELATIONS.values()]
+    title = "Rank correlation of D₀² with the Fréchet distance"
+    return Table(title, columns, body, num_names=1) if body else None
+
+
+def _chain(row: Row) -> tuple[Any, Any]:
+    return row["sampler"], row["num_inference_steps"]
