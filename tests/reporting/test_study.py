@@ -1,8 +1,10 @@
 """The page of a study: what it says, that it needs nothing else, and what it refuses."""
 
+import itertools
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 from xml.etree import ElementTree
 
 import pytest
@@ -15,9 +17,10 @@ from undrift.data.grids import image_grid
 from undrift.exceptions import InvalidInput
 from undrift.reporting import study as study_pages
 from undrift.reporting.page import write_page
-from undrift.reporting.study import chip, render_study, write_study_report
+from undrift.reporting.study import chip, render_study, study_markdown, write_study_report
+from undrift.reporting.study_chains import chains
 from undrift.reporting.study_content import change_text, results_table, verdicts
-from undrift.reporting.study_figures import change_plot
+from undrift.reporting.study_figures import change_plot, quality_plots
 
 DATA = Path(__file__).parents[2] / "docs" / "data"
 SECTIONS = ("verdict", "branched", "scratch", "costs", "prediction", "remedies", "samples", "run")
@@ -97,6 +100,42 @@ def test_the_table_holds_mean_spread_and_change():
         f"{torch.tensor(values).std():.2f}"
     )
     assert cells["persistent"][4] == change_text(by_method(found, "persistent"))
+
+
+CHAINS = tuple((sampler, steps) for sampler in ("ancestral", "unipc") for steps in (5, 20))
+
+
+def test_a_study_on_several_chains_has_a_table_for_each_and_quality_against_calls(tmp_path):
+    found = study(seeds=(0, 1), protocols=("branched",), chains=CHAINS)
+    page = render_study(found, tmp_path)
+    _, markdown = study_markdown(found, tmp_path, "files")
+    for sampler, steps in CHAINS:
+        place = f"branched, equal steps, {sampler}, {steps} steps"
+        assert f"<span>{place}</span>" in page and f"**{place.capitalize()}**" in markdown
+    assert "the best sampler of each, 5 network calls), persistent lowers" in markdown
+    [part] = [c for c in chains(found) if c["part"] == "unipc, 20 steps"]
+    assert {(row["sampler"], row["num_inference_steps"]) for row in part["rows"]} == {("unipc", 20)}
+    table = results_table(part, "branched", "steps")
+    plain = [r for r in part["rows"] if (r["method"], r["budget"]) == ("plain", "steps")]
+    cell = table.rows[0][table.columns.index("Fréchet distance")]
+    assert cell.startswith(f"{fmean(row['frechet'] for row in plain):.2f} ±")
+
+
+def test_quality_is_drawn_against_network_calls_a_curve_for_each_method(tmp_path):
+    found = study(seeds=(0, 1), protocols=("branched",), chains=CHAINS)
+    plots = quality_plots(found, "branched", "steps")
+    assert list(plots) == ["best sampler", "ancestral", "unipc"]
+    words = plots["best sampler"].wide.split('aria-label="')[1].split('"')[0]
+    for method, calls in itertools.product(found["config"]["methods"], (5, 20)):
+        best = [
+            row["frechet"]
+            for row in found["rows"]
+            if (row["method"], row["network_calls"], row["budget"]) == (method, calls, "steps")
+            and row["sampler"] == "unipc"  # the better one of the record
+        ]
+        assert f"{method}: Fréchet {fmean(best):.2f} with {calls} calls" in words
+    one = study(seeds=(0, 1), protocols=("branched",))
+    assert quality_plots(one, "branched", "steps") == {}
 
 
 def test_a_study_of_one_seed_and_method_has_a_page(tmp_path):

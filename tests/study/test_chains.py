@@ -25,7 +25,13 @@ from undrift.study.statistics import (
     paired_remedies,
     with_best_samplers,
 )
-from undrift.training.config import ChainConfig, MethodConfig, ModelConfig, TrainConfig
+from undrift.training.config import (
+    ChainConfig,
+    MethodConfig,
+    ModelConfig,
+    RegularizerConfig,
+    TrainConfig,
+)
 
 SAMPLERS, STEPS = ["ancestral", "heun"], [2, 3]
 CHAINS = {(sampler, steps) for sampler in SAMPLERS for steps in STEPS}
@@ -147,6 +153,16 @@ def test_a_chain_that_does_not_fit_is_refused_before_anything(changes, message, 
     with pytest.raises(InvalidInput, match=message):
         run_study(plan(**changes), tmp_path / "study", progress=False)
     assert not (tmp_path / "study").exists()
+
+
+def test_methods_on_the_networks_own_features_start_from_the_base(tmp_path):
+    options = RegularizerConfig(num_inference_steps=3, features="both", population=64)
+    methods = {"plain": MethodConfig(), "own": MethodConfig("persistent", options)}
+    own = plan(methods=methods, reference="own")
+    try_building(own, load_data("digits"))
+    scratch = replace(own, protocols=["scratch"], scratch_steps=2)
+    with pytest.raises(InvalidInput, match="method own: .* learned nothing yet"):
+        run_study(scratch, tmp_path / "study", progress=False)
 
 
 def test_a_solver_that_refuses_what_the_network_predicts_is_refused_before_anything(monkeypatch):
