@@ -223,9 +223,6 @@ def test_samplers_by_name():
         (None, 0.5, "eta belongs to the sampler ddim"),
         ("ancestral", 0.0, "eta belongs"),
         ("ddim", 1.5, "from 0 to 1"),
-        ("EDMEulerScheduler", None, "EDMEulerScheduler does not take this model's schedule: its n"),
-        ("FlowMatchEulerDiscreteScheduler", None, "noise levels are of another kind"),
-        ("VQDiffusionScheduler", None, "does not take this model's schedule"),
     ],
 )
 def test_samplers_that_there_are_not(name, eta, words):
