@@ -13,12 +13,12 @@ from affine import AffineSampler, gaussian_chain, gaussian_data
 from undrift import AncestralSampler, CosineSchedule, DDIMSampler, Denoiser, InvalidInput, measure
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.scheduler import DiffusersSampler
-from undrift.measurement.budget import error_budget
+from undrift.measurement.budget import segment_budget
 from undrift.measurement.chain import ChainMeasurement
-from undrift.measurement.cumulative import ForwardDraws
 from undrift.measurement.exposure import variance_error
+from undrift.measurement.forward_draws import ForwardDraws
+from undrift.measurement.parallel_chains import ParallelChains
 from undrift.measurement.placement import candidates, place_states
-from undrift.measurement.population import Population
 from undrift.mmd.kernels import RBFMixture
 from undrift.seeds import stream_seed
 from undrift.theory.gaussian_chain import GaussianChain
@@ -235,14 +235,14 @@ def test_pairs_with_common_noise_are_unbiased_and_less_noisy():
         draws = ForwardDraws(
             DATA, sampler, 500, "population", torch.Generator().manual_seed(1000 + seed)
         )
-        chains = Population.from_prior(sampler, (500, 2), 200, seed)
+        chains = ParallelChains.from_prior(sampler, (500, 2), 200, seed)
         chains.advance(3)
         x = chains.advance(2)
         kernel = RBFMixture().fit(draws.draw(draws.select(4000), 2))
         starts, forward = draws.draw_pair(draws.select(500), 3, 2)
         rolled = chains.replay(starts)
-        terms = error_budget(x, rolled, forward, kernel)
-        shuffled = error_budget(x, rolled.roll(1, 0), forward, kernel)
+        terms = segment_budget(x, rolled, forward, kernel)
+        shuffled = segment_budget(x, rolled.roll(1, 0), forward, kernel)
         fresh.append(terms.fresh_sq)
         inherited.append(terms.inherited_sq)
         ratios.append(terms.fresh_sq_se / shuffled.fresh_sq_se)
@@ -280,7 +280,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
 def test_the_same_starts_with_the_same_noise_end_the_same(name, device):
     """Bit by bit, in every batch, the short last one too; a shorter list of starts as well."""
     sampler = SAMPLERS[name]()
-    chains = Population.from_prior(sampler, (7, 1, 4, 4), 3, seed=5, device=device)
+    chains = ParallelChains.from_prior(sampler, (7, 1, 4, 4), 3, seed=5, device=device)
     before = chains.states.clone()
     for t in (9, 4, 0):
         after = chains.advance(t).clone()
@@ -292,7 +292,7 @@ def test_the_same_starts_with_the_same_noise_end_the_same(name, device):
 
 def test_batches_do_not_change_what_chains_see_and_ticks_count_steps():
     sampler, ticks = SAMPLERS["ancestral"](), []
-    chains = Population.from_prior(sampler, (5, 2), 2, seed=0, tick=ticks.append)
+    chains = ParallelChains.from_prior(sampler, (5, 2), 2, seed=0, tick=ticks.append)
     whole = chains.advance(0)
     assert sum(ticks) == 12 * 5
     generator = torch.Generator().manual_seed(stream_seed(0, "noise", 0))
@@ -339,7 +339,7 @@ def test_delta_of_a_gaussian_chain_is_its_closed_form():
     sampler, x_0 = AffineSampler(chain), gaussian_data(40_000, chain)
     draws = ForwardDraws(x_0, sampler, 4, "population", torch.Generator().manual_seed(0))
     start = 20
-    population = Population(sampler, draws.draw(x_0, start), 10_000, seed=0)
+    population = ParallelChains(sampler, draws.draw(x_0, start), 10_000, seed=0)
     # chains that begin in the middle, where the state still knows its data
     population.t, population.batches = start, [replace(b, t=start) for b in population.batches]
     alpha, sigma = sampler.scale(start)
@@ -378,7 +378,7 @@ def test_the_norm_gap_is_that_of_the_closed_form():
 def test_a_population_keeps_the_history_of_a_multistep_solver(kind):
     """Advanced in parts it is the trajectory of each batch, with the noise of each batch."""
     sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), getattr(diffusers, kind)(), 6)
-    chains = Population.from_prior(sampler, (5, 2), 3, seed=0)
+    chains = ParallelChains.from_prior(sampler, (5, 2), 3, seed=0)
     starts, noise = list(chains.batches), chains.generators
     copies = [torch.Generator().set_state(generator.get_state()) for generator in noise]
     for position in (1, 4, 6):

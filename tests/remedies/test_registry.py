@@ -71,7 +71,7 @@ def test_a_remedied_sampler_is_measured_or_refused_in_one_line(name, sampler):
     profile = measure(remedied, data(), num_samples=60, states=3, progress=False)
     plain = measure(base, data(), num_samples=60, states=3, progress=False)
     (how,) = profile.how["sampler"]["remedies"]
-    assert how["remedy"] == name and how["strength"] == REMEDIES[name].strengths.published
+    assert how["remedy"] == name and how["strength"] == REMEDIES[name].strengths.default
     assert math.isfinite(profile.final.mmd_sq) and profile.final.mmd_sq != plain.final.mmd_sq
 
 
@@ -93,7 +93,7 @@ def test_the_guide_and_the_help_show_the_description(name):
     kind = REMEDIES[name]
     strengths, summary = kind.strengths, kind.__doc__.splitlines()[0]
     neutral = "–" if strengths.neutral is None else f"{strengths.neutral:g}"
-    cells = [f"`{name}`", summary, strengths.meaning, f"{strengths.published:g}", neutral]
+    cells = [f"`{name}`", summary, strengths.meaning, f"{strengths.default:g}", neutral]
     assert f"| {' | '.join([*cells, options_text(kind)])} |" in GUIDE.read_text("utf-8")
     shown = next(option.help for option in options(sample.Config) if option.key == "remedy")
     assert all(words in shown for words in (name, strengths.meaning, options_text(kind)))

@@ -581,14 +581,14 @@ def test_a_remedied_chain_is_measured_as_any_other_and_says_what_was_done():
 
 
 def test_segments_run_again_as_they_ran():
-    from undrift.measurement.population import Population
+    from undrift.measurement.parallel_chains import ParallelChains
 
     for sampler in (
         apply_remedy(scheduled("DDIM"), SNRCorrection(0.2)),
         apply_remedy(ours(), SNRCorrection(0.2)),
         apply_remedy(ours(), TimeShift(10, cutoff=0)),
     ):
-        chains = Population.from_prior(sampler, SHAPE, 2, seed=0)
+        chains = ParallelChains.from_prior(sampler, SHAPE, 2, seed=0)
         middle, end = sampler.grid[2], sampler.grid[4]
         before = chains.advance(middle).clone()
         after = chains.advance(end)

@@ -10,7 +10,7 @@ from undrift.api.inputs import ChainChoice, chain
 from undrift.diffusion.pipelines import image_shape
 from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.cumulative import check_states
-from undrift.measurement.population import draw_samples
+from undrift.measurement.parallel_chains import draw_samples
 from undrift.progress import progress_bar
 
 

@@ -23,7 +23,7 @@ from undrift.mmd.kernels import Kernel
 from undrift.mmd.two_sample import mmd_estimate
 
 
-def error_budget(
+def segment_budget(
     states: Tensor, rolled: Tensor, forward: Tensor, kernel: Kernel, overlap: float = 0.0
 ) -> Budget:
     r"""Squares of the fresh and the inherited error of one segment, at the state where it ends.

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.measurement.budget import error_budget
+from undrift.measurement.budget import segment_budget
 from undrift.measurement.cumulative import (
-    ForwardDraws,
     check_states,
     cumulative_error,
     data_set_limits,
     permutations,
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
+from undrift.measurement.forward_draws import ForwardDraws
+from undrift.measurement.modular_segments import data_process, segment_errors
+from undrift.measurement.parallel_chains import ParallelChains
 from undrift.measurement.placement import RESOLVED, candidates, place_states
-from undrift.measurement.population import Population
-from undrift.measurement.segments import data_process, segment_errors
 from undrift.measurement.state import Budget, ErrorState, Exposure
 from undrift.mmd.kernels import Kernel
 from undrift.mmd.two_sample import mmd_estimate
@@ -122,7 +122,7 @@ class ChainMeasurement:
         grid, found = self.sampler.grid, Pilot({}, {})
         x_0 = self.forward.select(self.num_pilots)
         starts, seed = self.forward.draw(x_0, grid[0]), stream_seed(self.seed, "ahead")
-        chains = Population(self.sampler, starts, self.batch_size, seed, tick)
+        chains = ParallelChains(self.sampler, starts, self.batch_size, seed, tick)
         compared = set(candidates(grid)) if compare else set()
         for t in grid:
             x = chains.advance(t)
@@ -139,7 +139,7 @@ class ChainMeasurement:
     ) -> list[ErrorState]:
         """Run all chains from state to state and compare them at each with forward draws."""
         data, states = self.forward.data, []
-        chains = Population.from_prior(
+        chains = ParallelChains.from_prior(
             self.sampler, (self.num_samples, *data.shape[1:]), self.batch_size, self.seed,
             device=data.device, tick=tick,
         )  # fmt: skip
@@ -168,14 +168,14 @@ class ChainMeasurement:
         count = max(self.forward.count, self.num_samples)
         return replace(self.forward, reference="empirical", count=count, generator=generator)
 
-    def _budget(self, chains: Population, x: Tensor, t: float, kernel: Kernel) -> Budget:
+    def _budget(self, chains: ParallelChains, x: Tensor, t: float, kernel: Kernel) -> Budget:
         """Fresh and inherited error of the segment that ends at this state."""
         x_0 = self.forward.select(len(x))
         starts, forward = self.forward.draw_pair(x_0, chains.before[0], t)
         rolled = chains.replay(starts)
         check_states(rolled, t, "states of chains from forward draws")
         overlap = min(1.0, len(x_0) / len(self.forward.data)) if self.forward.overlap(t) else 0.0
-        return error_budget(x[: len(x_0)], rolled, forward, kernel, overlap)
+        return segment_budget(x[: len(x_0)], rolled, forward, kernel, overlap)
 
     def _epsilon_norms(self, x: Tensor, y: Tensor, t: float, num_states: int) -> Exposure:
         """Norms of the noise estimate, on as many states as cost one percent of the run."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undrift.diffusion.network import evaluating
 from undrift.diffusion.sampler import Sampler
-from undrift.measurement.population import Population
+from undrift.measurement.parallel_chains import ParallelChains
 from undrift.progress import announce
 
 _SHORT = 10.0
@@ -46,7 +46,7 @@ def seconds_per_call(sampler: Sampler, data: Tensor, batch_size: int) -> float:
     shape, started = (count, *data.shape[1:]), 0.0
     with evaluating(sampler.network):
         for _ in range(2):  # the first one warms up
-            chains = Population.from_prior(sampler, shape, count, seed=0, device=data.device)
+            chains = ParallelChains.from_prior(sampler, shape, count, seed=0, device=data.device)
             started = time.perf_counter()
             float(chains.advance(sampler.grid[1]).sum())  # waits for an accelerator
     return (time.perf_counter() - started) / count

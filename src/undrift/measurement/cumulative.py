@@ -7,78 +7,18 @@ bandwidth is fixed by the forward draws of the same t, so that it does not chang
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
+from undrift.measurement.forward_draws import ForwardDraws
 from undrift.measurement.state import CumulativeError, KLLimits
 from undrift.mmd.interval import MMDEstimate
 from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.mmd.kl_bounds import LEVEL, kl_lower_bound, mmd_sq_lower_limit
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.seeds import stream_seed
-
-Reference = Literal["population", "empirical"]
-
-
-@dataclass(frozen=True)
-class ForwardDraws:
-    r"""Draws from the forward marginals :math:`q_t` of a data set.
-
-    With the ``"population"`` as reference each datum is used at most once for a state, so that the
-    draws are independent draws from what the data were drawn from. With the ``"empirical"``
-    distribution data are drawn with replacement: the target is the data set itself, which only a
-    model that has memorized it matches.
-
-    Arguments:
-        data: Data, with shape :math:`(n, *)`.
-        sampler: The chain, whose forward process is used.
-        count: Number of draws for each state.
-        reference: ``"population"`` or ``"empirical"``.
-        generator: Source of the draws.
-    """
-
-    data: Tensor
-    sampler: Sampler
-    count: int
-    reference: Reference
-    generator: torch.Generator
-
-    def select(self, count: int | None = None) -> Tensor:
-        """Data for one state, with shape :math:`(M, *)`, on the CPU."""
-        n, count = len(self.data), self.count if count is None else count
-        if self.reference == "population":
-            rows = torch.randperm(n, generator=self.generator)[:count]
-        else:
-            rows = torch.randint(n, (count,), generator=self.generator)
-        return self.data[rows]
-
-    def at(self, t: float) -> Tensor:
-        """Forward draws to compare a state with; at t = 0 the images that samples are scored by."""
-        if t == 0 and self.reference == "population":
-            return self.draw(self.data[evenly_spread(len(self.data), self.count)], t)
-        return self.draw(self.select(), t)
-
-    def draw(self, x_0: Tensor, t: float) -> Tensor:
-        """The forward process at time t from these data."""
-        return self.sampler.forward(x_0, t, generator=self.generator)
-
-    def draw_pair(self, x_0: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
-        """The forward process at two times, from the same data with the same noise."""
-        before = self.generator.get_state()
-        x_s = self.draw(x_0, s)
-        self.generator.set_state(before)
-        return self.draw(x_0, t), x_s
-
-    def overlap(self, t: float) -> float:
-        """Share of the draws of one state that another measurement of the same data uses too."""
-        if self.reference == "empirical":
-            return 0.0
-        return 1.0 if t == 0 else min(1.0, self.count / len(self.data))
 
 
 def cumulative_error(
@@ -171,26 +111,9 @@ def kl_limit(found: MMDEstimate, kernel: Kernel) -> float | None:
     return kl_lower_bound(found.lower_confidence_limit(LEVEL))
 
 
-def evenly_spread(num_data: int, count: int) -> Tensor:
-    """Rows of ``count`` data, evenly spread over all of them; all, in order, where no more are.
-
-    Example:
-        >>> evenly_spread(5, 2).tolist(), evenly_spread(3, 9).tolist()
-        ([0, 2], [0, 1, 2])
-    """
-    count = min(count, num_data)
-    return torch.arange(count) * num_data // count
-
-
 def permutations(seed: int, t: float) -> torch.Generator:
     """The source of the permutations behind the p-value of one state."""
     return torch.Generator().manual_seed(stream_seed(seed, "permutations", f"{t:g}"))
-
-
-def default_count(data: Tensor, num_samples: int, reference: Reference) -> int:
-    """How many forward draws: all data, up to four times the samples."""
-    most = 4 * num_samples
-    return min(len(data), most) if reference == "population" else max(num_samples, 2)
 
 
 def check_states(x: Tensor, t: float, what: str) -> None:

@@ -25,7 +25,7 @@ from undrift.diffusion.network import device_of
 from undrift.diffusion.pipelines import check_image_shape, image_shape
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.measurement.population import draw_samples
+from undrift.measurement.parallel_chains import draw_samples
 from undrift.seeds import stream_seed
 
 _LEAST_CLIPPED = 1e-3

@@ -23,8 +23,8 @@ from undrift.diffusion.pipelines import as_sampler, check_weights, weights_diges
 from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cost import announce_cost
-from undrift.measurement.cumulative import ForwardDraws, Reference, default_count
 from undrift.measurement.data import check_data_range, data_for
+from undrift.measurement.forward_draws import ForwardDraws, Reference, default_count
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.state import Criterion, with_ratios
 from undrift.mmd.kernels import Kernel, RBFMixture
@@ -83,10 +83,10 @@ def measure(
         budget: Whether to run the second pass, for fresh and inherited error (twice the cost).
         exposure: Whether to measure δ and the ε-norm gap, on a few chains.
         modular: Whether to measure the modular error of every step in nats, and with it the upper
-            limit of the cumulative error (:mod:`undrift.measurement.segments`); both, and the lower
-            limit, are then against the data set itself. The last state but one of the grid is
-            measured too, because a divergence from a data set exists down to there. It costs
-            twice ``num_modular`` chains, and time in proportion to the number of data.
+            limit of the cumulative error (:mod:`undrift.measurement.modular_segments`); both, and
+            the lower limit, are then against the data set itself. The last state but one of the
+            grid is measured too, because a divergence from a data set exists down to there. It
+            costs twice ``num_modular`` chains, and time in proportion to the number of data.
         num_modular: Number of chains on which the modular error is measured.
         reference: Whether the data are draws of a ``"population"``, or the target themselves, as an
             ``"empirical"`` distribution (:class:`~undrift.measurement.cumulative.ForwardDraws`).

@@ -28,14 +28,9 @@ from torch import Tensor
 
 from undrift.data.images import ImageData
 from undrift.diffusion.sampler import Sampler
-from undrift.measurement.cumulative import (
-    check_states,
-    data_variance,
-    default_count,
-    evenly_spread,
-    permutations,
-)
-from undrift.measurement.population import BATCH_SIZE, draw_samples
+from undrift.measurement.cumulative import check_states, data_variance, permutations
+from undrift.measurement.forward_draws import default_count, evenly_spread
+from undrift.measurement.parallel_chains import BATCH_SIZE, draw_samples
 from undrift.mmd.distances import squared_distances
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import mmd_estimate

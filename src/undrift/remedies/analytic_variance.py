@@ -94,7 +94,7 @@ class AnalyticVariance(Remedy):
     remedy = "analytic_variance"
     strengths = Strengths(
         "factor on the analytic variance",
-        published=1.0,
+        default=1.0,
         grid=(0.6, 0.8, 1.0, 1.25, 1.6),
     )
     limits: ClassVar = {"strength": Limits(0, ends="()"), "tolerance": Limits(0)}

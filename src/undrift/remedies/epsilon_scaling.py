@@ -68,7 +68,7 @@ class EpsilonScaling(Remedy):
     remedy = "epsilon_scaling"
     strengths = Strengths(
         "b, by which the noise estimate is divided",
-        published=1.005,
+        default=1.005,
         grid=(0.98, 0.99, 0.995, 1.0, 1.005, 1.01, 1.02),
         neutral=1.0,
     )

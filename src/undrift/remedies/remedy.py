@@ -34,13 +34,13 @@ class Strengths:
 
     Arguments:
         meaning: What the strength is.
-        published: The strength where none is given: of the order that its paper uses.
+        default: The strength where none is given: of the order that its paper uses, if it has one.
         grid: The strengths that a search tries first.
         neutral: The strength without effect, if there is one.
     """
 
     meaning: str
-    published: float
+    default: float
     grid: tuple[float, ...]
     neutral: float | None = None
 
@@ -50,7 +50,7 @@ class Remedy:
     """A remedy with its options: the base of all remedies.
 
     Arguments:
-        strength: How strong; the published strength when None.
+        strength: How strong; the default strength when None.
 
     Raises:
         InvalidInput: If an option cannot be used.
@@ -115,7 +115,7 @@ class Remedy:
     @property
     def value(self) -> float:
         """The strength that is applied."""
-        return self.strengths.published if self.strength is None else self.strength
+        return self.strengths.default if self.strength is None else self.strength
 
     @property
     def neutral(self) -> float | None:

@@ -66,7 +66,7 @@ class SNRCorrection(Remedy):
     remedy = "snr_t"
     strengths = Strengths(
         "lambda of the low frequencies",
-        published=0.01,
+        default=0.01,
         grid=(-0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02),
         neutral=0.0,
     )

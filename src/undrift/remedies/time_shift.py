@@ -73,7 +73,7 @@ class TimeShift(Remedy):
     remedy = "time_shift"
     strengths = Strengths(
         "width of the window, in training steps",
-        published=10.0,
+        default=10.0,
         grid=(0.0, 2.0, 4.0, 8.0, 16.0),
         neutral=0.0,
     )

@@ -17,7 +17,7 @@ from undrift.diffusion.mixture import ForwardProcess, GaussianMixture
 from undrift.diffusion.schedule import CosineSchedule, LinearSchedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.measurement.modular import Estimate
-from undrift.measurement.segments import data_process, prior_terms, segment_errors
+from undrift.measurement.modular_segments import data_process, prior_terms, segment_errors
 from undrift.mmd.kernels import EnergyKernel, RBFMixture
 from undrift.mmd.kl_bounds import LEVEL, NULL_QUANTILE, kl_upper_limit, mmd_sq_lower_limit
 from undrift.theory.gaussian_chain import GaussianChain

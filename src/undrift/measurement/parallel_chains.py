@@ -15,7 +15,7 @@ BATCH_SIZE = 250
 """Default number of chains that go through the network at once; each batch has its own stream."""
 
 
-class Population:
+class ParallelChains:
     """Many chains that advance together, batch by batch, through one sampler.
 
     Each batch has its own random generator. The generators' states are stored before each advance,
@@ -32,7 +32,7 @@ class Population:
     Example:
         >>> from undrift import AncestralSampler, CosineSchedule, Denoiser
         >>> denoiser = Denoiser(lambda x_t, t: torch.zeros_like(x_t), CosineSchedule(10), "sample")
-        >>> chains = Population.from_prior(AncestralSampler(denoiser), (5, 2), 3, seed=0)
+        >>> chains = ParallelChains.from_prior(AncestralSampler(denoiser), (5, 2), 3, seed=0)
         >>> x_5 = chains.advance(5).clone()
         >>> x_2 = chains.advance(2)
         >>> bool((chains.replay(x_5) == x_2).all())
@@ -67,7 +67,7 @@ class Population:
         *,
         device: torch.device | str | None = None,
         tick: Callable[[int], None] = lambda amount: None,
-    ) -> Population:
+    ) -> ParallelChains:
         r"""Chains that start from the prior, with shape :math:`(N, *)`."""
         generator = torch.Generator(device=device or "cpu").manual_seed(stream_seed(seed, "prior"))
         x = sampler.prior(shape, generator=generator, device=device)
@@ -138,7 +138,7 @@ def draw_samples(
     """
     network = sampler.network
     with evaluating(network):
-        chains = Population.from_prior(
+        chains = ParallelChains.from_prior(
             sampler, shape, batch_size, seed, device=device_of(network), tick=tick
         )
         return chains.advance(0).cpu()
