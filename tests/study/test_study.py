@@ -466,7 +466,7 @@ def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):
         ("methods: {plain: {method: plain}, x: }", "methods.x: give options by name"),
         ("methods: [plain]", "methods: give names"),
         ("base: {regulariser: {}}", "unknown option base.regulariser; did you mean regularizer?"),
-        ("remedies: {x: {remedy: snr}}", "remedies.x: unknown remedy 'snr': choose"),
+        ("remedies: {x: {remedy: snr}}", "remedies.x: unknown remedy 'snr': did you mean snr_t?"),
         ("remedies: {x: {remedy: epsilon_scaling, strength: -1}}", "above 0"),
         ("remedy_methods: [plain]", "go together"),
         ("remedies: {x: {remedy: snr_t, hgih: 5}}", "unknown option hgih; did you mean high?"),
