@@ -14,7 +14,7 @@ from undrift.data.grids import image_grid
 from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.measure import measure
-from undrift.measurement.population import draw_samples
+from undrift.measurement.parallel_chains import draw_samples
 from undrift.measurement.reading import write_json
 from undrift.quality.scorer import Row, Scorer, judgment_file
 from undrift.remedies.registry import apply_remedy
