@@ -252,6 +252,27 @@ def test_pairs_with_common_noise_are_unbiased_and_less_noisy():
     assert statistics.fmean(ratios) < 0.7
 
 
+def test_common_noise_makes_the_inherited_error_less_noisy_and_leaves_it_unbiased():
+    """Over a long segment most of a state is the noise of its steps, which both chains share."""
+    chain = gaussian_chain(10, slope_error=-0.3)
+    sampler, truth = AffineSampler(chain), exactly(chain, (10, 2, 0))[2]
+    found, ratios = [], []
+    for seed in range(25):
+        draws = ForwardDraws(DATA, sampler, 500, "population", torch.Generator().manual_seed(seed))
+        chains = ParallelChains.from_prior(sampler, (500, 2), 200, seed)
+        x = chains.advance(2)
+        kernel = RBFMixture().fit(draws.draw(draws.select(4000), 2))
+        starts, forward = draws.draw_pair(draws.select(500), 10, 2)
+        rolled = chains.replay(starts)
+        terms = segment_budget(x, rolled, forward, kernel)
+        apart = segment_budget(x.roll(1, 0), rolled, forward, kernel)
+        found.append(terms.inherited_sq)
+        ratios.append(terms.inherited_sq_se / apart.inherited_sq_se)
+    error = statistics.stdev(found) / math.sqrt(len(found))
+    assert abs(statistics.fmean(found) - truth["inherited_sq"]) < 3 * error
+    assert statistics.fmean(ratios) < 0.01
+
+
 # -- chains that run again ---------------------------------------------------------------------
 
 

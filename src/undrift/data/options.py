@@ -71,8 +71,8 @@ class LoadOptions:
         """
         name = self.find(IMAGE_NAMES, content)
         if name is None:
-            found = ", ".join(map(str, content)) or "nothing"
-            raise InvalidInput(f"{source} {found} but no images: name them 'images'")
+            found = f"{', '.join(map(str, content))}, but no images" if content else "nothing"
+            raise InvalidInput(f"{source} {found}: name the array 'images'")
         return name
 
     def check_split(self, source: object, known: Iterable[str]) -> None:
