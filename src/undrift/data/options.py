@@ -71,7 +71,7 @@ class LoadOptions:
         """
         name = self.find(IMAGE_NAMES, content)
         if name is None:
-            found = f"{', '.join(map(str, content))}, but no images" if content else "nothing"
+            found = f"{', '.join(map(str, content))}, but no images" if content else "no images"
             raise InvalidInput(f"{source} {found}: name the array 'images'")
         return name
 
