@@ -106,5 +106,5 @@ def test_its_discrepancy_is_the_estimate_of_the_whole_queue():
 
 
 def test_a_population_of_one_is_refused():
-    with pytest.raises(InvalidInput, match="population of 1"):
+    with pytest.raises(InvalidInput, match="population is 1"):
         Population(size=1)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TITLE = "How the error accumulates along the chain"
 """Heading of a report where none is given."""
 
+PLAIN = "plain"
+"""The method of a study that all others are compared with."""
+
 Profile: TypeAlias = Mapping[str, Any]
 """A measurement as :class:`undrift.measurement.profile.ErrorProfile` writes it."""
 

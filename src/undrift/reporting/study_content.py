@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from undrift.exceptions import InvalidInput
-from undrift.reporting.content import SampleGrid, number
+from undrift.reporting.content import PLAIN, SampleGrid, number
 from undrift.reporting.findings import Finding
 from undrift.reporting.numbers import (
     MISSING,
@@ -27,7 +27,6 @@ from undrift.reporting.tables import Table
 
 Row = Mapping[str, Any]
 Study = Mapping[str, Any]
-PLAIN = "plain"
 NAMES = {
     "mmd_sq": "D₀²",
     "empirical_mmd_sq": "D₀² to the data set",

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from undrift.remedies.remedy import Remedy
+from undrift.reporting.content import PLAIN as PLAIN
 from undrift.training.config import MethodConfig, TrainConfig
 
 Protocol = Literal["branched", "scratch"]
 Budget = Literal["steps", "compute"]
-PLAIN = "plain"
-"""The method that all others are compared with."""
 BASE = "base"
 """Name of the run that branches continue, among the checkpoints."""
 DATA_GRID = "data.png"
