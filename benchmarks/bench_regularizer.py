@@ -6,7 +6,7 @@ network and batch, one thread. Steps of both sides alternate; times are processo
 process, so that a busy machine changes the ratios little. The chain has ten modules and one cohort,
 so that the steps that are timed are whole laps of it: what a restart costs is shared among the
 steps as in a long run. The published baselines keep no chains: theirs has a thousand modules.
-Methods without a limit are timed over fewer pairs.
+The published baselines, which have no limits, are timed over fewer pairs.
 
 Memory is the peak of the resident memory over training steps, less what is there before the first
 one, of a process of its own for each variant.
@@ -32,7 +32,7 @@ from undrift.training.trainer import Trainer
 
 MODULES = 10
 PAIRS = 12  # whole laps of three modules at every second step, and nearly one of ten
-PAIRS_WITHOUT_LIMIT = 2
+PAIRS_OF_BASELINES = 2
 BASELINE_MODULES = 1000
 VARIANTS = ("official", "full", "truncated", "persistent")
 BASELINES = ("input_perturbation", "dream", "scheduled_sampling", "consistent", "fokker_planck")
@@ -46,7 +46,7 @@ def bench(pairs: int | None = None, methods: Sequence[str] = METHODS) -> list[di
     """Ratios with their limits.
 
     Arguments:
-        pairs: Steps of each side; 12, or 2 for a method without a limit, when None.
+        pairs: Steps of each side; 12, or 2 for a published baseline, when None.
         methods: Which methods are held against plain.
     """
     threads = torch.get_num_threads()
@@ -116,7 +116,7 @@ def _step(trainer: Trainer) -> float:
 
 
 def _pairs(method: str) -> int:
-    return PAIRS if method in TIME_LIMITS else PAIRS_WITHOUT_LIMIT
+    return PAIRS if method in VARIANTS else PAIRS_OF_BASELINES
 
 
 def _modules(method: str) -> int:
