@@ -235,7 +235,7 @@ def _percent_axis(axes: Axes, rows: Sequence[Row], ticks: int) -> None:
     low = min(*shown, 0.0, max(min(ends), -1.05))
     high = max(*shown, min(max(ends), max(*shown, 0.25) * 1.5))
     high = min(high, max(MOST_CHANGE, low + 0.2))
-    margin = 0.06 * (high - low)
+    margin = 0.06 * (high - low) or 0.1
     axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(lambda x, _: _percent(x))
