@@ -95,7 +95,7 @@ def test_a_network_with_its_schedule_and_a_number_of_steps():
         (None, IMAGES, "cannot sample from a NoneType"),
         (nn.Linear(2, 2), IMAGES, "cannot sample from a Linear"),
         ("no/such/model", IMAGES, "no such folder: no/such/model"),
-        (sampler_of(IMAGES), {"text": ["a"]}, "the data have text but no images"),
+        (sampler_of(IMAGES), {"text": ["a"]}, "the data have text, but no images"),
         (sampler_of(IMAGES), 7, "cannot use a int as data"),
         (sampler_of(IMAGES), "nothing", "unknown data 'nothing'"),
     ],
