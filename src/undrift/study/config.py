@@ -66,8 +66,8 @@ class StudyConfig:
         num_reference: Images that samples are compared with, evenly spread over the data (default:
             all, up to four times the samples).
         features: Features of the quality metrics, which no method was trained on: classifier (of
-            the labels), efficientnet-lite0, pixels, or a TorchScript file (default: the classifier
-            where the data have labels, else efficientnet-lite0).
+            the labels), efficientnet-lite0 (or -lite1, -lite2), pixels, or a TorchScript file
+            (default: the classifier where the data have labels, else efficientnet-lite0).
         remedies: Remedies at sampling time by names that you choose, tried on trained models.
         remedy_methods: Methods that they are tried on (default: plain and the reference), by the
             first protocol at equal steps.
