@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from undrift.exceptions import InvalidInput, check_choice
 from undrift.remedies.analytic_variance import AnalyticVariance
 from undrift.remedies.epsilon_scaling import EpsilonScaling
+from undrift.remedies.moments import Moments
 from undrift.remedies.remedy import Remedy, choices_of
 from undrift.remedies.snr_correction import SNRCorrection
 from undrift.remedies.time_shift import TimeShift
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from undrift.diffusion.sampler import Sampler
 
 REMEDIES: dict[str, type[Remedy]] = {
-    kind.remedy: kind for kind in (EpsilonScaling, TimeShift, AnalyticVariance, SNRCorrection)
+    kind.remedy: kind
+    for kind in (EpsilonScaling, TimeShift, AnalyticVariance, SNRCorrection, Moments)
 }
 """Each remedy by its name."""
 

@@ -145,6 +145,16 @@ class Remedy:
             generator: Source of the draws.
         """
 
+    def needed(self, estimate: Any) -> Any:  # noqa: ANN401
+        """What was estimated from data.
+
+        Raises:
+            InvalidInput: If nothing was.
+        """
+        if estimate is None:
+            raise InvalidInput(f"{self.remedy} is not estimated: use apply_remedy with data")
+        return estimate
+
     def wrapped(self, network: Any, base: Sampler, estimate: Any) -> Any:  # noqa: ANN401
         """The network with the remedy, which is called as the network is.
 
