@@ -38,6 +38,7 @@ def write_run(folder, net=None, **data):
     (folder / "config.yaml").write_text(yaml.safe_dump(known | data))
     rows = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in (1, 5, 9)]
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    image_grid(torch.ones(4, 1, 8, 8)).save(folder / "data.png")
     (folder / "samples").mkdir()
     for step in (5, 9):
         image_grid(torch.zeros(4, 1, 8, 8)).save(folder / "samples" / f"step-{step:08d}.png")

@@ -181,11 +181,32 @@ def test_a_report_collects_the_records_of_a_run(place, capsys):
         "run",
     ]  # the merged one stands for its parts; the file itself
     page = (place / "out" / "page.html").read_text("utf-8")
-    assert "A &lt; B" in page and "samples after 9 steps" in page and "digits, train" in page
+    assert "A &lt; B" in page and "samples after 9 steps" in page
+    assert "training images" in page
     assert "Fréchet distance (pixels)" in page and "undrift report run" in page
     # made anew in its place, and nothing else is replaced
     assert cli.main(["report", first, "--output", "out/page.html"]) == 0
     assert "report  out/page.html" in capsys.readouterr()[0]
+
+
+def test_a_report_of_a_run_imports_neither_torch_nor_scikit_learn(place, capsys):
+    """And takes less than 3 s of processor time, the start of Python included."""
+    import os
+    import subprocess
+    import sys
+
+    result(capsys, "measure", "run", *FEW)
+    code = (
+        "import sys, undrift.cli as c; c.main(['report', 'run'])\n"
+        "found = {'torch', 'sklearn', 'pandas', 'scipy', 'diffusers'} & set(sys.modules)\n"
+        "sys.exit(', '.join(found) or 0)"
+    )
+    before = os.times()
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = os.times()
+    assert run.returncode == 0, run.stderr
+    used = after.children_user - before.children_user
+    assert used + after.children_system - before.children_system < 3
 
 
 def test_parts_of_a_merged_profile_are_left_out():

@@ -6,7 +6,7 @@ import re
 
 from undrift.cli import main
 from undrift.measurement.profile import ErrorProfile
-from undrift.training.runs import read_log
+from undrift.training.records import read_log
 
 SMALL = ["--base-steps", "6", "--steps", "4", "--num-samples", "24", "--num-steps", "8"]
 

@@ -34,7 +34,8 @@ from undrift.training.config import (
     RegularizerConfig,
     TrainConfig,
 )
-from undrift.training.runs import read_log, train
+from undrift.training.records import read_log
+from undrift.training.runs import train
 from undrift.training.trainer import Trainer
 
 STUDIES = Path(__file__).parents[2] / "studies"

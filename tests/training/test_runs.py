@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from tiny import noise_source
 from undrift.cli import main
+from undrift.data.grids import as_bytes
 from undrift.data.images import ImageData
 from undrift.diffusion.pipelines import load_pipeline
 from undrift.exceptions import InvalidInput
@@ -22,7 +24,8 @@ from undrift.training.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from undrift.training.runs import new_folder, read_log, train
+from undrift.training.records import read_log
+from undrift.training.runs import new_folder, train
 from undrift.training.trainer import Trainer
 
 IMAGES = ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
@@ -99,6 +102,8 @@ def test_a_run_leaves_all_that_it_promises(tmp_path):
     with Image.open(folder / "samples" / "step-00000004.png") as grid:
         assert grid.size == (8 * 9 + 1, 8 * 9 + 1) and len(grid.getcolors(10_000)) > 10
     assert len([*folder.glob("samples/*")]) == 2
+    with Image.open(folder / "data.png") as grid:
+        assert np.asarray(grid)[1:9, 1:9].tolist() == as_bytes(IMAGES.images[0, 0]).tolist()
     told = json.loads((folder / "versions.json").read_text())
     assert torch.__version__.startswith(told["versions"]["torch"].split("+")[0])
     assert told["data"]["fingerprint"] == IMAGES.fingerprint

@@ -11,12 +11,11 @@ from undrift.exceptions import Limits
 from undrift.progress import progress_bar
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.scorer import Scorer
+from undrift.reporting.evaluation import KIND, SCHEMA_VERSION
 from undrift.training.runs import versions
 
 logger = logging.getLogger("undrift")
 
-KIND = "undrift.evaluation"
-SCHEMA_VERSION = 2
 LEAST_SAMPLES = 4
 
 
@@ -75,20 +74,6 @@ def evaluate(
             "versions": versions(),
         },
     }
-
-
-def quality_rows(record: dict[str, Any]) -> list[tuple[str, str, float | None, float | None]]:
-    """Label, metric, value and standard error of each number of an evaluation."""
-    names = {
-        "mmd_sq": "D₀²",
-        "empirical_mmd_sq": "D₀² to the data set",
-        "frechet": record["score_name"],
-        "kernel_distance": "Kernel distance",
-        "precision": "Precision",
-        "recall": "Recall",
-    }
-    label = record["label"]
-    return [(label, name, record[key], record[f"{key}_se"]) for key, name in names.items()]
 
 
 def _announce(scorer: Scorer) -> None:

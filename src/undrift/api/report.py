@@ -7,22 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from undrift.api.evaluate import KIND, SCHEMA_VERSION, quality_rows
 from undrift.api.files import check_free
-from undrift.api.inputs import name_of, trained_on
-from undrift.data.grids import image_grid
+from undrift.api.inputs import name_of
 from undrift.exceptions import InvalidInput
 from undrift.measurement.profile import ErrorProfile
-from undrift.reporting.content import TITLE, ReportInput
+from undrift.reporting.content import TITLE, QualityRow, ReportInput
+from undrift.reporting.evaluation import quality_rows
 from undrift.reporting.html import write_report
 from undrift.reporting.page import MARK
 from undrift.reporting.study import write_study_markdown, write_study_report
 from undrift.study.record import FILE as STUDY
 from undrift.study.record import StudyRecord
-from undrift.training.runs import load, read_log
+from undrift.training.records import DATA_GRID, LOG, read_log
 
 MARKDOWN = ".md"
-DATA_IMAGES = 64
 
 Source = ErrorProfile | str | Path
 Records = dict[str, Any]
@@ -151,34 +149,21 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     try:
         return read_log(folder)
     except ValueError:
-        raise InvalidInput(f"{folder / 'log.jsonl'} is damaged: a line is no JSON") from None
+        raise InvalidInput(f"{folder / LOG} is damaged: a line is no JSON") from None
 
 
 def _add_grids(folder: Path, name: str, found: Records) -> None:
-    """Add the last sample grid of a run; before the first one, the data, if they can be loaded."""
-    if not found["sample_grids"] and (grid := _data_grid(folder)) is not None:
-        found["sample_grids"].append(grid)
+    """Add the last sample grid of a run; before the first one, its training images."""
+    if not found["sample_grids"] and (data := folder / DATA_GRID).is_file():
+        found["sample_grids"].append(("data", data.read_bytes(), "training images"))
     grids = sorted((folder / "samples").glob("*.png"))
     if grids:
         steps = grids[-1].stem.removeprefix("step-").lstrip("0")
         found["sample_grids"].append((name, grids[-1].read_bytes(), f"samples after {steps} steps"))
 
 
-def _data_grid(folder: Path) -> tuple[str, Any, str] | None:
+def _quality(file: Path) -> list[QualityRow]:
     try:
-        if (data := trained_on(folder)) is not None:
-            grid = image_grid(load(data, limit=DATA_IMAGES).images)
-            return "data", grid, f"{data.data}, {data.split}"
-    except (InvalidInput, OSError):  # the data were moved since: the report has no grid of them
-        pass
-    return None
-
-
-def _quality(file: Path) -> list[tuple[str, str, float | None, float | None]]:
-    try:
-        record = json.loads(file.read_text("utf-8"))
-        if record["kind"] != KIND or record["schema_version"] > SCHEMA_VERSION:
-            raise ValueError
-        return quality_rows(record)
+        return quality_rows(json.loads(file.read_text("utf-8")))
     except (ValueError, KeyError, TypeError):
         raise InvalidInput(f"{file} is no evaluation that this undrift reads") from None

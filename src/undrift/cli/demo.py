@@ -91,7 +91,7 @@ def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> R
     """The contents of the report: the profiles, and the study's results for the two models."""
     from undrift.reporting.content import ReportInput
     from undrift.study.config import DATA_GRID
-    from undrift.training.runs import read_log
+    from undrift.training.records import read_log
 
     caption = "samples, the same noise for every model"
     grids = [("data", DATA_GRID, "training images")]

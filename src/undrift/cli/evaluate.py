@@ -30,8 +30,9 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Draw samples, score them, save and show the numbers."""
-    from undrift.api.evaluate import evaluate, quality_rows
+    from undrift.api.evaluate import evaluate
     from undrift.measurement.reading import write_json
+    from undrift.reporting.evaluation import quality_rows
     from undrift.reporting.numbers import scientific
 
     files.check_free(config.output)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 from undrift.reporting.canvas import Canvas, Plot, color, draw, linear_scale, log_scale
 from undrift.reporting.content import TrainingLog, number
@@ -106,9 +105,19 @@ def _curve(
     x, y = points(rows, key)
     if len(y) >= 40 and key not in ("lambda", "lr"):
         axes.plot(x, y, color=tint, alpha=0.22, linewidth=1.0)
-        y = uniform_filter1d(y, max(5, len(y) // 20), mode="nearest")
+        y = running_mean(y, max(5, len(y) // 20))
     axes.plot(x, y, color=tint, **style)
     return np.asarray(y)
+
+
+def running_mean(y: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Mean of each value and its neighbors; beyond the ends, the first and last value repeat.
+
+    >>> running_mean(np.array([3.0, 0.0, 3.0]), 3).tolist()
+    [2.0, 2.0, 2.0]
+    """
+    padded = np.pad(y, (size // 2, size - 1 - size // 2), mode="edge")
+    return np.convolve(padded, np.full(size, 1 / size), mode="valid")
 
 
 def _scale(axes: Axes, title: str, shown: NDArray[np.float64]) -> None:

@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 from undrift.remedies.remedy import Remedy
 from undrift.reporting.content import PLAIN as PLAIN
 from undrift.training.config import MethodConfig, TrainConfig
+from undrift.training.records import DATA_GRID as DATA_GRID
 
 Protocol = Literal["branched", "scratch"]
 Budget = Literal["steps", "compute"]
 BASE = "base"
 """Name of the run that branches continue, among the checkpoints."""
-DATA_GRID = "data.png"
 CHECKPOINT_RULE = (
     "the averaged weights after the last step are evaluated; no checkpoint is selected"
 )

@@ -30,7 +30,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.training.config import TrainConfig
-from undrift.training.trainer import Row, Trainer
+from undrift.training.records import Row
+from undrift.training.trainer import Trainer
 
 CPU_BATCH = 4
 KNOWN_SHAPES = {"digits": (1, 8), "fashion-mnist": (1, 32), "patches": (3, 32)}

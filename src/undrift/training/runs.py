@@ -4,6 +4,7 @@ r"""Run directories: what a training run leaves behind, and how it is found agai
 ``config.yaml``   the resolved configuration, which ``undrift train --config`` takes
 ``versions.json``  versions of the packages, machine, data
 ``log.jsonl``     one row for each logged step
+``data.png``      a few training images
 ``checkpoints/``  all state, to resume exactly
 ``samples/``      sample grids of the averaged weights, one for each time
 ``pipeline/``     the averaged weights as a pipeline of diffusers
@@ -34,7 +35,8 @@ from undrift.measurement.reading import write_json, written
 from undrift.progress import progress_bar
 from undrift.training.checkpoint import last_checkpoint
 from undrift.training.config import DataConfig, TrainConfig
-from undrift.training.trainer import Row, Trainer
+from undrift.training.records import DATA_GRID, LOG, Row, read_log
+from undrift.training.trainer import Trainer
 
 PACKAGES = ("undrift", "torch", "diffusers", "accelerate", "numpy")
 GRID_IMAGES = 64
@@ -104,13 +106,6 @@ def load(config: DataConfig, limit: int | None = None) -> ImageData:
     return load_data(options.pop("data"), limit=limit, **options)
 
 
-def read_log(folder: Path) -> list[Row]:
-    """The rows that a run has logged; an incomplete last line is ignored."""
-    file = folder / "log.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def new_folder(parent: Path, name: str) -> Path:
     """Make ``parent/name-K`` with the first K that is free."""
     parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +155,7 @@ def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
     trainer.load_checkpoint(checkpoint)
     if trainer.accelerator.is_main_process:
         rows = [row for row in read_log(folder) if row["step"] <= trainer.step]
-        with written(folder / "log.jsonl") as part:
+        with written(folder / LOG) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -174,6 +169,10 @@ def _describe(folder: Path, trainer: Trainer) -> None:
     if trainer.config.variant:  # the defaults of the variant
         made["regularizer"] = asdict(trainer.config.regularizer)
     write_json(folder / "versions.json", {"versions": versions(), **made})
+    images = trainer.data.images
+    if images.shape[1] in (1, 3):  # others have no picture
+        spread = images[:: max(1, len(images) // GRID_IMAGES)][:GRID_IMAGES]
+        image_grid(spread).save(folder / DATA_GRID)
 
 
 @contextmanager
@@ -184,7 +183,7 @@ def _log(folder: Path, trainer: Trainer, config: TrainConfig) -> Iterator[Callab
         return
     waiting: list[Row] = []
     with ExitStack() as stack:
-        file = stack.enter_context((folder / "log.jsonl").open("a"))
+        file = stack.enter_context((folder / LOG).open("a"))
         board: Any = stack.enter_context(_tensorboard(folder)) if config.tensorboard else None
 
         def write(row: Row) -> None:

@@ -23,8 +23,7 @@ from undrift.seeds import stream_seed
 from undrift.training import building, checkpoint
 from undrift.training.check import check
 from undrift.training.config import TrainConfig
-
-Row = dict[str, float]
+from undrift.training.records import Row
 
 
 class Trainer:
