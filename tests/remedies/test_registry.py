@@ -16,7 +16,7 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler
 from undrift.diffusion.schedule import LinearSchedule
 from undrift.diffusion.scheduler import DiffusersSampler
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import FINITE, InvalidInput
 from undrift.measurement.measure import measure
 from undrift.remedies.registry import REMEDIES, apply_remedy, options_text, parse
 from undrift.remedies.remedy import choices_of
@@ -44,11 +44,19 @@ def data(count=60):
     return (0.4 * noise).clamp(-1, 1)
 
 
+def number(kind, option):
+    """A number that an option can have."""
+    return 0.5 if kind.limits.get(option, FINITE).includes(0.5) else 1.0
+
+
 def variants(kind):
     """The remedy at each strength of its grid, and with each other option set."""
     yield from (kind(), *map(kind, kind.strengths.grid))
     others = [(name, hint) for name, hint in kind.options().items() if name != "strength"]
-    values = ([(name, v) for v in choices_of(hint) or (0.5,)] for name, hint in others)
+    number = {
+        name: 0.5 if kind.limits.get(name, FINITE).includes(0.5) else 1.0 for name, _ in others
+    }
+    values = ([(name, v) for v in choices_of(hint) or (number[name],)] for name, hint in others)
     yield from (kind(**{name: value}) for name, value in chain(*values))
 
 

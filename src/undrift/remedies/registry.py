@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from undrift.exceptions import InvalidInput, check_choice
 from undrift.remedies.analytic_variance import AnalyticVariance
+from undrift.remedies.band_energy import BandEnergy
 from undrift.remedies.epsilon_scaling import EpsilonScaling
 from undrift.remedies.moments import Moments
 from undrift.remedies.remedy import Remedy, choices_of
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 REMEDIES: dict[str, type[Remedy]] = {
     kind.remedy: kind
-    for kind in (EpsilonScaling, TimeShift, AnalyticVariance, SNRCorrection, Moments)
+    for kind in (EpsilonScaling, TimeShift, AnalyticVariance, SNRCorrection, Moments, BandEnergy)
 }
 """Each remedy by its name."""
 

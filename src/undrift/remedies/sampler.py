@@ -153,6 +153,38 @@ def innermost(sampler: Sampler) -> Sampler:
     return list(layers(sampler))[-1]
 
 
+def moved(chain: Sampler, t: float, after: State, x: Tensor) -> State:
+    r"""A state that was just reached from time t, with another x, from which its solver continues.
+
+    The corrector of UniPC and the second step of PNDM compute :math:`x_s = c\, x_t + \dots` again
+    from the state before, which is in the history. Where x moves by :math:`\Delta`, that state is
+    moved by :math:`\Delta/c`: the solver continues from the new x, as one without a corrector does.
+
+    Raises:
+        InvalidInput: If the solver computes its state again in another way.
+    """
+    if after.t == 0 or x is after.x or not isinstance(after.history, dict):
+        return replace(after, x=x)
+    history = dict(after.history)
+    for name in ("last_sample", "cur_sample"):
+        if isinstance(history.get(name), Tensor):
+            history[name] = history[name] + (x - after.x) / _carried(chain, name, t, after.t)
+    return replace(after, x=x, history=history)
+
+
+def _carried(chain: Sampler, name: str, t: float, s: float) -> float:
+    """The factor on the state at time t in what a solver computes at time s."""
+    scheduler: Any = innermost(chain).scheduler  # type: ignore[attr-defined]
+    predicts_data = scheduler.config.get("predict_x0")
+    if name == "last_sample" and predicts_data is None:
+        raise InvalidInput(
+            f"{type(scheduler).__name__} computes each state again from the one before, which a "
+            "remedy cannot change: choose another solver"
+        )
+    part = 1 if name == "last_sample" and predicts_data else 0  # of sigma, or of alpha
+    return chain.scale(s)[part] / chain.scale(t)[part]
+
+
 def broadcast(values: Tensor, like: Tensor) -> Tensor:
     """One number per row, ready to multiply a batch."""
     return values.to(like).view(-1, *[1] * (like.ndim - 1))

@@ -31,7 +31,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.exceptions import InvalidInput
 from undrift.remedies.remedy import Remedy, Strengths
 
 if TYPE_CHECKING:
@@ -115,12 +114,14 @@ class SNRCorrection(Remedy):
         generator: torch.Generator | None,
     ) -> State:
         """One denoising step and the correction, from which a scheduler's history continues."""
+        from undrift.remedies.sampler import moved
+
         low, high = self._band_strengths(chain, state.t)
         if low == high == 0:
             return chain.advance(state, s, generator=generator)
         x0_hat = chain.x0_hat(state.x, state.t)
         after = chain.advance(state, s, generator=generator)
-        return replace(after, x=_corrected(after.x, x0_hat, low, high))
+        return moved(chain, state.t, after, _corrected(after.x, x0_hat, low, high))
 
     def _band_strengths(self, chain: Sampler, t: float) -> tuple[float, float]:
         r""":math:`(\lambda^{low}_t, \lambda^{high}_t)` of the denoising step that starts at t."""
@@ -132,40 +133,13 @@ class SNRCorrection(Remedy):
 
 def _corrected(x_s: Tensor, x0_hat: Tensor, low: float, high: float) -> Tensor:
     """A state with both bands moved away from the estimate of the data."""
+    from undrift.remedies.haar import low_band
+
     noise = x_s - x0_hat
     if low == high:
         return x_s.add(noise, alpha=low)
     coarse = low_band(noise)
     return x_s + low * coarse + high * (noise - coarse)
-
-
-def low_band(x: Tensor) -> Tensor:
-    r"""The low band of one level of Haar wavelets, :math:`P x`: means of blocks of 2×2 pixels.
-
-    Arguments:
-        x: Images, with shape :math:`(B, C, H, W)`, both sides even.
-
-    Returns:
-        :math:`P x`, with the shape of ``x``; :math:`x - P x` is the high band.
-
-    Raises:
-        InvalidInput: If these are no images, or a side is odd.
-
-    Example:
-        >>> import torch
-        >>> low_band(torch.tensor([[[[0.0, 2.0], [4.0, 6.0]]]]))
-        tensor([[[[3., 3.],
-                  [3., 3.]]]])
-    """
-    from torch.nn.functional import avg_pool2d
-
-    if x.ndim != 4 or x.shape[2] % 2 or x.shape[3] % 2:
-        raise InvalidInput(
-            f"frequency bands need images with even sides, not states of shape "
-            f"{tuple(x.shape[1:])}: give both bands the same strength, with constant weighting"
-        )
-    means = avg_pool2d(x, 2)
-    return means.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
