@@ -14,13 +14,20 @@ from undrift.mmd.distances import (
     squared_distances,
 )
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import EnergyKernel, Kernel, PolynomialKernel, RBFMixture
+from undrift.mmd.kernels import (
+    EnergyKernel,
+    Kernel,
+    LaplaceKernel,
+    PolynomialKernel,
+    RBFMixture,
+)
 
 KERNELS = [
     RBFMixture(bandwidth=1.3),
     RBFMixture(bandwidth=1.3, reduction="sum"),
     RBFMixture(bandwidth=0.7, multipliers=(3.0, 1.0, 0.4, 0.4)),
     RBFMixture(bandwidth=0.7, multipliers=(2.0,)),
+    LaplaceKernel(bandwidth=1.3, multiplier=2.0),
     EnergyKernel(),
 ]
 
@@ -161,6 +168,23 @@ def test_a_feature_map_acts_before_the_bandwidth_and_the_distance():
 def test_a_kernel_survives_plain_data(kernel):
     assert Kernel.from_dict(kernel.to_dict()) == kernel
     assert Kernel.from_dict(json.loads(json.dumps(kernel.to_dict()))) == kernel
+
+
+def test_the_laplace_kernel_is_its_formula():
+    x, y = normal(4, 3), normal(6, 3, seed=1)
+    kernel = LaplaceKernel(multiplier=0.5).fit(y)
+    brute = sum(float((y[i] - y[j]).square().sum()) for i, j in pairs(y)) / len(pairs(y))
+    expected = torch.exp(-torch.cdist(x, y) / (0.5 * brute) ** 0.5)
+    assert torch.allclose(kernel(x, y), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, PolynomialKernel(), PolynomialKernel(2, 0.5, 0.1)])
+def test_the_matrix_with_a_gradient_is_the_one_without(kernel):
+    x, y = normal(4, 3).requires_grad_(), normal(6, 3, seed=1)
+    inner = [rows.detach().square().sum(1) for rows in (x, y)]
+    without = kernel.values(x.detach(), y, *inner)
+    assert torch.allclose(kernel.gram(x, y), without, rtol=1e-10)
+    assert torch.autograd.gradcheck(lambda rows: kernel.gram(rows, y), x)
 
 
 def test_plain_data_says_that_a_feature_map_is_missing():

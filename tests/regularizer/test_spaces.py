@@ -11,7 +11,14 @@ from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.spaces import NetworkSpace, pooled
+from undrift.regularizer.spaces import (
+    ImageSpace,
+    JointSpace,
+    NetworkSpace,
+    PixelSpace,
+    pooled,
+    space_named,
+)
 
 
 def chain(net):
@@ -65,7 +72,7 @@ def test_features_are_differentiable_by_the_state_and_not_by_the_copy():
     space, x = NetworkSpace(chain(network())), images(2).requires_grad_()
     sum(block.square().sum() for block in space(x, 5.0)).backward()
     assert float(x.grad.abs().sum()) > 0
-    assert not any(parameter.requires_grad for parameter in space.frozen.parameters())
+    assert not any(parameter.requires_grad for parameter in space.model.network.parameters())
 
 
 def test_samples_are_shown_at_the_last_time_of_the_grid():
@@ -86,7 +93,7 @@ def test_samples_are_shown_at_the_last_time_of_the_grid():
 def test_tokens_of_a_transformer_are_pooled_over_all_of_them():
     space, x = NetworkSpace(chain(Tokens())), images(3)
     first, _ = space(x, 5.0)
-    y = space.frozen.transformer_blocks[0](x.flatten(2).mT.reshape(3, 16, 4))
+    y = space.model.network.transformer_blocks[0](x.flatten(2).mT.reshape(3, 16, 4))
     expected = torch.cat([y.mean(1), y.square().mean(1).sqrt()], 1)
     assert torch.allclose(first[..., 0], expected, atol=1e-5)
 
@@ -100,11 +107,49 @@ def test_pooling_keeps_means_and_mean_squares():
     assert pooled(activation[..., :1, :1], 2).shape == (2, 6)
 
 
-def test_pixels_come_before_the_features_of_the_network():
+def test_several_spaces_have_the_blocks_of_each_in_order():
     sampler, x = chain(network()), images(2)
-    pixels, *features = NetworkSpace(sampler, pixels=True)(x, 5.0)
+    pixels, *features = JointSpace([PixelSpace(), NetworkSpace(sampler)])(x, 5.0)
     assert torch.equal(pixels[:, 0], x.flatten(1))
     assert all(map(torch.equal, features, NetworkSpace(sampler)(x, 5.0)))
+
+
+class Shown(nn.Module):
+    """A network of images whose features are the images."""
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+def test_an_image_network_sees_samples_as_they_are_and_the_estimate_of_data_behind_noise():
+    net, x = network(), images(3)
+    sampler = chain(net)
+    space = ImageSpace(Shown(), sampler)
+    (of_samples,), (of_states,) = space(x, 0), space(x, 5.0)
+    assert torch.equal(of_samples[..., 0], x.flatten(1))
+    expected = sampler.predict(x, 5.0).x0_hat.detach()
+    assert torch.allclose(of_states[..., 0], expected.flatten(1), atol=1e-6)
+    with torch.no_grad():
+        net.conv_out.weight.add_(1.0)
+    assert torch.equal(space(x, 5.0)[0], of_states)  # the starting model's, not the trained one's
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(space(x, 5.0)[0].square().sum(), x)
+    assert float(gradient.abs().min()) > 0
+    with pytest.raises(InvalidInput, match="need the starting model"):
+        ImageSpace(Shown())(x, 5.0)
+
+
+def test_spaces_by_name_share_one_frozen_model():
+    space = space_named(("efficientnet-lite1", "network", "pixels"), chain(network()))
+    image, own, pixels = space.spaces
+    assert image.model is own.model and isinstance(pixels, PixelSpace)
+    with torch.no_grad():
+        blocks = space(images(2), 0)
+    assert [block.shape[1] for block in blocks[::6]] == [1280, 1]
+    again = space_named(("efficientnet-lite1", "network", "pixels"), chain(network()))
+    again.load_state_dict(space.state_dict())
+    alone = space_named(("efficientnet-lite2",), chain(network()), only_samples=True)
+    assert alone.model is None and alone(images(2), 0)[0].shape == (2, 1280, 1)
 
 
 @pytest.mark.parametrize(
@@ -141,5 +186,5 @@ def test_a_population_is_of_the_chain_that_is_sampled():
     assert set(made) == {regularizer.sampler.grid[-2], 0} and 0 not in values
     for t, states in made.items():
         (block,) = regularizer.comparison.populations[t].blocks
-        assert torch.equal(block.queue, block.in_units(torch.cat(states).flatten(1)[:, None]))
+        assert torch.equal(block.queue, block.units(torch.cat(states).flatten(1)[:, None]))
         assert len(block.forward) == 20

@@ -156,7 +156,7 @@ def test_a_chain_that_does_not_fit_is_refused_before_anything(changes, message, 
 
 
 def test_methods_on_the_networks_own_features_start_from_the_base(tmp_path):
-    options = RegularizerConfig(num_inference_steps=3, features="both", population=64)
+    options = RegularizerConfig(num_inference_steps=3, features="network+pixels", population=64)
     methods = {"plain": MethodConfig(), "own": MethodConfig("persistent", options)}
     own = plan(methods=methods, reference="own")
     try_building(own, load_data("digits"))

@@ -547,7 +547,8 @@ def test_a_term_that_starts_late_leaves_the_steps_before_it_plain():
 
 
 @pytest.mark.parametrize(
-    "options", [{"kernel": "energy"}, {"bandwidth": 4.0}, {"features": "pyramid"}]
+    "options",
+    [{"kernel": "energy"}, {"kernel": "laplace"}, {"bandwidth": 4.0}, {"features": "pyramid"}],
 )
 def test_what_compares_the_states_can_be_chosen(options):
     chosen = replace(config("persistent").regularizer, **options)
@@ -561,6 +562,42 @@ def test_what_compares_the_states_can_be_chosen(options):
     )
     compared = released.comparison
     assert compared.kernel.bandwidth == "pooled" and isinstance(compared.space, PixelSpace)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": "network+inception"}, "space of --regularizer.features.*inception"),
+        ({"features": "pixels+pixels"}, "has a space twice"),
+        ({"features": "network", "population": 64}, "nothing yet: give --start-from"),
+        ({"kernel": "cubic"}, "compares a population: give population"),
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(options, message):
+    chosen = replace(config("persistent").regularizer, **options)
+    with pytest.raises(InvalidInput, match=message):
+        Trainer(config("persistent", regularizer=chosen), IMAGES)
+
+
+def test_several_spaces_are_compared_and_a_run_resumes_with_them(base, tmp_path):
+    folder, _ = base
+    options = replace(
+        config("persistent").regularizer,
+        features="efficientnet-lite1+network+pixels",
+        population=20,
+        kernel="cubic",
+    )
+    chosen = config("persistent", regularizer=options, start_from=str(folder), steps=4)
+    whole, _ = train(chosen)
+    part, _ = train(chosen, until=2)
+    part.save_checkpoint(tmp_path)
+    resumed = Trainer(chosen, IMAGES)
+    resumed.load_checkpoint(last_checkpoint(tmp_path))
+    resumed.run()
+    assert_same(weights(whole), weights(resumed))
+    (population, *_) = resumed.regularizer.comparison.populations.values()
+    sizes = [block.queue.shape[1] for block in population.blocks]
+    assert sizes[0] == 1280 and sizes[-1] == 64 and len(sizes) == 7
 
 
 def test_the_bandwidth_is_in_units_of_the_mean_squared_distance():

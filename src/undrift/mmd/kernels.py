@@ -7,6 +7,8 @@ points. Here
 .. math::
     k_{\text{RBF}}(x, y) = \frac{1}{M} \sum_{i=1}^{M} \exp\!\Big({-\frac{\|x-y\|^2}{m_i\, b}}\Big),
     \qquad
+    k_{\text{Laplace}}(x, y) = \exp\!\Big({-\frac{\|x-y\|}{\sqrt{m\, b}}}\Big),
+    \qquad
     k_{\text{energy}}(x, y) = -\|x - y\|,
 
 with multipliers :math:`m_i` of one bandwidth :math:`b`, in units of a squared distance. The
@@ -35,14 +37,15 @@ from typing import Any, ClassVar, Literal, Self, cast, get_args
 import torch
 from torch import Tensor
 
-from undrift.exceptions import InvalidInput
-from undrift.mmd.distances import (
-    mean_squared_distance,
-    median_squared_distance,
-    squared_distances,
+from undrift.exceptions import InvalidInput, Limits
+from undrift.mmd.bandwidth import (
+    BandwidthRule,
+    bandwidth_of,
+    check_bandwidth,
+    known_bandwidth,
 )
+from undrift.mmd.distances import squared_distances
 
-BandwidthRule = Literal["mean", "median", "pooled"]
 Reduction = Literal["mean", "sum"]
 FeatureMap = Callable[[Tensor], Tensor]
 
@@ -78,6 +81,10 @@ class Kernel(ABC):
             x_sq: Squared norms of the rows of ``x``, with shape :math:`(N)`.
             y_sq: Squared norms of the rows of ``y``, with shape :math:`(M)`.
         """
+
+    @abstractmethod
+    def gram(self, x: Tensor, y: Tensor) -> Tensor:
+        """The kernel of all rows of features, with shape :math:`(N, M)`, differentiable."""
 
     def features(self, samples: Tensor) -> Tensor:
         r"""Features of samples, one row each, with shape :math:`(N, D)`."""
@@ -118,7 +125,9 @@ class Kernel(ABC):
         """
         options = dict(data)
         name, label = options.pop("kernel", None), options.pop("feature_map", None)
-        kinds = {kind.name: kind for kind in (RBFMixture, EnergyKernel, PolynomialKernel)}
+        kinds = {
+            kind.name: kind for kind in (RBFMixture, LaplaceKernel, EnergyKernel, PolynomialKernel)
+        }
         if name not in kinds:
             raise InvalidInput(f"kernel {name!r} is unknown: use one of {[*kinds]}")
         if label is not None and feature_map is None:
@@ -152,6 +161,10 @@ class RadialKernel(Kernel):
     def values(self, x: Tensor, y: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
         """The kernel of all rows, in a new tensor."""
         return self.radial_(squared_distances(x, y, x_sq, y_sq))
+
+    def gram(self, x: Tensor, y: Tensor) -> Tensor:
+        """The kernel of all rows of features, differentiable."""
+        return self.radial(squared_distances(x, y))
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         r"""The dense kernel matrix, differentiable; it is stored as a whole.
@@ -202,12 +215,7 @@ class RBFMixture(RadialKernel):
     reduction: Reduction = "mean"
 
     def __post_init__(self) -> None:
-        rules = get_args(BandwidthRule)
-        if isinstance(self.bandwidth, str):
-            if self.bandwidth not in rules:
-                raise InvalidInput(f"bandwidth {self.bandwidth!r}: use a number or one of {rules}")
-        elif not (self.bandwidth > 0 and math.isfinite(self.bandwidth)):
-            raise InvalidInput(f"bandwidth {self.bandwidth} must be positive and finite")
+        check_bandwidth(self.bandwidth)
         if not self.multipliers or not all(0 < m < math.inf for m in self.multipliers):
             raise InvalidInput(f"multipliers {self.multipliers} must be positive, at least one")
         if self.reduction not in get_args(Reduction):
@@ -221,9 +229,8 @@ class RBFMixture(RadialKernel):
     @property
     def scales(self) -> tuple[float, ...]:
         r""":math:`m_i b`, the largest first."""
-        if isinstance(self.bandwidth, str):
-            raise InvalidInput("the kernel has no bandwidth yet: call kernel.fit(y) first")
-        return tuple(m * self.bandwidth for m in sorted(self.multipliers, reverse=True))
+        bandwidth = known_bandwidth(self.bandwidth)
+        return tuple(m * bandwidth for m in sorted(self.multipliers, reverse=True))
 
     @property
     def resolution(self) -> float:
@@ -239,20 +246,7 @@ class RBFMixture(RadialKernel):
         """Fix the bandwidth; a bandwidth that is already a number stays."""
         if not isinstance(self.bandwidth, str):
             return self
-        if self.bandwidth == "pooled":
-            if x is None:
-                raise InvalidInput("bandwidth 'pooled' needs both samples: call kernel.fit(y, x)")
-            y = torch.cat([x, y])
-        if len(y) < 2:
-            raise InvalidInput(f"a bandwidth needs 2 forward samples or more, not {len(y)}")
-        y = y.detach().to(torch.promote_types(y.dtype, torch.float32))
-        rule = median_squared_distance if self.bandwidth == "median" else mean_squared_distance
-        if not (bandwidth := rule(y)) > 0 or not math.isfinite(bandwidth):
-            raise InvalidInput(
-                f"the {self.bandwidth} squared distance of the forward samples is {bandwidth}: "
-                "pass samples that are finite and differ, or a number as the bandwidth"
-            )
-        return replace(self, bandwidth=bandwidth)
+        return replace(self, bandwidth=bandwidth_of(self.bandwidth, y, x))
 
     def radial(self, sq_dist: Tensor) -> Tensor:
         """Kernel values of squared distances, differentiable."""
@@ -290,6 +284,71 @@ class RBFMixture(RadialKernel):
 
 
 @dataclass(frozen=True)
+class LaplaceKernel(RadialKernel):
+    r"""The Laplace kernel, sharper at small distances than a Gaussian one and with a heavier tail.
+
+    .. math:: k(x, y) = \exp\!\Big({-\frac{\|x-y\|}{\sqrt{m\, b}}}\Big)
+
+    At :math:`x = y`, where it has a kink, its gradient is taken as 0.
+
+    Arguments:
+        bandwidth: :math:`b`, in squared units of the samples, or the rule that finds it.
+        multiplier: :math:`m > 0`.
+        feature_map: :math:`\varphi`; None stands for the identity.
+
+    References:
+        | Inductive Moment Matching (Zhou et al., 2025)
+
+    Example:
+        >>> import torch
+        >>> y = torch.tensor([[0.0], [2.0]])
+        >>> LaplaceKernel().fit(y)(y, y)
+        tensor([[1.0000, 0.3679],
+                [0.3679, 1.0000]])
+    """
+
+    name: ClassVar[str] = "laplace"
+    bandwidth: float | BandwidthRule = "mean"
+    multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_bandwidth(self.bandwidth)
+        Limits(0, ends="()").check("multiplier of the bandwidth", self.multiplier)
+
+    @property
+    def self_value(self) -> float:
+        r""":math:`k(x, x) = 1`."""
+        return 1.0
+
+    @property
+    def resolution(self) -> float:
+        r"""The squared distance at which the kernel changes: :math:`m b`."""
+        return self.multiplier * known_bandwidth(self.bandwidth)
+
+    def fit_features(self, y: Tensor, x: Tensor | None = None) -> Self:
+        """Fix the bandwidth; a bandwidth that is already a number stays."""
+        if not isinstance(self.bandwidth, str):
+            return self
+        return replace(self, bandwidth=bandwidth_of(self.bandwidth, y, x))
+
+    def radial(self, sq_dist: Tensor) -> Tensor:
+        """Kernel values of squared distances, differentiable."""
+        return (-_root(sq_dist) / math.sqrt(self.resolution)).exp()
+
+    def radial_(self, sq_dist: Tensor) -> Tensor:
+        """Kernel values in place of the squared distances."""
+        return sq_dist.sqrt_().mul_(-1 / math.sqrt(self.resolution)).exp_()
+
+    def sum_and_slope_(self, sq_dist: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The sum of :math:`k`, and :math:`\partial k/\partial \|x-y\|^2`; destroys its input."""
+        length = math.sqrt(self.resolution)
+        distance = sq_dist.sqrt_()
+        values = (distance / -length).exp_()
+        total, inverse = values.sum(), distance.reciprocal_().nan_to_num_(posinf=0.0)
+        return total, inverse.mul_(values).mul_(-0.5 / length)
+
+
+@dataclass(frozen=True)
 class EnergyKernel(RadialKernel):
     r"""The kernel of the energy distance, without a bandwidth.
 
@@ -312,8 +371,7 @@ class EnergyKernel(RadialKernel):
 
     def radial(self, sq_dist: Tensor) -> Tensor:
         """Kernel values of squared distances, differentiable."""
-        positive = sq_dist > 0
-        return -torch.where(positive, sq_dist, 1.0).sqrt() * positive
+        return -_root(sq_dist)
 
     def radial_(self, sq_dist: Tensor) -> Tensor:
         """Kernel values in place of the squared distances."""
@@ -357,3 +415,14 @@ class PolynomialKernel(Kernel):
         """The kernel of all rows, in a new tensor."""
         gamma = 1 / x.shape[1] if self.gamma is None else self.gamma
         return (x @ y.T).mul_(gamma).add_(self.coefficient).pow_(self.degree)
+
+    def gram(self, x: Tensor, y: Tensor) -> Tensor:
+        """The kernel of all rows of features, differentiable."""
+        gamma = 1 / x.shape[1] if self.gamma is None else self.gamma
+        return (gamma * (x @ y.T) + self.coefficient).pow(self.degree)
+
+
+def _root(sq_dist: Tensor) -> Tensor:
+    """Distances, differentiable, with gradient 0 where they are 0."""
+    positive = sq_dist > 0
+    return torch.where(positive, sq_dist, 1.0).sqrt() * positive

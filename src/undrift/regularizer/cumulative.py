@@ -13,7 +13,7 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
-from undrift.mmd.kernels import RadialKernel, RBFMixture
+from undrift.mmd.kernels import Kernel, RadialKernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoEffectWarning
 from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout, rollout_streams
 from undrift.regularizer.cohorts import PersistentCohorts
@@ -115,7 +115,7 @@ class CumulativeErrorRegularizer(Resumable):
         variant: Variant = "persistent",
         strength: float | GradientBalance | None = None,
         weighting: Weighting = "uniform",
-        kernel: RadialKernel | None = None,
+        kernel: Kernel | None = None,
         space: Space | None = None,
         log_every: int = 25,
         **options: Any,
@@ -136,6 +136,11 @@ class CumulativeErrorRegularizer(Resumable):
         grid = self.sampler.grid
         self.weights = step_weights(grid, weighting, config.rho, window_start(grid, window))
         kernel = kernel or (RBFMixture("pooled", reduction="sum") if released else RBFMixture())
+        if not (config.population or isinstance(kernel, RadialKernel)):
+            raise InvalidInput(
+                f"the {kernel.name} kernel is not a function of the distance and compares a "
+                "population: give population, such as 2048"
+            )
         space = space or PixelSpace()
         self.comparison: Comparison = (
             PopulationComparison(space, kernel, config.population)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from undrift.exceptions import Limits, check_choice
+from undrift.exceptions import InvalidInput, Limits, check_choice
 
 Variant = Literal["official", "full", "truncated", "persistent"]
 
@@ -38,13 +38,17 @@ class RegularizerConfig:
         weighting: Weights of the denoising steps; measured takes the downstream gains of a profile.
         rho: Exponent of the exponential weights.
         profile: Profile whose downstream gains are the measured weights.
-        kernel: The kernel of the comparison: a mixture of Gaussian kernels, or the
-            energy distance; official has another one, as released.
-        bandwidth: Bandwidth of the Gaussian kernels, as a multiple of the mean squared distance of
-            the forward draws.
-        features: What the kernel compares: pixels; a pyramid of block means, which weighs coarse
-            differences, such as the brightness, more; the activations of the network as it is at
-            the start; or these and pixels (both need a population).
+        kernel: The kernel of the comparison: a mixture of Gaussian kernels, the Laplace kernel,
+            the energy distance, or the cubic kernel of the kernel distance (needs a population);
+            official has another one, as released.
+        bandwidth: Bandwidth of the Gaussian and the Laplace kernel, as a multiple of the mean
+            squared distance of the forward draws.
+        features: What the kernel compares: pixels; pyramid, block means of all sizes, which weigh
+            coarse differences, such as the brightness, more; network, the activations of the
+            network as it is at the start; efficientnet-lite1 or efficientnet-lite2, trained on
+            images; or several of them together, such as network+pixels, each in its own units (all
+            but pixels or pyramid alone need a population). A regularizer shows an image network
+            the starting network's estimate of the data, where states have noise.
         population: Generated states that the states of a term are compared as a part of, the last
             that were made; 0 compares each batch of states alone.
         start: Share of the training steps that are plain before the first term.
@@ -64,12 +68,30 @@ class RegularizerConfig:
     weighting: Literal["uniform", "exponential", "measured"] = "uniform"
     rho: float = 3.0
     profile: str | None = None
-    kernel: Literal["rbf", "energy"] = "rbf"
+    kernel: Literal["rbf", "laplace", "cubic", "energy"] = "rbf"
     bandwidth: float = 1.0
-    features: Literal["pixels", "pyramid", "network", "both"] = "pixels"
+    features: str = "pixels"
     population: int = 0
     start: float = 0.0
     seed: int = 0
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The spaces of the features by name.
+
+        Raises:
+            InvalidInput: If one is unknown or given twice.
+
+        Example:
+            >>> RegularizerConfig(features="network+pixels").spaces
+            ('network', 'pixels')
+        """
+        names = tuple(self.features.split("+"))
+        for name in names:
+            check_choice("space of --regularizer.features", name, FEATURES)
+        if len(set(names)) < len(names):
+            raise InvalidInput(f"--regularizer.features {self.features} has a space twice")
+        return names
 
     def chosen(self, variant: Variant, batch_size: int) -> RegularizerConfig:
         """The options with the defaults of a variant where they are null.
@@ -87,6 +109,15 @@ class RegularizerConfig:
         return replace(
             self, **{k: choice[k] for k, v in vars(self).items() if v is None and k in choice}
         )
+
+
+FEATURES = ("pixels", "pyramid", "network", "efficientnet-lite1", "efficientnet-lite2")
+"""The spaces in which states are compared. EfficientNet-Lite0, which judges samples, is none."""
+
+
+def is_image_network(name: str) -> bool:
+    """Whether a space is that of a network of images."""
+    return name.startswith("efficientnet")
 
 
 class VariantDefaults(NamedTuple):

@@ -36,12 +36,8 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput, Limits
-from undrift.mmd.distances import squared_distances
-from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import Kernel, RadialKernel, RBFMixture
-
-MIN_SPREAD = 0.01
-"""Least unit of a group, relative to that of its block, so that a constant is not amplified."""
+from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.regularizer.units import Units
 
 
 @dataclass
@@ -49,43 +45,34 @@ class Block:
     """One block of features: its units, its kernel, forward draws, and the queue.
 
     Arguments:
-        mean: Of each feature over forward draws, with shape :math:`(G, D)`.
-        spread: Root mean square standard deviation of each group, with shape :math:`(G, 1)`.
+        units: Those of the first forward draws.
         kernel: With a fixed bandwidth.
         forward: Forward draws in these units, the oldest first, with shape :math:`(M, G D)`.
         queue: Generated features in these units, the oldest first, with shape :math:`(N, G D)`.
     """
 
-    mean: Tensor
-    spread: Tensor
-    kernel: RadialKernel
+    units: Units
+    kernel: Kernel
     forward: Tensor
     queue: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, kernel: RadialKernel) -> Block:
+    def of(cls, features: Tensor, kernel: Kernel) -> Block:
         """A block whose units and bandwidth are those of forward draws, with an empty queue."""
-        variance = features.var(0).mean(-1, keepdim=True)
-        spread = variance.clamp(min=MIN_SPREAD**2 * float(variance.mean())).sqrt()
-        block = cls(features.mean(0), spread, kernel, features[:0], features[:0].flatten(1))
-        block.forward = block.in_units(features)
-        block.kernel = kernel.fit_features(block.forward)
-        return block
-
-    def in_units(self, features: Tensor) -> Tensor:
-        """Features with mean 0 and variance 1 over forward draws, as rows."""
-        return ((features - self.mean) / self.spread).flatten(1)
+        units = Units.of(features)
+        forward = units(features)
+        return cls(units, kernel.fit_features(forward), forward, forward[:0])
 
     def compare(self, features: Tensor, size: int) -> Tensor:
         """L of a batch, which then joins the queue of the last ``size`` features."""
-        v = self.in_units(features)
+        v = self.units(features)
         before = self.queue[max(0, len(self.queue) + len(v) - size) :]
         kernel, own = self.kernel, v.detach()
-        among = kernel.radial(squared_distances(v, own))
+        among = kernel.gram(v, own)
         near = (among - torch.diag(among.diagonal())).sum(1)
         if len(before):
-            near = near + kernel.radial(squared_distances(v, before)).sum(1)
-        far = kernel.radial(squared_distances(v, self.forward)).mean(1)
+            near = near + kernel.gram(v, before).sum(1)
+        far = kernel.gram(v, self.forward).mean(1)
         self.queue = torch.cat([before, own])
         return 2 * (near / (len(self.queue) - 1) - far).mean()
 
@@ -100,7 +87,7 @@ class Population:
     """
 
     size: int = 2048
-    kernel: RadialKernel = field(default_factory=RBFMixture)
+    kernel: Kernel = field(default_factory=RBFMixture)
     blocks: list[Block] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -118,7 +105,7 @@ class Population:
             self.blocks = [Block.of(features, self.kernel) for features in forward]
             return
         for block, features in zip(self.blocks, forward, strict=True):
-            new = block.in_units(features)
+            new = block.units(features)
             block.forward = torch.cat([block.forward[len(new) :], new])
 
     def compare(self, generated: Sequence[Tensor]) -> Tensor:
@@ -148,16 +135,32 @@ class Population:
         for block in self.blocks:
             halves = block.forward.split(-(-len(block.forward) // 2))
             pairs = (block.queue, block.forward), halves
-            found.append([float(mmd_sq(x, y, kernel=block.kernel)) for x, y in pairs])
+            found.append([float(unbiased_mmd_sq(block.kernel, x, y)) for x, y in pairs])
         value, null = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
         return value, null
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
-        return {"blocks": [vars(b) | {"kernel": b.kernel.to_dict()} for b in self.blocks]}
+        return {
+            "blocks": [
+                vars(b) | {"units": vars(b.units), "kernel": b.kernel.to_dict()}
+                for b in self.blocks
+            ]
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state."""
         self.blocks = [
-            Block(**b | {"kernel": Kernel.from_dict(b["kernel"])}) for b in state["blocks"]
+            Block(**b | {"units": Units(**b["units"]), "kernel": Kernel.from_dict(b["kernel"])})
+            for b in state["blocks"]
         ]
+
+
+def unbiased_mmd_sq(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
+    """The unbiased estimate of MMD² between rows of features for any kernel, differentiable."""
+
+    def mean_of_pairs(rows: Tensor) -> Tensor:
+        gram = kernel.gram(rows, rows)
+        return (gram.sum() - gram.diagonal().sum()) / (len(rows) * (len(rows) - 1))
+
+    return mean_of_pairs(x) + mean_of_pairs(y) - 2 * kernel.gram(x, y).mean()

@@ -4,13 +4,21 @@ A space maps states :math:`x_t` to blocks of features,
 :math:`\varphi_1(x_t, t), \dots, \varphi_K(x_t, t)`, each of which is compared by a separate kernel
 (:mod:`undrift.regularizer.population`). A block has shape :math:`(B, G, D)`: the D features of one
 of its G groups are measured in one unit. Pixels are one group; each pooled activation is a group,
-so that none dominates the others.
+so that none dominates the others. Several spaces together are the blocks of all of them
+(:class:`JointSpace`): each block is in its own units and has its own bandwidth, so that its
+discrepancy does not depend on its scale, and the mean over blocks is compared.
 
 A discrepancy in pixels is dominated by what has most variance, in photographs color and brightness,
 not by what a viewer sees. The activations of the frozen starting model at :math:`(x_t, t)` describe
 a noisy state at every noise level, so no other network is needed (:class:`NetworkSpace`). Of each
 stage the means and the root mean squares of its channels are taken, over a few regions of the
 image.
+
+A network of images has never seen noise. It is shown samples as they are, and instead of a noisy
+state the frozen starting model's estimate of the data behind it,
+:math:`\varphi(\hat x_0(x_t, t))` (:class:`ImageSpace`). That is a fixed function of the state, the
+same for generated states and for forward draws, so equal distributions have equal features at
+every noise level, and what the network sees looks like an image.
 
 References:
     | Generative Moment Matching Networks (Li et al., 2015)
@@ -22,14 +30,18 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from undrift.diffusion.denoiser import Prediction
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
+from undrift.quality.pretrained import EfficientNetFeatures
+from undrift.regularizer.options import is_image_network
 from undrift.regularizer.resumable import Resumable
 
 
@@ -86,6 +98,29 @@ class Pyramid(Space):
         return [torch.cat([level.flatten(1) for level in levels], 1)[..., None]]
 
 
+class FrozenModel(Resumable):
+    """A model as it was when it was copied.
+
+    Arguments:
+        sampler: The chain over the model.
+
+    Raises:
+        InvalidInput: If its network is no module.
+    """
+
+    saved = ("network",)  # the weights of the copy: those of a resumed run have changed since
+
+    def __init__(self, sampler: Sampler) -> None:
+        if not isinstance(sampler.network, nn.Module):
+            raise InvalidInput("a network's own features need a torch module as its network")
+        self.network = copy.deepcopy(sampler.network).eval().requires_grad_(False)
+        self.sampler = sampler.with_network(self.network)
+
+    def predict(self, x_t: Tensor, t: float) -> Prediction:
+        """Its estimates at states; samples have the smallest time of the chain's grid."""
+        return self.sampler.predict(x_t, t or self.sampler.grid[-2])
+
+
 class NetworkSpace(Space):
     r"""The activations of a frozen copy of a model, pooled, one block per stage.
 
@@ -98,28 +133,22 @@ class NetworkSpace(Space):
     smallest noise level that it was trained for there.
 
     Arguments:
-        sampler: The chain over the model; its network is copied as it is now.
+        model: The chain over the model, whose network is copied as it is now; or its frozen copy.
         regions: Parts of the image along each side.
-        pixels: Whether the first block is the state itself.
 
     Raises:
         InvalidInput: If the network has no stages, or the sampler does not say what it predicts.
     """
 
-    saved = ("frozen",)  # the weights of the copy: those of a resumed run have changed since
+    saved = ("model",)
 
-    def __init__(self, sampler: Sampler, *, regions: int = 2, pixels: bool = False) -> None:
-        network = sampler.network
-        if not isinstance(network, nn.Module):
-            raise InvalidInput("a network's own features need a torch module as its network")
-        self.frozen = copy.deepcopy(network).eval().requires_grad_(False)
-        self.sampler = sampler.with_network(self.frozen)
-        self.stages = stages(self.frozen)
+    def __init__(self, model: Sampler | FrozenModel, *, regions: int = 2) -> None:
+        self.model = model if isinstance(model, FrozenModel) else FrozenModel(model)
+        self.stages = stages(self.model.network)
         self.regions = regions
-        self.pixels = pixels
 
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
-        """Pooled activations at the states, one block per stage, after the pixels if wanted."""
+        """Pooled activations at the states, one block per stage."""
         found: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -127,12 +156,94 @@ class NetworkSpace(Space):
 
         hooks = [stage.register_forward_hook(keep) for stage in self.stages]
         try:
-            self.sampler.predict(x_t, t or self.sampler.grid[-2])
+            self.model.predict(x_t, t)
         finally:
             for hook in hooks:
                 hook.remove()
-        pixels = PixelSpace()(x_t, t) if self.pixels else []
-        return pixels + [pooled(activation, self.regions)[..., None] for activation in found]
+        return [pooled(activation, self.regions)[..., None] for activation in found]
+
+
+class ImageSpace(Space):
+    r"""The features of a frozen network of images, one block.
+
+    Samples (:math:`t = 0`) are shown as they are; of a noisy state the network is shown the frozen
+    starting model's estimate of the data :math:`\hat x_0(x_t, t)`, not clipped.
+
+    Arguments:
+        network: Maps images in :math:`[-1, 1]` to features with shape :math:`(B, D)`.
+        model: The chain over the model as it is now, or its frozen copy; None where only samples
+            are compared.
+    """
+
+    saved = ("model",)
+
+    def __init__(self, network: nn.Module, model: Sampler | FrozenModel | None = None) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.model = FrozenModel(model) if isinstance(model, Sampler) else model
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """Features of the samples, or of the estimates of the data."""
+        self.network.to(x_t.device)
+        if t and self.model is None:
+            raise InvalidInput(f"states with noise (t = {t:g}) need the starting model: pass model")
+        images = self.model.predict(x_t, t).x0_hat if t and self.model else x_t
+        return [self.network(images)[..., None]]
+
+
+class JointSpace(Space):
+    """Several spaces together: the blocks of all of them.
+
+    Arguments:
+        spaces: The spaces.
+
+    Example:
+        >>> joint = JointSpace([PixelSpace(), Pyramid()])
+        >>> [block.shape[1] for block in joint(torch.zeros(2, 1, 8, 8), 0)]
+        [1, 85]
+    """
+
+    def __init__(self, spaces: Sequence[Space]) -> None:
+        self.spaces = list(spaces)
+
+    def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
+        """The blocks of all spaces, in their order."""
+        return [block for space in self.spaces for block in space(x_t, t)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What each of the spaces needs."""
+        return {"spaces": [space.state_dict() for space in self.spaces]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore each of the spaces."""
+        for space, saved in zip(self.spaces, state["spaces"], strict=True):
+            space.load_state_dict(saved)
+
+
+def space_named(names: Sequence[str], sampler: Sampler, *, only_samples: bool = False) -> Space:
+    """The space of the options (:data:`~undrift.regularizer.options.FEATURES`).
+
+    Arguments:
+        names: Spaces by name, compared together.
+        sampler: The chain over the model as it is now.
+        only_samples: Whether only finished samples are compared, for which networks of images need
+            no estimate of the data.
+
+    Raises:
+        InvalidInput: If a network lacks what a space needs, or a package is missing.
+    """
+    needs_model = "network" in names or (not only_samples and any(map(is_image_network, names)))
+    model = FrozenModel(sampler) if needs_model else None
+
+    def build(name: str) -> Space:
+        if name == "network":
+            assert model is not None
+            return NetworkSpace(model)
+        if is_image_network(name):
+            return ImageSpace(EfficientNetFeatures(name), model)
+        return Pyramid() if name == "pyramid" else PixelSpace()
+
+    spaces = [build(name) for name in names]
+    return spaces[0] if len(spaces) == 1 else JointSpace(spaces)
 
 
 def stages(network: nn.Module) -> list[nn.Module]:

@@ -15,7 +15,13 @@ from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import SCHEDULES
 from undrift.exceptions import InvalidInput
 from undrift.measurement.profile import ErrorProfile
-from undrift.mmd.kernels import EnergyKernel, RBFMixture
+from undrift.mmd.kernels import (
+    EnergyKernel,
+    Kernel,
+    LaplaceKernel,
+    PolynomialKernel,
+    RBFMixture,
+)
 from undrift.objectives.consistent import ConsistentDiffusion
 from undrift.objectives.dream import Dream
 from undrift.objectives.fokker_planck import ScoreFokkerPlanck
@@ -28,7 +34,7 @@ from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.options import OF_TERM, UNUSED, RegularizerConfig
 from undrift.regularizer.resumable import seeded
-from undrift.regularizer.spaces import NetworkSpace, Pyramid
+from undrift.regularizer.spaces import space_named
 from undrift.regularizer.weighting import Weighting
 from undrift.seeds import stream_seed
 from undrift.training.checkpoint import StartingPoint
@@ -263,21 +269,26 @@ def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
     return cast(nn.Module, network)
 
 
+def build_kernel(config: RegularizerConfig) -> Kernel:
+    """The kernel of the options, its bandwidth a multiple of the mean squared distance."""
+    if config.kernel == "energy":
+        return EnergyKernel()
+    if config.kernel == "laplace":
+        return LaplaceKernel("mean", config.bandwidth)
+    if config.kernel == "cubic":
+        return PolynomialKernel()
+    return RBFMixture("mean", tuple(config.bandwidth * m for m in RBFMixture.multipliers))
+
+
 def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
     """How states are compared with forward draws, in all variants but the released one."""
-    multipliers = tuple(config.bandwidth * m for m in RBFMixture.multipliers)
-    kernel = EnergyKernel() if config.kernel == "energy" else RBFMixture("mean", multipliers)
-    options: dict[str, Any] = {"kernel": kernel}
-    if config.features == "pyramid":
-        options["space"] = Pyramid()
-    if config.features in ("network", "both"):
-        if not config.population:
-            raise InvalidInput(
-                f"--regularizer.features {config.features} compares a population: give "
-                "--regularizer.population, such as 2048"
-            )
-        options["space"] = NetworkSpace(sampler, pixels=config.features == "both")
-    return options
+    names = config.spaces
+    if not config.population and names not in (("pixels",), ("pyramid",)):
+        raise InvalidInput(
+            f"--regularizer.features {config.features} compares a population: give "
+            "--regularizer.population, such as 2048"
+        )
+    return {"kernel": build_kernel(config), "space": space_named(names, sampler)}
 
 
 def _weighting(config: RegularizerConfig) -> Weighting:

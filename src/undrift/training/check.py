@@ -41,5 +41,7 @@ def check(config: TrainConfig) -> None:
             "--method fokker_planck needs full precision (it takes differences of outputs): use "
             "--mixed-precision no"
         )
+    if "features" in config.in_use["regularizer"]:
+        config.regularizer.spaces  # noqa: B018 - refuses unknown names
     if config.tensorboard and find_spec("tensorboard") is None:
         raise InvalidInput("--tensorboard needs the package: pip install tensorboard")

@@ -76,9 +76,9 @@ class Trainer:
         options, config = self.config.regularizer, self.config
         if config.variant is None:
             return None
-        if options.features in ("network", "both") and not has_learned:
+        if not has_learned and options.spaces not in (("pixels",), ("pyramid",)):
             raise InvalidInput(
-                f"--regularizer.features {options.features} are those of the network as it is at "
+                f"--regularizer.features {options.features} are made by the network as it is at "
                 "the start, which has learned nothing yet: give --start-from"
             )
         name = config.chain.sampler
