@@ -94,7 +94,12 @@ def gaussian_network(table, kind, wrong=lambda index: 1.0):
 def test_a_neutral_remedy_is_no_remedy_to_the_last_bit(chain, remedy):
     base = CHAINS[chain]()
     data = torch.randn(20, *SHAPE[1:], generator=noise_source(1))
-    remedied = apply_remedy(base, REMEDIES[remedy](REMEDIES[remedy]().neutral), data, num_data=20)
+    kind = REMEDIES[remedy]
+    try:
+        remedied = apply_remedy(base, kind(kind().neutral), data, num_data=20)
+    except InvalidInput:
+        assert remedy == "tail_correction" and chain in ("DDPM", "ancestral", "ddim")
+        return
     assert torch.equal(
         remedied.sample(SHAPE, generator=noise_source()),
         base.sample(SHAPE, generator=noise_source()),

@@ -11,6 +11,7 @@ from undrift.remedies.epsilon_scaling import EpsilonScaling
 from undrift.remedies.moments import Moments
 from undrift.remedies.remedy import Remedy, choices_of
 from undrift.remedies.snr_correction import SNRCorrection
+from undrift.remedies.tail_correction import TailCorrection
 from undrift.remedies.time_shift import TimeShift
 
 if TYPE_CHECKING:
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
 REMEDIES: dict[str, type[Remedy]] = {
     kind.remedy: kind
-    for kind in (EpsilonScaling, TimeShift, AnalyticVariance, SNRCorrection, Moments, BandEnergy)
+    for kind in (
+        EpsilonScaling,
+        TimeShift,
+        AnalyticVariance,
+        SNRCorrection,
+        Moments,
+        BandEnergy,
+        TailCorrection,
+    )
 }
 """Each remedy by its name."""
 

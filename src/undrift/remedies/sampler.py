@@ -163,13 +163,21 @@ def moved(chain: Sampler, t: float, after: State, x: Tensor) -> State:
     Raises:
         InvalidInput: If the solver computes its state again in another way.
     """
-    if after.t == 0 or x is after.x or not isinstance(after.history, dict):
+    if after.t == 0 or x is after.x:
         return replace(after, x=x)
-    history = dict(after.history)
-    for name in ("last_sample", "cur_sample"):
-        if isinstance(history.get(name), Tensor):
-            history[name] = history[name] + (x - after.x) / _carried(chain, name, t, after.t)
-    return replace(after, x=x, history=history)
+
+    def carried(history: Any) -> Any:  # noqa: ANN401
+        if not isinstance(history, dict):
+            return history
+        known = {name: history.get(name) for name in ("last_sample", "cur_sample")}
+        states = {
+            name: before + (x - after.x) / _carried(chain, name, t, after.t)
+            for name, before in known.items()
+            if isinstance(before, Tensor)
+        }
+        return {name: carried(value) for name, value in history.items()} | states
+
+    return replace(after, x=x, history=carried(after.history))
 
 
 def _carried(chain: Sampler, name: str, t: float, s: float) -> float:
