@@ -14,6 +14,7 @@ ROOT = Path(undrift.__file__).parent
 # From the ground up: a room imports from its own floor and from those below.
 FLOORS = (
     ("exceptions", "progress", "seeds"),
+    ("storage",),
     ("reporting",),
     ("mmd",),
     ("data",),

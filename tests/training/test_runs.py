@@ -214,7 +214,7 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
             r"optimizer\.learning_rate: 0\.001 ",
         ),
         ({"method": "full"}, "method: plain there"),
-        ({"output": "elsewhere"}, "elsewhere contains no checkpoint to resume from"),
+        ({"output": "elsewhere"}, "no such run: elsewhere: leave --resume out to start it"),
         ({"output": None}, "--resume needs the folder of the run: give --output"),
     ):
         with pytest.raises(InvalidInput, match=message):

@@ -13,8 +13,9 @@ from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.spaces import PixelSpace
+from undrift.storage.writing import appearing
 from undrift.training.building import build_network, build_regularizer
-from undrift.training.checkpoint import KEPT_CHECKPOINTS, STATE_FILE, appearing, last_checkpoint
+from undrift.training.checkpoint import KEPT_CHECKPOINTS, STATE_FILE, last_checkpoint
 from undrift.training.config import (
     ChainConfig,
     ModelConfig,

@@ -7,20 +7,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from undrift.api.files import check_free
+from undrift.api.files import check_free, held
 from undrift.api.inputs import name_of
 from undrift.exceptions import InvalidInput
 from undrift.measurement.profile import ErrorProfile
 from undrift.reporting.content import TITLE, QualityRow, ReportInput
 from undrift.reporting.evaluation import quality_rows
 from undrift.reporting.html import write_report
-from undrift.reporting.page import MARK
+from undrift.reporting.page import is_page
 from undrift.reporting.study import write_study_markdown, write_study_report
 from undrift.study.record import FILE as STUDY
 from undrift.study.record import StudyRecord
 from undrift.training.records import DATA_GRID, LOG, read_log
 
 MARKDOWN = ".md"
+PAGE = "report.html"
 
 Source = ErrorProfile | str | Path
 Records = dict[str, Any]
@@ -83,8 +84,14 @@ def write(found: Records | Path, output: Path, title: str = TITLE, command: str 
     """Write the page of the records, and return its path.
 
     Raises:
-        InvalidInput: If only a study can be written that way.
+        InvalidInput: If only a study can be written that way, or something else is there.
     """
+    with held(_page(output).absolute()):
+        check_output(output)
+        return _write(found, output, title, command)
+
+
+def _write(found: Records | Path, output: Path, title: str, command: str) -> Path:
     is_markdown = output.suffix == MARKDOWN
     if isinstance(found, Path):
         study = StudyRecord.load(found).to_dict()
@@ -97,19 +104,23 @@ def write(found: Records | Path, output: Path, title: str = TITLE, command: str 
 
 
 def _page(output: Path) -> Path:
-    return output / "report.html" if output.is_dir() else output
+    return output / PAGE if output.is_dir() else output
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, name: str = PAGE) -> None:
     """Stop before anything but an older report would be replaced.
+
+    Arguments:
+        path: Where the page will be.
+        name: Its name in a folder.
 
     Raises:
         InvalidInput: If so.
     """
-    path = _page(path)
+    path = path / name if path.is_dir() else path
     if not path.exists():
         check_free(path)
-    elif not path.is_file() or MARK not in path.read_text("utf-8", errors="replace"):
+    elif not is_page(path):
         raise InvalidInput(f"{path} is there already and is no report: choose another --output")
 
 

@@ -7,9 +7,11 @@ exception is a bug and shows its traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -29,7 +31,9 @@ COMMANDS = {
     "cite": "how to cite undrift and the paper it builds on",
 }
 
-_FILE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of writing; those without a file are about stdout."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,21 +46,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 2 if the input cannot be used, 130 if interrupted, 141 if the reader of the
         output closed its pipe.
     """
+    if sys.stderr is None:  # closed: messages go nowhere, never among the results
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        return _complain("stdout is closed: give the results a place, such as > /dev/null")
     try:
         code = _dispatch(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
+        _flush()
     except BrokenPipeError:
-        # Buffered output cannot be written any more: keep the interpreter from trying at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except InvalidInput as error:
         return _complain(str(error))
-    except _FILE_ERRORS as error:
-        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except OSError as error:
+        with suppress(OSError):
+            _flush()
+        where = error.filename or ("stdout" if error.errno in _FULL else None)
+        reason = error.strerror or str(error)
+        return _complain(f"{where}: {reason}" if where else reason)
     except KeyboardInterrupt:
         print("undrift: interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _flush() -> None:
+    """Write what is left of the output.
+
+    Raises:
+        OSError: If that fails; names stdout.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from trying to write at exit what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from undrift.api import files
@@ -30,19 +31,11 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Draw samples, score them, save and show the numbers."""
-    from undrift.api.evaluate import evaluate
-    from undrift.measurement.reading import write_json
     from undrift.reporting.evaluation import quality_rows
     from undrift.reporting.numbers import scientific
 
-    files.check_free(config.output)
-    options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}
-    result = evaluate(config.run, progress=not session().quiet, **options)
-    result["how"]["command"] = session().command
-    stem = f"{files.slug(result['label'])}-{config.seed}"
-    folder = files.place_for(config.run, "evaluations")
-    path = files.output_file(config.output, folder, stem, ".json")
-    write_json(path, result)
+    with files.reserved(config.output):
+        result, path = _evaluated(config)
     table(
         f"{result['label']}: {result['num_samples']:,} samples",
         ["", "value", "standard error"],
@@ -50,3 +43,17 @@ def run(config: Config) -> dict[str, Any]:
     )
     print(f"evaluation  {path}")
     return result | {"saved": str(path)}
+
+
+def _evaluated(config: Config) -> tuple[dict[str, Any], Path]:
+    """The scores, and the file that keeps them."""
+    from undrift.api.evaluate import evaluate
+    from undrift.measurement.reading import write_json
+
+    options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}
+    result = evaluate(config.run, progress=not session().quiet, **options)
+    result["how"]["command"] = session().command
+    stem = f"{files.slug(result['label'])}-{config.seed}"
+    folder = files.place_for(config.run, "evaluations")
+    with files.output_file(config.output, folder, stem, ".json") as path:
+        return result, write_json(path, result)

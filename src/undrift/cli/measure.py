@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,9 +62,16 @@ OPTIONS = ("num_samples", "num_forward", "budget", "modular", "num_modular", "re
 
 def run(config: Config) -> dict[str, Any]:
     """Measure or merge, save the profile, show its table."""
+    with files.reserved(config.output):
+        profile, path = _saved(config)
+    _show(profile, path)
+    return profile.to_dict() | {"saved": str(path)}
+
+
+def _saved(config: Config) -> tuple[ErrorProfile, Path]:
+    """The profile, measured or merged, and its file."""
     from undrift.measurement.profile import ErrorProfile
 
-    files.check_free(config.output)
     profiles = [ErrorProfile.load(path) for path in config.merge]
     if config.run is not None:
         profiles.append(_measured(config, profiles))
@@ -74,9 +82,8 @@ def run(config: Config) -> dict[str, Any]:
         )
     profile = profiles[0].merge(*profiles[1:]) if len(profiles) > 1 else profiles[0]
     profile = replace(profile, label=config.label or profile.label)
-    path = profile.save(_path(config, profile))
-    _show(profile, path)
-    return profile.to_dict() | {"saved": str(path)}
+    with _file(config, profile) as path:
+        return profile, profile.save(path)
 
 
 def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
@@ -131,7 +138,7 @@ def _check_fit(
     earlier[0].merge(*earlier[1:], replace(earlier[0], how=how))
 
 
-def _path(config: Config, profile: ErrorProfile) -> Path:
+def _file(config: Config, profile: ErrorProfile) -> AbstractContextManager[Path]:
     seeds = "+".join(map(str, profile.seeds))
     seeds = seeds if len(profile.seeds) <= 4 else f"{len(profile.seeds)}-seeds"
     run = config.run

@@ -39,21 +39,27 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Draw images and write them; never over others."""
+    with files.reserved(config.output, folder=True):
+        record = _sampled(config)
+    print(f"images  {record['images']}")
+    return record
+
+
+def _sampled(config: Config) -> dict[str, Any]:
+    """Draw images and write a folder of them, which appears complete or not at all."""
     from undrift.api.sample import sample
     from undrift.measurement.reading import write_json
+    from undrift.storage.writing import appearing
     from undrift.training.runs import new_folder
 
-    files.check_free(config.output, folder=True)
     sampler = inputs.chain(config)
     options = {"seed": config.seed, "batch_size": config.batch_size}
     images = sample(sampler, config.num_images, progress=not session().quiet, **options)
     names = filter(None, [config.sampler or "own", config.remedy])
     stem = "-".join([*map(files.slug, names), str(config.seed)])
     folder = Path(config.output or new_folder(files.place_for(config.run, "images"), stem))
-    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "images": str(folder),
-        "files": _write(images, folder, config.save),
         "num_images": len(images),
         "shape": list(images.shape[1:]),
         "seed": config.seed,
@@ -61,8 +67,9 @@ def run(config: Config) -> dict[str, Any]:
         "sampler": sampler.describe(),
         "command": session().command,
     }
-    write_json(folder / "samples.json", record | {"config": asdict(config)})
-    print(f"images  {folder}")
+    with appearing(folder) as part:
+        record["files"] = _write(images, part, config.save)
+        write_json(part / "samples.json", record | {"config": asdict(config)})
     return record
 
 

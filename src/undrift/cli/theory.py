@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undrift.cli.command import session
@@ -25,7 +26,7 @@ class Config:
     Arguments:
         gaussian: JSON file with a Gaussian chain; only its error budget is computed, no claims.
         mixture: Also train a small network on eight Gaussians and estimate its error budget.
-        output: HTML file to write.
+        output: HTML file to write; an older report in its place is replaced, nothing else is.
         num_chains: Gaussian chains that the claims are tested on, from 2 to 200.
         num_particles: Samples from which the budget of the trained network is estimated.
         num_updates: Training steps of that network.
@@ -46,8 +47,11 @@ POSITIONALS = ()
 
 def run(config: Config) -> Mapping[str, Any]:
     """Compute and print; write the HTML page if `output` is given."""
+    from undrift.api.report import check_output
     from undrift.reporting.theory import TheoryPage, step_table, write_theory
 
+    if config.output:
+        check_output(Path(config.output), "theory.html")
     result, views, title = _gaussian(config) if config.gaussian else _claims(config)
     if config.mixture:
         result["mixture"], view = _mixture(config)

@@ -11,6 +11,7 @@ from undrift.api.inputs import TuneChoice
 from undrift.cli.command import session
 from undrift.cli.console import table
 from undrift.remedies.registry import REMEDIES
+from undrift.storage.writing import written
 
 if TYPE_CHECKING:
     from undrift.remedies.search import Trial, Tuning
@@ -38,20 +39,13 @@ POSITIONALS = ("run",)
 def run(config: Config) -> dict[str, Any]:
     """Search, test the best strength, save the curve, show it."""
     from undrift.api.tune import tune
-    from undrift.measurement.reading import write_json
-    from undrift.training.runs import versions
 
-    files.check_free(config.output, also=".png")
     options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}
-    tuning = tune(config.run, progress=not session().quiet, **options)
     name = str(config.remedy).partition(",")[0].strip()
-    folder, stem = files.place_for(config.run, "tunings"), f"{name}-{config.seed}"
-    path = files.output_file(config.output, folder, stem, ".json", ".png")
-    result, called = tuning.to_dict(), session().command
-    result["how"] |= {"model": config.run, "command": called, "versions": versions()}
-    write_json(path, result)
+    with files.reserved(config.output, also=".png"):
+        tuning = tune(config.run, progress=not session().quiet, **options)
+        result, path = _saved(config, tuning, name)
     plot = path.with_suffix(".png")
-    _plot(tuning, name, plot)
     table(
         f"{name}: the search half",
         ["strength", *(f"{label} ± se" for label in METRICS.values()), "pixel variance"],
@@ -61,6 +55,19 @@ def run(config: Config) -> dict[str, Any]:
     if tuning.helps and tuning.remedy:
         print(f"next     undrift evaluate {config.run} --remedy {tuning.remedy.text}")
     return result | {"saved": str(path), "plot": str(plot)}
+
+
+def _saved(config: Config, tuning: Tuning, name: str) -> tuple[dict[str, Any], Path]:
+    """The record of a search, and its file, with a plot of the curve next to it."""
+    from undrift.measurement.reading import write_json
+    from undrift.training.runs import versions
+
+    result, called = tuning.to_dict(), session().command
+    result["how"] |= {"model": config.run, "command": called, "versions": versions()}
+    folder, stem = files.place_for(config.run, "tunings"), f"{name}-{config.seed}"
+    with files.output_file(config.output, folder, stem, ".json", ".png") as path:
+        _plot(tuning, name, path.with_suffix(".png"))
+        return result, write_json(path, result)
 
 
 def _cells(trial: Trial, *, is_best: bool) -> list[str]:
@@ -97,4 +104,5 @@ def _plot(tuning: Tuning, name: str, path: Path) -> None:
         axes.legend(frameon=False)
         axes.grid(axis="y", alpha=0.3)
     figure.suptitle(f"{name}, search half, error bars of one standard error", fontsize=11)
-    figure.savefig(path)
+    with written(path) as part:
+        figure.savefig(part, format="png")

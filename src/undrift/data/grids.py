@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
+from undrift.storage.writing import written
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,6 +46,12 @@ def picture(image: Tensor) -> Image:
         raise InvalidInput(f"no picture of shape {tuple(image.shape)}: it needs 1 or 3 channels")
     pixels = as_bytes(image)
     return fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
+
+
+def write_png(image: Image, path: str | os.PathLike[str]) -> None:
+    """Write a picture as a PNG file, completely or not at all; its folder is made."""
+    with written(path) as part:
+        image.save(part, "PNG")
 
 
 def image_grid(images: Tensor, columns: int | None = None, gap: int = 1) -> Image:

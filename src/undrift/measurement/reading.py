@@ -1,21 +1,18 @@
-"""Records as JSON files: plain data into dataclasses, with every name and number checked.
-
-Files are written under another name and renamed: they appear complete or not at all.
-"""
+"""Records as JSON files: plain data into dataclasses, with every name and number checked."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from undrift.exceptions import InvalidInput
+from undrift.storage.writing import written
 
 T = TypeVar("T")
 
@@ -40,29 +37,12 @@ def load_json(path: str | os.PathLike[str], name: str) -> Any:  # noqa: ANN401
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
-@contextmanager
-def written(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The name under which a file is to be written, which is then renamed to its own.
-
-    Arguments:
-        path: Its own name; the folder is made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_json(
     path: str | os.PathLike[str],
     value: Any,  # noqa: ANN401
     default: Callable[[Any], Any] | None = str,
 ) -> Path:
-    """Write plain data; numbers that JSON does not know become null.
+    """Write plain data, completely or not at all; numbers that JSON does not know become null.
 
     Arguments:
         path: The file.
@@ -72,8 +52,8 @@ def write_json(
     Returns:
         The file.
     """
+    text = json.dumps(_finite(value), indent=1, default=default)
     with written(path) as part:
-        text = json.dumps(_finite(value), indent=1, default=default)
         part.write_text(text + "\n", "utf-8")
     return Path(path)
 

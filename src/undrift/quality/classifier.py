@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput, reason_of
-from undrift.measurement.reading import written
+from undrift.storage.writing import written
 
 CACHE_VARIABLE = "UNDRIFT_CACHE"
 FEATURE_DIM = 64

@@ -20,24 +20,35 @@ from PIL import Image, UnidentifiedImageError
 
 from undrift.exceptions import InvalidInput
 from undrift.reporting.content import SampleGrid
+from undrift.storage.writing import written
 
 if TYPE_CHECKING:
     from undrift.reporting.canvas import Plot
 
 MARK = "undrift.report"
-"""What a page says of itself: only such a file is replaced."""
+"""What a page says of itself in its head: only such a file is replaced."""
+_HEADS = f'<meta name="generator" content="{MARK}">', f"<!-- {MARK} -->"
+_HEAD_SIZE = 1024
 LONGEST_SIDE = 1024
 PIXELATED_BELOW = 480
 _ALONE = "svg { background: var(--panel); font-family: sans-serif; stroke-linejoin: round; }"
 
 
 def write_page(target: Path, content: str | bytes) -> Path:
-    """Write a page or a picture of it to a temporary file, which then takes its name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(target)
+    """Write a page or a picture of it, completely or not at all."""
+    with written(target) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
     return target
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that undrift wrote: its head says so."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_SIZE).decode("utf-8", errors="replace").lstrip()
+    html, markdown = _HEADS
+    return head.startswith(markdown) or (head.startswith("<!DOCTYPE html>") and html in head)
 
 
 def asset(name: str) -> str:

@@ -37,6 +37,7 @@ from undrift.reporting.study_figures import (
     value_plot,
 )
 from undrift.reporting.tables import Table, settings_table
+from undrift.storage.writing import PART
 
 Picture = Callable[[str, str, bytes], str]
 """Takes a picture by name, words and content, and gives the text that shows it."""
@@ -79,7 +80,6 @@ def render_study(study: Study, folder: Path) -> str:
         **page.script_and_style(),
         study=study,
         verdict=by_topic(findings(study)),
-        mark=page.MARK,
         **_html_parts(study, folder),
     )
 
@@ -207,8 +207,8 @@ def write_study_markdown(study: Study, folder: Path, path: Path) -> Path:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a folder holds nothing but pictures of a page, as a stop may leave it."""
-    names = [file.name.lstrip(".") for file in folder.iterdir()] if folder.is_dir() else [""]
-    return all(name.startswith(PICTURES) for name in names)
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else [""]
+    return all(name.startswith(PICTURES) or name.endswith(PART) for name in names)
 
 
 def study_markdown(study: Study, folder: Path, pictures: str) -> tuple[dict[str, bytes], str]:

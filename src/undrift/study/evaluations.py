@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from undrift.data.grids import image_grid
+from undrift.data.grids import image_grid, write_png
 from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.measure import measure
@@ -129,7 +129,7 @@ class Evaluations:
             drawn_by = sampler()
             samples = self.scorer.draw(drawn_by, self.job.seed)
             if grid:
-                image_grid(samples[:GRID_IMAGES]).save(file.with_suffix(".png"))
+                write_png(image_grid(samples[:GRID_IMAGES]), file.with_suffix(".png"))
             scores = self.scorer.scores(samples, self.job.seed)
             about = about_chain(chain, drawn_by, self.scorer.data.image_shape)
             write_json(file, about | scores.to_dict() | {"how": how})

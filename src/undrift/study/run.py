@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from undrift.exceptions import InvalidInput
+from undrift.storage.lock import locked
+from undrift.storage.writing import sweep
 from undrift.study import statistics
 from undrift.study.check import check, try_building
 from undrift.study.config import CHECKPOINT_RULE, StudyConfig
@@ -64,7 +66,8 @@ def run_study(
     how = worker.scorer.how()
     folder.mkdir(parents=True, exist_ok=True)
     num_before = _num_rows(folder)
-    with _alone(folder), StudyProgress(config, folder, show=progress) as bar:
+    with locked(folder, inside=True), StudyProgress(config, folder, show=progress) as bar:
+        sweep(folder)
         worker.show_data()
         before(how)
         for job, ending in _endings(config, worker, bar):
@@ -210,22 +213,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lock the folder, so that no second study writes into it."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InvalidInput(
-                f"another undrift compare is running in {folder}: wait for it, or choose another "
-                "--output"
-            ) from None
-        yield

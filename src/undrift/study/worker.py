@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from undrift.data.grids import image_grid
+from undrift.data.grids import image_grid, write_png
 from undrift.data.images import ImageData
 from undrift.quality.feature_choice import choose_features
 from undrift.quality.scorer import Scorer
@@ -49,7 +49,7 @@ class Worker:
     def show_data(self) -> None:
         """Keep a grid of the data, for visual comparison with samples."""
         if not (self.folder / DATA_GRID).is_file():
-            image_grid(self.scorer.reference[:GRID_IMAGES]).save(self.folder / DATA_GRID)
+            write_png(image_grid(self.scorer.reference[:GRID_IMAGES]), self.folder / DATA_GRID)
 
     def training(self, job: Job, steps: int) -> TrainConfig:
         """The configuration of a run.

@@ -1,15 +1,10 @@
-r"""Checkpoints: the saved state of a run, from which it or another run may start.
-
-A folder is written under another name and renamed when it is complete: a run that is stopped while
-it writes loses nothing.
-"""
+"""Checkpoints: the saved state of a run, from which it or another run may start."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,38 +26,6 @@ FREE_TO_CHANGE = (
     "tensorboard",
 )
 """Options that determine where a run is written and what is logged, not its result."""
-
-
-@contextmanager
-def appearing(
-    path: Path, *, when: bool = True, agree: Callable[[], None] = lambda: None
-) -> Iterator[Path]:
-    """A folder that is written under another name and appears complete or not at all.
-
-    Arguments:
-        path: Its final name; a folder of that name is replaced.
-        when: Whether this process is the one that renames it.
-        agree: Waits for all processes that write into it.
-    """
-    part, before = (path.with_name(f".{path.name}.{end}") for end in ("part", "before"))
-    if when:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    agree()
-    try:
-        yield part
-    except BaseException:
-        if when:
-            shutil.rmtree(part, ignore_errors=True)
-        raise
-    agree()
-    if when:
-        shutil.rmtree(before, ignore_errors=True)
-        if path.exists():
-            path.replace(before)
-        part.replace(path)
-        shutil.rmtree(before, ignore_errors=True)
-    agree()
 
 
 def last_checkpoint(folder: Path) -> Path | None:

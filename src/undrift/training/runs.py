@@ -19,7 +19,7 @@ import math
 import platform
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +27,14 @@ from typing import Any, cast
 
 import torch
 
-from undrift.data.grids import image_grid
+from undrift.data.grids import image_grid, write_png
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
 from undrift.exceptions import InvalidInput
-from undrift.measurement.reading import write_json, written
+from undrift.measurement.reading import write_json
 from undrift.progress import progress_bar
+from undrift.storage.lock import is_transient, locked
+from undrift.storage.writing import sweep, written
 from undrift.training.checkpoint import last_checkpoint
 from undrift.training.config import DataConfig, TrainConfig
 from undrift.training.records import DATA_GRID, LOG, Row, read_log
@@ -70,14 +72,25 @@ def train(
     trainer = Trainer(config, data, accelerator)
     config = trainer.config
     main = trainer.accelerator.is_main_process
-    folder = _resumed(config, trainer) if config.resume else _new_folder(config, trainer)
-    if main and not config.resume:
-        _describe(folder, trainer)
+    with _claimed(config, trainer) as folder:
+        return _train(config, trainer, folder, progress=progress and main, on_step=on_step)
+
+
+def _train(
+    config: TrainConfig,
+    trainer: Trainer,
+    folder: Path,
+    *,
+    progress: bool,
+    on_step: Callable[[Trainer], None],
+) -> dict[str, Any]:
+    """Take the steps that are left, and write what a run leaves behind."""
+    main = trainer.accelerator.is_main_process
     checkpoint_every = config.checkpoint_every or max(1, config.steps // 10)
     sample_every = max(1, config.steps // 4) if config.sample_every is None else config.sample_every
     label = f"training {folder.name}"
     with (
-        progress_bar(label, config.steps, show=progress and main) as tick,
+        progress_bar(label, config.steps, show=progress) as tick,
         _log(folder, trainer, config) as write,
     ):
         tick(trainer.step)
@@ -126,6 +139,22 @@ def versions() -> dict[str, str]:
     return found | {"threads": str(torch.get_num_threads())}
 
 
+@contextmanager
+def _claimed(config: TrainConfig, trainer: Trainer) -> Iterator[Path]:
+    """The folder of a run, resumed or new, which no other process writes."""
+    main = trainer.accelerator.is_main_process
+    folder = _folder_to_resume(config) if config.resume else _new_folder(config, trainer)
+    with locked(folder, inside=True) if main else nullcontext():
+        if main:
+            sweep(folder, folder / "checkpoints", folder / "samples")
+        if config.resume:
+            _resume(folder, trainer)
+        elif main:
+            _check_empty(folder)
+            _describe(folder, trainer)
+        yield folder
+
+
 def _new_folder(config: TrainConfig, trainer: Trainer) -> Path:
     """An empty folder for a new run; a second run never overwrites a first."""
     if config.output is None:
@@ -135,20 +164,35 @@ def _new_folder(config: TrainConfig, trainer: Trainer) -> Path:
         return new_folder(Path("runs"), f"{name}-{config.method}")
     folder = Path(config.output)
     if trainer.accelerator.is_main_process:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InvalidInput(
-                f"{folder} is there already: choose another --output, or resume it with --resume"
-            )
+        _check_empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
     trainer.accelerator.wait_for_everyone()
     return folder
 
 
-def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
-    """The folder of the run that is resumed; its log is cut back to the checkpoint."""
+def _check_empty(folder: Path) -> None:
+    """Check that a folder holds nothing but what a process killed at its start has left.
+
+    Raises:
+        InvalidInput: If it does, or is a file.
+    """
+    if folder.exists() and not (folder.is_dir() and all(map(is_transient, folder.iterdir()))):
+        raise InvalidInput(
+            f"{folder} is there already: choose another --output, or resume it with --resume"
+        )
+
+
+def _folder_to_resume(config: TrainConfig) -> Path:
     if config.output is None:
         raise InvalidInput("--resume needs the folder of the run: give --output")
     folder = Path(config.output)
+    if not folder.is_dir():
+        raise InvalidInput(f"no such run: {folder}: leave --resume out to start it")
+    return folder
+
+
+def _resume(folder: Path, trainer: Trainer) -> None:
+    """Load the last checkpoint, and cut the log back to it."""
     checkpoint = last_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise InvalidInput(f"{folder} contains no checkpoint to resume from: start it again")
@@ -157,14 +201,14 @@ def _resumed(config: TrainConfig, trainer: Trainer) -> Path:
         rows = [row for row in read_log(folder) if row["step"] <= trainer.step]
         with written(folder / LOG) as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
 
 
 def _describe(folder: Path, trainer: Trainer) -> None:
     import yaml
 
     resolved = asdict(replace(trainer.asked, output=str(folder)))
-    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    with written(folder / "config.yaml") as part:
+        part.write_text(yaml.safe_dump(resolved, sort_keys=False), "utf-8")
     made = {"data": dict(trainer.data.how), "chain": trainer.sampler.describe()}
     if trainer.config.variant:  # the defaults of the variant
         made["regularizer"] = asdict(trainer.config.regularizer)
@@ -172,7 +216,7 @@ def _describe(folder: Path, trainer: Trainer) -> None:
     images = trainer.data.images
     if images.shape[1] in (1, 3):  # others have no picture
         spread = images[:: max(1, len(images) // GRID_IMAGES)][:GRID_IMAGES]
-        image_grid(spread).save(folder / DATA_GRID)
+        write_png(image_grid(spread), folder / DATA_GRID)
 
 
 @contextmanager
@@ -224,8 +268,7 @@ def _write_grid(trainer: Trainer, path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (GRID_IMAGES, *trainer.data.image_shape)
     images = sampler.sample(shape, generator=generator, device=trainer.accelerator.device)
-    path.parent.mkdir(exist_ok=True)
-    image_grid(images).save(path)
+    write_png(image_grid(images), path)
 
 
 def _result(folder: Path, trainer: Trainer) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from undrift.exceptions import InvalidInput
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
+from undrift.storage.writing import appearing
 from undrift.training import building, checkpoint
 from undrift.training.check import check
 from undrift.training.config import TrainConfig
@@ -183,14 +184,14 @@ class Trainer:
 
     def save_pipeline(self, path: Path) -> None:
         """Write the averaged weights as a pipeline of diffusers, completely or not at all."""
-        with checkpoint.appearing(path) as part:
+        with appearing(path) as part:
             save_pipeline(self.averaged_network(), self.scheduler, part)
 
     def save_checkpoint(self, folder: Path) -> Path:
         """Write all state, and delete all but the last checkpoints."""
         path = folder / f"step-{self.step:08d}"
         main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
-        with checkpoint.appearing(path, when=main, agree=wait) as part:
+        with appearing(path, when=main, agree=wait) as part:
             if main:
                 torch.save(self._state(), part / checkpoint.STATE_FILE)
             for file, own in self._own.items():
