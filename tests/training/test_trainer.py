@@ -32,6 +32,7 @@ BASELINES = (
     *("input_perturbation", "mixflow", "consistent", "fokker_planck", "dream"),
     "scheduled_sampling",
 )
+ON_SAMPLES = ("mmd_ddm", "fd_loss")
 METHODS = ("plain", *REGULARIZED, *BASELINES)
 NEGATIVE = ObjectiveConfig(strength=-0.1)
 CHANGED = (
@@ -44,6 +45,8 @@ CHANGED = (
 
 def config(method="plain", **options):
     regularizer = RegularizerConfig(num_cohorts=3, num_forward=16, every=1)
+    if method in ON_SAMPLES:
+        regularizer = RegularizerConfig(num_inference_steps=3)
     known = {
         "steps": 6,
         "batch_size": 8,
@@ -99,7 +102,7 @@ def test_a_run_does_not_depend_on_the_global_stream_nor_moves_it():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *ON_SAMPLES])
 def test_resume_is_exact(method, tmp_path):
     step = 2
     options = config(
@@ -578,6 +581,36 @@ def test_comparisons_that_cannot_be_made_are_refused(options, message):
     chosen = replace(config("persistent").regularizer, **options)
     with pytest.raises(InvalidInput, match=message):
         Trainer(config("persistent", regularizer=chosen), IMAGES)
+
+
+def test_losses_of_samples_start_with_an_optimizer_of_their_own(base):
+    folder, before = base
+    for method, rate, bound in (("mmd_ddm", 0.025, 0.5), ("fd_loss", 0.01, 1.0)):
+        trainer = Trainer(config(method, start_from=str(folder)), IMAGES)
+        assert_same(weights(trainer), weights(before))
+        assert not trainer.optimizer.state_dict()["state"] and trainer.max_grad_norm == bound
+        rows = []
+        trainer.run(rows.append, until=1)
+        assert rows[0]["lr"] == pytest.approx(rate * OptimizerConfig().learning_rate)
+        assert len(trainer.objective.sampler.grid) == 4
+        assert type(trainer.objective.sampler).__name__ == "DDIMSampler"
+    with pytest.raises(InvalidInput, match="mmd_ddm needs the number of steps of its chain"):
+        Trainer(config("mmd_ddm", regularizer=RegularizerConfig()), IMAGES)
+    own = RegularizerConfig(num_inference_steps=3, features="network")
+    with pytest.raises(InvalidInput, match="nothing yet: give --start-from"):
+        Trainer(config("fd_loss", regularizer=own), IMAGES)
+
+
+def test_losses_of_samples_follow_the_solver_that_is_chosen(base):
+    folder, _ = base
+    for population in (0, 12):
+        own = RegularizerConfig(3, features="network+pixels", population=population)
+        own = replace(own, strength=None, num_inference_steps=3)
+        chain = ChainConfig(num_steps=10, sampler="unipc")
+        chosen = config("fd_loss", regularizer=own, chain=chain, start_from=str(folder), steps=2)
+        trainer, rows = train(chosen)
+        assert "UniPC" in trainer.objective.sampler.describe()["sampler"]
+        assert all(row["loss"] == pytest.approx(6) and row["frechet"] > 0 for row in rows)
 
 
 def test_several_spaces_are_compared_and_a_run_resumes_with_them(base, tmp_path):

@@ -114,9 +114,9 @@ def _plan_lines(plan: StudyConfig, question: Mapping[str, Any]) -> Iterator[str]
     asked = [count or every for count in plan.step_counts]
     for name, method in plan.methods.items():
         own = method.regularizer.num_inference_steps
-        if method.variant and (own or every) not in asked:
+        if method.in_use["regularizer"] and (own or every) not in asked:
             yield (
-                f"note: {name} regularizes a chain of {own or every} denoising steps, and models "
+                f"note: {name} trains on a chain of {own or every} denoising steps, and models "
                 f"are evaluated with {' and '.join(map(str, asked))}: see num_inference_steps"
             )
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.objectives.objective import Objective, Pair
+from undrift.objectives.objective import DenoisingObjective, Pair
 from undrift.objectives.published import STRENGTHS
 
 
-class Dream(Objective):
+class Dream(DenoisingObjective):
     r"""DREAM: the plain loss on the noise :math:`\epsilon + \sigma_t^p(\epsilon - \hat\epsilon)`.
 
     The strength is p, 1 as published: a larger p changes less, as :math:`\sigma_t \le 1`. It costs

@@ -28,11 +28,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.objectives.objective import Objective, Pair
+from undrift.objectives.objective import DenoisingObjective, Pair
 from undrift.objectives.published import STRENGTHS
 
 
-class InputPerturbation(Objective):
+class InputPerturbation(DenoisingObjective):
     r"""Input perturbation: input :math:`\alpha_t x_0 + \sigma_t(\epsilon + \gamma\xi)`.
 
     The strength is γ, 0.1 as published (0.15 on CIFAR-10).

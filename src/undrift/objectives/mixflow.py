@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.objectives.objective import Objective, Pair
+from undrift.objectives.objective import DenoisingObjective, Pair
 from undrift.objectives.published import STRENGTHS
 
 
-class MixFlow(Objective):
+class MixFlow(DenoisingObjective):
     r"""MixFlow: input :math:`x_{t'}` of a noisier time :math:`t' \ge t` under the label t.
 
     The strength is γ, the largest lag as a share of the data time; 0.8 as published for SiT (0.4

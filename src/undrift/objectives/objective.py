@@ -32,43 +32,72 @@ class Objective(Resumable, ABC):
 
     >>> loss = objective(model, x_0)  # doctest: +SKIP
 
-    Its main term is the mean squared error of what the network predicts, at steps drawn uniformly
-    from 1 to T. A method changes the input and the target of the main term (:meth:`pair`) or adds
-    another term (:class:`TermObjective`).
+    Most have a main term, the mean squared error of what the network predicts
+    (:class:`DenoisingObjective`); others are losses of finished samples
+    (:class:`~undrift.objectives.samples.SampleObjective`).
 
     Steps and noise of the main term come from one random stream, and everything else that a method
     draws from another: objectives with the same seed use the same steps and the same noise.
+
+    Arguments:
+        seed: Seed of both random streams.
+
+    Attributes:
+        log: What the last call measured.
+    """
+
+    saved: tuple[str, ...] = ("streams",)
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+        self.log: dict[str, float] = {}
+
+    @abstractmethod
+    def __call__(
+        self, model: nn.Module, x_0: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The loss of a batch, with its graph.
+
+        Arguments:
+            model: The network that is trained, wrapped or not, or a
+                :class:`~undrift.diffusion.denoiser.Denoiser` over it.
+            x_0: Data, with shape :math:`(B, *)`.
+            generator: Source of the draws of a main term; the stream ``main`` when None.
+        """
+
+    @cached_property
+    def streams(self) -> Streams:
+        """The random streams of this process, ``main`` and ``own``; made at the first call."""
+        return Streams(self.seed, own=["main", "own"], rank=process_index())
+
+
+class DenoisingObjective(Objective):
+    r"""A training loss with the main term of denoising.
+
+    It is the mean squared error of what the network predicts, at steps drawn uniformly from 1 to T.
+    A method changes the input and the target of the main term (:meth:`pair`) or adds another term
+    (:class:`TermObjective`).
 
     Arguments:
         model: The sampler, or only the denoiser: its noise schedule and prediction type are used.
         strength: The strength of the method; its published value when None.
         seed: Seed of both random streams.
 
-    Attributes:
-        log: What the last call measured.
-
     Raises:
         InvalidInput: If the strength is invalid, or the sampler has no schedule to train with.
     """
 
     published_strength = 0.0
-    saved: tuple[str, ...] = ("streams",)
 
     def __init__(
         self, model: Sampler | Denoiser, *, strength: float | None = None, seed: int = 0
     ) -> None:
+        super().__init__(seed=seed)
         strength = self.published_strength if strength is None else strength
         Limits(0).check(f"strength of {type(self).__name__}", strength)
         self.denoiser = trained_denoiser(model)
         self.schedule = self.denoiser.schedule
         self.strength = float(strength)
-        self.seed = seed
-        self.log: dict[str, float] = {}
-
-    @cached_property
-    def streams(self) -> Streams:
-        """The random streams of this process, ``main`` and ``own``; made at the first call."""
-        return Streams(self.seed, own=["main", "own"], rank=process_index())
 
     def __call__(
         self,
@@ -148,7 +177,7 @@ class Objective(Resumable, ABC):
         self.log["input_change"] = float((x_t - plain).detach().float().square().mean().sqrt())
 
 
-class Plain(Objective):
+class Plain(DenoisingObjective):
     r"""The plain loss: input :math:`\alpha_t x_0 + \sigma_t\epsilon`, target by prediction type.
 
     .. math:: \| F_\theta(x_t, t) - y \|^2 / d, \qquad
@@ -180,7 +209,7 @@ class TermObjective(Plain):
         log_every: After how many calls the gradient norms of both parts are measured, each by a
             separate backward pass.
         options: ``strength`` (λ, its published value by default) and ``seed`` of
-            :class:`Objective`.
+            :class:`DenoisingObjective`.
 
     Attributes:
         log: ``main`` and ``term`` (without λ) of the last call, and every ``log_every`` calls

@@ -25,11 +25,11 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DDIMSampler, DenoiserSampler
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
-from undrift.objectives.objective import Objective, Pair, per_row
+from undrift.objectives.objective import DenoisingObjective, Pair, per_row
 from undrift.objectives.published import LENGTH
 
 
-class ScheduledSampling(Objective):
+class ScheduledSampling(DenoisingObjective):
     r"""Scheduled sampling: up to L denoising steps of the chain, then the plain loss from there.
 
     They are one step of the sampler's grid long (one step of the schedule where all are used),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,11 +25,14 @@ from undrift.mmd.kernels import (
 )
 from undrift.objectives.consistent import ConsistentDiffusion
 from undrift.objectives.dream import Dream
+from undrift.objectives.fd_loss import FrechetLoss
 from undrift.objectives.fokker_planck import ScoreFokkerPlanck
 from undrift.objectives.input_perturbation import InputPerturbation
 from undrift.objectives.mixflow import MixFlow
-from undrift.objectives.objective import Objective, Plain
-from undrift.objectives.published import OPTIONS
+from undrift.objectives.mmd_ddm import KernelDistanceLoss
+from undrift.objectives.objective import DenoisingObjective, Objective, Plain
+from undrift.objectives.published import MAX_GRAD_NORM, ON_SAMPLES, OPTIONS, STRENGTHS
+from undrift.objectives.samples import SampleObjective
 from undrift.objectives.scheduled_sampling import ScheduledSampling
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
@@ -46,7 +50,7 @@ from undrift.training.config import (
     TrainConfig,
 )
 
-METHODS: dict[str, type[Objective]] = {
+METHODS: dict[str, type[DenoisingObjective]] = {
     "input_perturbation": InputPerturbation,
     "mixflow": MixFlow,
     "consistent": ConsistentDiffusion,
@@ -54,7 +58,7 @@ METHODS: dict[str, type[Objective]] = {
     "dream": Dream,
     "scheduled_sampling": ScheduledSampling,
 }
-"""The published methods by name; the loss of all others is plain."""
+"""The published methods with a main term by name; the loss of all others is plain."""
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
@@ -181,6 +185,47 @@ def build_objective(method: MethodConfig, sampler: Sampler, seed: int = 0) -> Ob
     options = {name: getattr(config, name) for name in OPTIONS.get(method.method, ())}
     options["seed"] = stream_seed(seed, "objective", config.seed)
     return METHODS.get(method.method, Plain)(sampler, **options)
+
+
+def build_sample_objective(
+    method: MethodConfig, sampler: Sampler, data: ImageData, seed: int = 0
+) -> SampleObjective:
+    """The loss of finished samples that a method describes.
+
+    Arguments:
+        method: The method, with the options that it takes.
+        sampler: The chain, over the network as training starts.
+        data: The data.
+        seed: Seed of the run, which the seed of the method is mixed with.
+
+    Raises:
+        InvalidInput: If an option is invalid.
+    """
+    own, options = method.regularizer, method.objective
+    space = space_named(own.spaces, sampler, only_samples=True)
+    mixed = stream_seed(seed, "objective", options.seed)
+    if method.method == "mmd_ddm":
+        return KernelDistanceLoss(sampler, space=space, seed=mixed)
+    return FrechetLoss(sampler, data.images, queue=own.population, space=space, seed=mixed)
+
+
+def optimizer_options(config: TrainConfig) -> OptimizerConfig:
+    """The optimizer's options, with what a loss of finished samples changes about them.
+
+    Its strength is a factor of the learning rate, and its gradients are clipped as published.
+
+    Example:
+        >>> found = optimizer_options(TrainConfig(method="mmd_ddm"))
+        >>> found.learning_rate, found.max_grad_norm
+        (2.5e-05, 0.5)
+    """
+    method, options = config.method, config.optimizer
+    if method not in ON_SAMPLES:
+        return options
+    given = config.objective.strength
+    factor = STRENGTHS[method] if given is None else given
+    bound = min(options.max_grad_norm, MAX_GRAD_NORM.get(method, math.inf))
+    return replace(options, learning_rate=factor * options.learning_rate, max_grad_norm=bound)
 
 
 def build_optimizer(

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from operator import attrgetter
 
 from undrift.exceptions import InvalidInput, Limits
+from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.options import LIMITS as REGULARIZER_LIMITS
 from undrift.training.config import TrainConfig
 
@@ -40,6 +41,11 @@ def check(config: TrainConfig) -> None:
         raise InvalidInput(
             "--method fokker_planck needs full precision (it takes differences of outputs): use "
             "--mixed-precision no"
+        )
+    if config.method in ON_SAMPLES and config.regularizer.num_inference_steps is None:
+        raise InvalidInput(
+            f"--method {config.method} needs the number of steps of its chain, all of which are "
+            "kept for the gradient: give --regularizer.num-inference-steps, such as 10"
         )
     if "features" in config.in_use["regularizer"]:
         config.regularizer.spaces  # noqa: B018 - refuses unknown names

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from undrift.objectives.published import LENGTH, OPTIONS, PublishedMethod
+from undrift.objectives.published import LENGTH, ON_SAMPLES, OPTIONS, PublishedMethod
 from undrift.regularizer.options import UNUSED, RegularizerConfig, Variant
 
 Method = Literal["plain", "regularized", Variant, PublishedMethod]
@@ -118,8 +118,9 @@ class ObjectiveConfig:
 
     Arguments:
         strength: γ of input_perturbation (0.1) and of mixflow (0.8), λ of consistent (10), the
-            weight of fokker_planck (0.15), the exponent p of dream (1) (default: the published
-            value, in brackets).
+            weight of fokker_planck (0.15), the exponent p of dream (1), the factor of the learning
+            rate of mmd_ddm (0.025) and of fd_loss (0.01) (default: the published value, in
+            brackets).
         length: Denoising steps that scheduled_sampling rolls out at most.
         seed: Seed of the method's random stream, combined with that of the run.
     """
@@ -161,7 +162,9 @@ class MethodConfig:
         """
         known = {f.name for f in fields(RegularizerConfig)}
         return {
-            "regularizer": known - UNUSED[self.variant] if self.variant else set(),
+            "regularizer": known - UNUSED[self.variant]
+            if self.variant
+            else set(ON_SAMPLES.get(self.method, ())),
             "objective": {*OPTIONS[self.method], "seed"} if self.method in OPTIONS else set(),
         }
 

@@ -263,7 +263,7 @@ def _tensorboard(folder: Path) -> Any:
 
 def _write_grid(trainer: Trainer, path: Path) -> None:
     """A grid of samples from the averaged weights, with the same noise each time."""
-    steps = min(GRID_STEPS, trainer.objective.schedule.num_steps)
+    steps = min(GRID_STEPS, len(trainer.sampler.grid) - 1)
     sampler = trainer.averaged_sampler(steps)
     generator = torch.Generator().manual_seed(0)
     shape = (GRID_IMAGES, *trainer.data.image_shape)

@@ -17,6 +17,8 @@ from undrift.data.images import ImageData
 from undrift.diffusion.pipelines import save_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
+from undrift.objectives.objective import Objective
+from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
@@ -51,19 +53,23 @@ class Trainer:
         self.asked = config = start.inherit(config) if start else config
         config = self.config = replace(config, regularizer=config.chosen(config.batch_size))
         network, self.scheduler = building.starting_network(config, data, start)
+        options = building.optimizer_options(config)
+        self.max_grad_norm = options.max_grad_norm
         optimizer, self.lr_schedule = building.build_optimizer(
-            config.optimizer, network, config.steps, warm=state is not None
+            options, network, config.steps, warm=state is not None
         )
         self.ema = EMAModel(network.parameters(), decay=config.ema_decay, foreach=True)
         if state:
-            building.continue_optimizer(optimizer, state["optimizer"])
+            if config.method not in ON_SAMPLES:  # moments of another loss
+                building.continue_optimizer(optimizer, state["optimizer"])
             self.ema.load_state_dict({**state["ema"], "decay": config.ema_decay})
         # the schedule is stepped by hand, once a step, whatever the number of processes
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.ema.to(self.accelerator.device)
         self.sampler = building.build_sampler(self.bare_network, self.scheduler)
-        self.objective = building.build_objective(config, self.sampler, config.seed)
-        self.regularizer = self._regularizer(has_learned=start is not None)
+        self.has_learned = start is not None
+        self.objective = self._objective()
+        self.regularizer = self._regularizer()
         self.stream = data.batches(
             config.batch_size,
             torch.Generator().manual_seed(stream_seed(config.seed, "data")),
@@ -72,20 +78,37 @@ class Trainer:
         self.step = 0
         self.cpu_seconds = 0.0
 
-    def _regularizer(self, has_learned: bool) -> CumulativeErrorRegularizer | None:
+    def _objective(self) -> Objective:
+        """The loss of the method, over the chain that it follows if it is one of samples."""
+        config = self.config
+        if config.method not in ON_SAMPLES:
+            return building.build_objective(config, self.sampler, config.seed)
+        if "network" in config.regularizer.spaces:
+            self._check_learned()
+        chain = self._chain(config.chain.sampler or "ddim")
+        return building.build_sample_objective(config, chain, self.data, config.seed)
+
+    def _regularizer(self) -> CumulativeErrorRegularizer | None:
         """The regularizer of the method, over the chain that it follows."""
-        options, config = self.config.regularizer, self.config
+        config = self.config
         if config.variant is None:
             return None
-        if not has_learned and options.spaces not in (("pixels",), ("pyramid",)):
+        if config.regularizer.spaces not in (("pixels",), ("pyramid",)):
+            self._check_learned()
+        return building.build_regularizer(config, self._chain(config.chain.sampler), config.seed)
+
+    def _chain(self, name: str | None) -> Sampler:
+        """The chain that the method follows; without a name the regularizer sets its steps."""
+        steps = self.config.regularizer.num_inference_steps if name else None
+        return building.build_sampler(self.bare_network, self.scheduler, steps, name)
+
+    def _check_learned(self) -> None:
+        """Check that there is a model whose features or estimates can be compared."""
+        if not self.has_learned:
             raise InvalidInput(
-                f"--regularizer.features {options.features} are made by the network as it is at "
-                "the start, which has learned nothing yet: give --start-from"
+                f"--regularizer.features {self.config.regularizer.features} are made by the "
+                "network as it is at the start, which has learned nothing yet: give --start-from"
             )
-        name = config.chain.sampler
-        steps = options.num_inference_steps if name else None  # else the regularizer's choice
-        chain = building.build_sampler(self.bare_network, self.scheduler, steps, name)
-        return building.build_regularizer(config, chain, config.seed)
 
     @property
     def bare_network(self) -> nn.Module:
@@ -127,9 +150,7 @@ class Trainer:
                 f"the loss is {loss} at step {self.step + 1}: lower --optimizer.learning-rate, or "
                 "check the data and the starting weights"
             )
-        grad_norm = self.accelerator.clip_grad_norm_(
-            self.network.parameters(), self.config.optimizer.max_grad_norm
-        )
+        grad_norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         row = {"step": self.step + 1, "loss": loss, "grad_norm": float(grad_norm)}
         row["lr"] = float(self.lr_schedule.get_last_lr()[0])
         row |= self._objective_log() | self._regularizer_log()
