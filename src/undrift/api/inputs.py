@@ -34,6 +34,14 @@ class ChainChoice:
         remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]`` (default: none).
         batch_size: Images that go through the network at once.
         device: Where to run (default: cuda where there is one, else cpu).
+        labels: Of a conditional model: numbers of the classes or prompts to draw, each as often as
+            its share (default: those of the data; without data all, evenly).
+        guidance: Scale of classifier-free guidance (default: none).
+        null_label: Class that stands for no class, of a model that does not say it.
+        prompts: File with the embeddings of prompts (.safetensors, .npz, .pt), for a model that is
+            conditioned on text.
+        precision: Precision of the weights of a pipeline (default: float32).
+        allow_pickle: Also read weights from pickled files, which can execute code.
     """
 
     run: str
@@ -43,6 +51,12 @@ class ChainChoice:
     remedy: str | None = field(default=None, metadata={"help": help_text()})
     batch_size: int = 250
     device: str | None = None
+    labels: list[int] | None = None
+    guidance: float | None = None
+    null_label: int | None = None
+    prompts: str | None = None
+    precision: Literal["float16", "bfloat16", "float32"] | None = None
+    allow_pickle: bool = False
 
 
 @dataclass
@@ -127,7 +141,10 @@ def opened(choice: Choice) -> tuple[Sampler, ImageData]:
         InvalidInput: If one of them cannot be had, or they do not fit.
     """
     sampler = chain(choice)
-    return sampler, data(choice, choice.run, sampler.network)
+    images = data(choice, choice.run, sampler)
+    if choice.labels is not None and images.labels is not None:  # the data of these classes
+        images = images.of_classes(choice.labels)
+    return sampler.over(images.labels), images
 
 
 def chain(config: ChainChoice) -> Sampler:
@@ -147,16 +164,27 @@ def bare_chain(config: ChainChoice) -> Sampler:
     Raises:
         InvalidInput: If there is no such model or sampler, or the weights are damaged.
     """
+    import torch
+
+    from undrift.diffusion.condition import Conditions
     from undrift.diffusion.pipelines import check_weights, load_pipeline, sampler_by_name
 
     Limits(1).check("batch_size", config.batch_size)
     by_name = isinstance(config.run, (str, Path))
     device = _device(config.device) if by_name or config.device else None
-    model = load_pipeline(config.run) if by_name else config.run
-    sampler = sampler_by_name(model, config.sampler, config.num_inference_steps, config.eta)
+    dtype = getattr(torch, config.precision) if config.precision else None
+    model = config.run
+    if by_name:
+        model = load_pipeline(model, allow_pickle=config.allow_pickle, dtype=dtype)
+    conditions = Conditions(**{f.name: getattr(config, f.name) for f in fields(Conditions)})
+    sampler = sampler_by_name(
+        model, config.sampler, config.num_inference_steps, config.eta, conditions
+    )
     check_weights(sampler.network)
     if device is not None:
         sampler.network.to(device)
+        if sampler.space is not None:
+            sampler.space.autoencoder.to(device)
     return sampler
 
 
@@ -171,10 +199,10 @@ def _remedy_data(
         hint = "give --data" if isinstance(config, DataChoice) else "sample a run of undrift train"
         raise InvalidInput(f"{remedy.remedy} is estimated from data, and none are given: {hint}")
     logger.info("%s: estimated from the data", remedy.remedy)
-    return data(chosen, config.run, sampler.network).images
+    return data(chosen, config.run, sampler).images
 
 
-def data(config: DataChoice, run: Any, network: Any) -> ImageData:  # noqa: ANN401
+def data(config: DataChoice, run: Any, sampler: Sampler) -> ImageData:  # noqa: ANN401
     """The data that were chosen, of the size and the channels that the model makes.
 
     Raises:
@@ -184,7 +212,7 @@ def data(config: DataChoice, run: Any, network: Any) -> ImageData:  # noqa: ANN4
     from undrift.training.runs import load
 
     chosen = chosen_data(config, run)
-    made = image_shape(network)
+    made = image_shape(sampler)
     if made is not None:
         channels, height, width = made
         for name, wanted in (("image_size", height), ("channels", channels)):

@@ -10,7 +10,7 @@ from undrift.api.inputs import ChainChoice, chain
 from undrift.diffusion.pipelines import image_shape
 from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.cumulative import check_states
-from undrift.measurement.parallel_chains import draw_samples
+from undrift.measurement.parallel_chains import draw_images
 from undrift.progress import progress_bar
 
 
@@ -31,7 +31,7 @@ def sample(
         progress: Whether to draw a progress bar on stderr.
         **choice: Further options of ``undrift sample``, which choose the chain, the fields of
             :class:`undrift.api.inputs.ChainChoice`: ``sampler``, ``num_inference_steps``, ``eta``,
-            ``remedy``, ``batch_size``, ``device``.
+            ``remedy``, ``batch_size``, ``device``, ``labels``, ``guidance``, ....
 
     Raises:
         InvalidInput: If an option cannot be used, the model does not say what images it makes, or
@@ -39,13 +39,11 @@ def sample(
     """
     chosen = ChainChoice(model, **choice)
     sampler = chain(chosen)
-    shape = image_shape(sampler.network)
+    shape = image_shape(sampler)
     Limits(1).check("num_images", num_images)
     if shape is None:
         raise InvalidInput("the model does not say what size of images it makes")
     with progress_bar("sampling", num_images * (len(sampler.grid) - 1), show=progress) as tick:
-        x = draw_samples(
-            sampler, (num_images, *shape), seed, batch_size=chosen.batch_size, tick=tick
-        )
+        x = draw_images(sampler, num_images, shape, seed, batch_size=chosen.batch_size, tick=tick)
     check_states(x, 0, "the sampler's images")
     return x

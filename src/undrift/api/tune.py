@@ -49,7 +49,8 @@ def tune(
     }
     search.check_search(chosen, values, **searched)
     chain = inputs.bare_chain(choice)
-    images = inputs.data(choice, model, chain.network)
+    images = inputs.data(choice, model, chain)
+    chain = chain.over(images.labels)
     features = choice.features or ("pixels" if images.labels is None else None)
     return search.tune(
         chain,

@@ -10,7 +10,7 @@ use of an image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,22 @@ class ImageData:
         """Shape :math:`(C, H, W)` of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def of_classes(self, labels: Collection[int]) -> ImageData:
+        """The images of some classes.
+
+        Raises:
+            InvalidInput: If there are none of one of them.
+        """
+        if self.labels is None:
+            raise InvalidInput(f"data '{self.name}' have no labels: give data with classes")
+        for label in labels:
+            if not bool((self.labels == label).any()):
+                raise InvalidInput(f"data '{self.name}' have no image with label {label}")
+        rows = torch.isin(self.labels, torch.tensor(sorted(set(labels))))
+        how = {k: v for k, v in self.how.items() if k not in ("num_images", "fingerprint")}
+        how["classes_taken"] = sorted(set(labels))
+        return ImageData(self.images[rows], self.name, self.split, how, self.labels[rows])
 
     @property
     def fingerprint(self) -> str:

@@ -31,6 +31,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from undrift.diffusion.call import returned, with_timestep
 from undrift.diffusion.schedule import Schedule, Time
 from undrift.exceptions import InvalidInput, check_choice
 
@@ -95,10 +96,7 @@ def call_network(
         for key, value in conditioning.items()
     }
     precision = _precision(network) or x_t.dtype
-    out = network(x_t.to(precision), timestep, **rows)
-    out = getattr(out, "sample", out)
-    out = out[0] if isinstance(out, tuple) else out
-    return out.to(x_t.dtype)  # type: ignore[no-any-return]
+    return returned(with_timestep(network)(x_t.to(precision), timestep, **rows)).to(x_t.dtype)
 
 
 def _precision(network: Callable[..., Any]) -> torch.dtype | None:

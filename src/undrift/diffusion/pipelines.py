@@ -17,9 +17,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from undrift.diffusion.condition import ConditionalNetwork, Conditions
 from undrift.diffusion.conversion import check_same_process, converted, has_table, refusal
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler, VarianceType
+from undrift.diffusion.kinds import with_conditions
+from undrift.diffusion.latents import LatentSpace
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
@@ -33,6 +36,7 @@ def as_sampler(
     model: Any,  # noqa: ANN401
     num_inference_steps: int | None = None,
     schedule: Any = None,  # noqa: ANN401
+    conditions: Conditions | None = None,
 ) -> Sampler:
     """A model as a sampler.
 
@@ -44,14 +48,17 @@ def as_sampler(
         num_inference_steps: Number of denoising steps; all training steps when None.
         schedule: For a bare network, its noise schedule (it predicts the noise), or a scheduler of
             diffusers.
+        conditions: What a conditional network is sampled under.
 
     Raises:
-        InvalidInput: If it is none of these, or a pipeline that needs more than noise.
+        InvalidInput: If it is none of these, or a pipeline that needs what is not given.
     """
     if schedule is not None:
         model = _with_schedule(model, schedule)
     if isinstance(model, (str, os.PathLike)):
         model = load_pipeline(model)
+    if conditions and conditions.is_given and isinstance(model, (Sampler, Denoiser)):
+        raise InvalidInput("conditions are chosen when a sampler is built: leave them out")
     if isinstance(model, Sampler):
         steps = len(model.grid) - 1
         if num_inference_steps not in (None, steps):
@@ -62,11 +69,11 @@ def as_sampler(
         return model
     if isinstance(model, Denoiser):
         return AncestralSampler(model, num_inference_steps)
-    network, scheduler = _parts(model)
+    network, scheduler, space = _parts(model, conditions)
     if not _is_ours(scheduler, num_inference_steps):
-        return _announced(DiffusersSampler(network, scheduler, num_inference_steps))
+        return _announced(DiffusersSampler(network, scheduler, num_inference_steps), space)
     name = "ddim" if type(scheduler).__name__ == "DDIMScheduler" else "ancestral"
-    return _announced(_our_sampler(name, network, scheduler, num_inference_steps))
+    return _announced(_our_sampler(name, network, scheduler, num_inference_steps), space)
 
 
 SCHEDULERS = {
@@ -84,6 +91,7 @@ def sampler_by_name(
     name: str | None = None,
     num_inference_steps: int | None = None,
     eta: float | None = None,
+    conditions: Conditions | None = None,
 ) -> Sampler:
     """Another sampler over the network of a pipeline.
 
@@ -94,6 +102,7 @@ def sampler_by_name(
             scheduler when None.
         num_inference_steps: Number of denoising steps; all training steps when None.
         eta: The share of the reverse standard deviation that ``"ddim"`` draws; 0 when None.
+        conditions: What a conditional network is sampled under.
 
     Raises:
         InvalidInput: If there is no such sampler, or it does not serve this pipeline.
@@ -101,12 +110,13 @@ def sampler_by_name(
     if eta is not None and name != "ddim":
         raise InvalidInput("eta belongs to the sampler ddim: choose that one too")
     if name is None:
-        return as_sampler(pipeline, num_inference_steps)
-    network, scheduler = _parts(pipeline)
+        return as_sampler(pipeline, num_inference_steps, conditions=conditions)
+    network, scheduler, space = _parts(pipeline, conditions)
     if name in ("ancestral", "ddim") and not has_table(scheduler):
         raise refusal(name, scheduler, f"{type(scheduler).__name__} has no betas")
     if name in ("ancestral", "ddim") and not _is_beyond_ours(scheduler):
-        return _announced(_our_sampler(name, network, scheduler, num_inference_steps, eta or 0.0))
+        ours = _our_sampler(name, network, scheduler, num_inference_steps, eta or 0.0)
+        return _announced(ours, space)
     import diffusers
 
     class_name = SCHEDULERS.get(name, name)
@@ -121,11 +131,17 @@ def sampler_by_name(
     options = {} if eta is None else {"eta": eta}
     sampler = DiffusersSampler(network, other, num_inference_steps, step_options=options)
     check_same_process(name, sampler, scheduler)
-    return _announced(sampler)
+    return _announced(sampler, space)
 
 
-def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
-    """Channels, height and width of the images of a network of diffusers, or None if not known."""
+def image_shape(sampler: Sampler) -> tuple[int, int, int] | None:
+    """Channels, height and width of the images that a chain makes, or None if not known."""
+    shape = state_shape(sampler.network)
+    return shape if shape is None or sampler.space is None else sampler.space.image_shape(shape)
+
+
+def state_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
+    """Channels, height and width of the states of a network of diffusers, or None if not known."""
     config = getattr(network, "config", None)
     channels, size = getattr(config, "in_channels", None), getattr(config, "sample_size", None)
     if channels is None or size is None:
@@ -134,14 +150,14 @@ def image_shape(network: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
     return int(channels), int(height), int(width)
 
 
-def check_image_shape(network: Any, shape: tuple[int, ...]) -> None:  # noqa: ANN401
-    """Check that a network makes images of the shape of the data.
+def check_image_shape(sampler: Sampler, shape: tuple[int, ...]) -> None:
+    """Check that a chain makes images, or has states, of the shape of the data.
 
     Raises:
         InvalidInput: If it makes others.
     """
-    made = image_shape(network)
-    if made is not None and made != shape:
+    made = image_shape(sampler)
+    if made is not None and shape not in (made, state_shape(sampler.network)):
         raise InvalidInput(
             f"the model makes images of shape {made}, the data have {shape}: choose the size and "
             "the channels of the data, or other data"
@@ -170,15 +186,26 @@ def weights_digest(network: Any) -> str | None:  # noqa: ANN401
     return f"sha256:{digest.hexdigest()}" if weights else None
 
 
-def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
+def load_pipeline(
+    path: str | os.PathLike[str],
+    *,
+    allow_pickle: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Any:  # noqa: ANN401
     """A pipeline of diffusers: that of a run of ``undrift train``, a folder, a name on the hub.
+
+    Arguments:
+        path: Where it is.
+        allow_pickle: Whether weights may be read from pickled files (``.bin``), which can execute
+            code, where there is no safetensors file.
+        dtype: Precision of the weights; that of diffusers, float32, when None.
 
     Raises:
         InvalidInput: If there is none, the run is not complete, or the weights are damaged.
     """
     folder = Path(path)
     if (folder / "pipeline" / PIPELINE_INDEX).is_file():
-        return load_pipeline(folder / "pipeline")
+        return load_pipeline(folder / "pipeline", allow_pickle=allow_pickle, dtype=dtype)
     if (folder / "config.yaml").is_file():
         raise InvalidInput(
             f"the run {path} is not complete: continue it with undrift train --config "
@@ -196,14 +223,33 @@ def load_pipeline(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401
 
     if folder.exists():
         _check_index(folder / PIPELINE_INDEX)
+    options = {"use_safetensors": None if allow_pickle else True, "torch_dtype": dtype}
     try:
+        if folder.exists() and not allow_pickle:
+            _check_safetensors(folder)
         with quiet_diffusers():
-            return DiffusionPipeline.from_pretrained(str(path))
+            return DiffusionPipeline.from_pretrained(str(path), **options)
+    except InvalidInput:
+        raise
     except Exception as error:  # whatever diffusers, safetensors or the hub raise: one line of it
         start = "" if folder.exists() else f"there is no folder {path}, and as a name on the hub "
         raise InvalidInput(
             f"{start}{path} does not load as a pipeline of diffusers: {reason_of(error, 300)}"
         ) from error
+
+
+def _check_safetensors(folder: Path) -> None:
+    """Check that no part of a pipeline has its weights in a pickled file alone.
+
+    Raises:
+        InvalidInput: Names the first file.
+    """
+    for file in sorted(folder.glob("*/*.bin")):
+        if not list(file.parent.glob("*.safetensors")):
+            raise InvalidInput(
+                f"{file} is pickled, and a pickled file can execute code when it is read: give "
+                "--allow-pickle (allow_pickle=True) if you trust it, or save it as safetensors"
+            )
 
 
 def save_pipeline(network: Any, scheduler: Any, path: Path) -> None:  # noqa: ANN401
@@ -264,8 +310,11 @@ def _with_schedule(network: Any, schedule: Any) -> Any:  # noqa: ANN401
     return SimpleNamespace(unet=network, scheduler=schedule)
 
 
-def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    """Network and scheduler of a pipeline that makes images from noise alone."""
+def _parts(
+    pipeline: Any,  # noqa: ANN401
+    conditions: Conditions | None = None,
+) -> tuple[Any, Any, LatentSpace | None]:
+    """Network with its conditions, scheduler, and latent space of a pipeline."""
     kind = type(pipeline).__name__
     network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     scheduler = getattr(pipeline, "scheduler", None)
@@ -274,15 +323,10 @@ def _parts(pipeline: Any) -> tuple[Any, Any]:  # noqa: ANN401
             f"cannot sample from a {kind}: give a Sampler, a Denoiser, a network with its "
             "schedule, or a pipeline of diffusers with unet and scheduler (or its folder or name)"
         )
-    more = [name for name in ("vae", "vqvae", "text_encoder") if getattr(pipeline, name, None)]
-    if getattr(getattr(network, "config", None), "num_class_embeds", None):
-        more.append("class labels")
-    if more:
-        raise InvalidInput(
-            f"a {kind} needs more than noise ({', '.join(more)}): build a DiffusersSampler over "
-            "its network with the conditioning, and give data in the same space"
-        )
-    return network, scheduler
+    coder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
+    if not isinstance(network, ConditionalNetwork):
+        network = with_conditions(network, conditions or Conditions())
+    return network, scheduler, None if coder is None else LatentSpace(coder)
 
 
 def _our_sampler(
@@ -306,8 +350,9 @@ def _our_sampler(
     )
 
 
-def _announced(sampler: Sampler) -> Sampler:
-    """The sampler, after the log has said where it starts if that is not the last step."""
+def _announced(sampler: Sampler, space: LatentSpace | None) -> Sampler:
+    """The sampler in its space, after the log has said where it starts if not at the last step."""
+    sampler.space = space
     table, start = sampler.alphas_cumprod, sampler.grid[0]
     if table is not None and start < len(table):
         logger.info(

@@ -24,7 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undrift.diffusion.condition import ConditionalNetwork
 from undrift.diffusion.denoiser import Prediction
+from undrift.diffusion.latents import LatentSpace
 from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
 
@@ -126,11 +128,13 @@ class Sampler(ABC):
 
     Attributes:
         network: The network that it samples from, or None.
+        space: What encodes images as its states, or None where the states are the images.
         schedule: The table of its noise schedule, or None if its times are no steps of one.
         prediction_type: What its network predicts, by diffusers' names, or None if not known.
     """
 
     network: Any = None
+    space: LatentSpace | None = None
     schedule: Schedule | None = None
     prediction_type: Any = None
 
@@ -192,6 +196,33 @@ class Sampler(ABC):
             f"{type(self).__name__} has one grid of times: build it with {num_inference_steps} "
             "steps, or define with_steps"
         )
+
+    def given(self, labels: Tensor | None) -> Sampler:
+        """The same chain under conditions, one for each row; itself if there are none.
+
+        Raises:
+            InvalidInput: If its network has no conditions.
+        """
+        if labels is None:
+            return self
+        if not self.is_conditional:
+            raise InvalidInput("the model has no conditions: leave the labels out")
+        return self.with_network(self.network.given(labels))
+
+    def over(self, labels: Tensor | None) -> Sampler:
+        """The same chain with its conditions drawn from those of data, if it has conditions.
+
+        Raises:
+            InvalidInput: If one of them is out of range.
+        """
+        if labels is None or not self.is_conditional:
+            return self
+        return self.with_network(self.network.over(labels))
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether each row has a condition of its own."""
+        return isinstance(self.network, ConditionalNetwork)
 
     @property
     def alphas_cumprod(self) -> Tensor | None:

@@ -74,7 +74,9 @@ class ChainMeasurement:
 
     @property
     def num_pilots(self) -> int:
-        """Number of pilot chains: a sixtieth of all, 16 to 64."""
+        """Number of pilot chains: a sixtieth of all, 16 to 64; none without their conditions."""
+        if self.sampler.is_conditional and self.forward.labels is None:
+            return 0
         return min(max(self.num_samples // 60, 16), 64, len(self.forward.data))
 
     def num_calls(self, states: int | tuple[float, ...]) -> int:
@@ -97,7 +99,8 @@ class ChainMeasurement:
             The states, without ratios, and how the modular errors were measured.
         """
         grid, placed = self.sampler.grid, isinstance(states, int)
-        pilot = self.pilot(compare=placed, tick=tick) if self.exposure or placed else Pilot({}, {})
+        wanted = (self.exposure or placed) and self.num_pilots
+        pilot = self.pilot(compare=placed, tick=tick) if wanted else Pilot({}, {})
         if isinstance(states, int):
             scales = list(map(self.sampler.scale, grid))
             states = place_states(grid, scales, states, pilot.errors)
@@ -120,9 +123,10 @@ class ChainMeasurement:
             tick: Called with the number of denoising steps times chains that were run.
         """
         grid, found = self.sampler.grid, Pilot({}, {})
-        x_0 = self.forward.select(self.num_pilots)
+        rows = self.forward.rows(self.num_pilots)
+        x_0, labels = self.forward.data[rows], self.forward.labels_of(rows)
         starts, seed = self.forward.draw(x_0, grid[0]), stream_seed(self.seed, "ahead")
-        chains = ParallelChains(self.sampler, starts, self.batch_size, seed, tick)
+        chains = ParallelChains(self.sampler, starts, self.batch_size, seed, tick, labels)
         compared = set(candidates(grid)) if compare else set()
         for t in grid:
             x = chains.advance(t)
@@ -147,7 +151,8 @@ class ChainMeasurement:
         for t in times:
             x = chains.advance(t)
             check_states(x, t, "the sampler's states")
-            y, overlap = self.forward.at(t), self.forward.overlap(t)
+            rows, overlap = self.forward.rows_at(t), self.forward.overlap(t)
+            y = self.forward.draw(data[rows], t)
             error, kl, kernel = cumulative_error(
                 x, y, self.kernel, overlap=overlap, generator=permutations(self.seed, t), **options
             )
@@ -157,7 +162,8 @@ class ChainMeasurement:
             if self.budget and t != times[0]:
                 state = replace(state, budget=self._budget(chains, x, t, kernel))
             if self.exposure:
-                norms = self._epsilon_norms(x, y, t, len(times))
+                labels = chains.all_labels, self.forward.labels_of(rows)
+                norms = self._epsilon_norms(x, y, t, len(times), labels)
                 state = replace(state, exposure=replace(norms, delta=deltas.get(t)))
             states.append(state)
         return states
@@ -170,21 +176,31 @@ class ChainMeasurement:
 
     def _budget(self, chains: ParallelChains, x: Tensor, t: float, kernel: Kernel) -> Budget:
         """Fresh and inherited error of the segment that ends at this state."""
-        x_0 = self.forward.select(len(x))
+        rows = self.forward.rows(len(x))
+        x_0 = self.forward.data[rows]
         starts, forward = self.forward.draw_pair(x_0, chains.before[0], t)
-        rolled = chains.replay(starts)
+        rolled = chains.replay(starts, self.forward.labels_of(rows))
         check_states(rolled, t, "states of chains from forward draws")
         overlap = min(1.0, len(x_0) / len(self.forward.data)) if self.forward.overlap(t) else 0.0
         return segment_budget(x[: len(x_0)], rolled, forward, kernel, overlap)
 
-    def _epsilon_norms(self, x: Tensor, y: Tensor, t: float, num_states: int) -> Exposure:
+    def _epsilon_norms(
+        self,
+        x: Tensor,
+        y: Tensor,
+        t: float,
+        num_states: int,
+        labels: tuple[Tensor | None, Tensor | None],
+    ) -> Exposure:
         """Norms of the noise estimate, on as many states as cost one percent of the run."""
         if t == 0:
             return Exposure()
         steps = len(self.sampler.grid) - 1
         share = self.num_samples * steps // (200 * num_states)
         count = min(max(share, 16), self.batch_size, len(x), len(y))
+        of_x, of_y = labels
+        known = None if of_x is None or of_y is None else torch.cat([of_x[:count], of_y[:count]])
         try:
-            return epsilon_norms(self.sampler, x[:count], y[:count], t)
+            return epsilon_norms(self.sampler.given(known), x[:count], y[:count], t)
         except InvalidInput:  # the scheduler has no prediction type
             return Exposure()

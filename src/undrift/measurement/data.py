@@ -14,13 +14,16 @@ Two errors of scale would be measured as a large error of the model:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from undrift.data.arrays import stored_range
-from undrift.data.load import load_tensor
+from undrift.data.hub import is_dataset
+from undrift.data.images import ImageData
+from undrift.data.load import load_data, load_tensor
 from undrift.diffusion.network import device_of
 from undrift.diffusion.pipelines import check_image_shape, image_shape
 from undrift.diffusion.sampler import Sampler
@@ -37,27 +40,62 @@ def data_for(
     sampler: Sampler,
     source: Any,  # noqa: ANN401
     device: torch.device | str | None = None,
-) -> tuple[Tensor, dict[str, Any]]:
-    """Data as a floating-point tensor on the model's device, and their description.
+) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    """Data in the space of a chain on the model's device, their labels, and their description.
 
     Arguments:
-        sampler: The chain; images that are read get its size and channels.
+        sampler: The chain; images that are read get its size and channels, and are encoded where
+            its states are codes.
         source: The data: see :func:`undrift.data.load.load_tensor`.
         device: Where the data go; the device of the network when None.
 
     Raises:
         InvalidInput: If they cannot be used, are not finite, or have another shape than the model.
     """
-    made = image_shape(sampler.network) or (0, 0, 1)
+    made = image_shape(sampler) or (0, 0, 1)
     is_readable = made[0] in (1, 3) and made[1] == made[2]
     channels, size = made[:2] if is_readable else (None, None)
+    if isinstance(source, (str, Path)) or is_dataset(source):
+        source = load_data(source, image_size=size, channels=channels)
     x, how = load_tensor(source, image_size=size, channels=channels)
     bad = (~torch.isfinite(x.flatten(1)).all(1)).nonzero()
     if len(bad):
         raise InvalidInput(f"the data hold NaN or infinity ({len(bad)}, first: {int(bad[0])})")
-    check_image_shape(sampler.network, tuple(x.shape[1:]))
+    check_image_shape(sampler, tuple(x.shape[1:]))
+    if sampler.space is not None and tuple(x.shape[1:]) == image_shape(sampler):
+        x, how = sampler.space.encode(x), how | {"encoded": sampler.space.describe()}
     device = device_of(sampler.network) if device is None else device
-    return x if device is None else x.to(device), how
+    labels = source.labels if isinstance(source, ImageData) else None
+    return x if device is None else x.to(device), labels, how
+
+
+def conditioned(
+    sampler: Sampler,
+    data: Tensor,
+    labels: Any,  # noqa: ANN401
+) -> tuple[Sampler, Tensor, Tensor | None]:
+    """A chain under the conditions of data, and those of the data whose conditions it has.
+
+    Arguments:
+        sampler: The chain.
+        data: The data, with shape :math:`(n, *)`.
+        labels: Their conditions, with shape :math:`(n,)`, or None.
+
+    Returns:
+        All three as they are for a model without conditions, and labels of None.
+
+    Raises:
+        InvalidInput: If a label is out of range, or there are not as many as data.
+    """
+    if labels is None or not sampler.is_conditional:
+        return sampler, data, None
+    found = sampler.network.checked(labels)
+    if len(found) != len(data):
+        raise InvalidInput(f"{len(data)} data but {len(found)} labels: give as many")
+    kept = torch.isin(found, sampler.network.population)
+    if not bool(kept.any()):
+        raise InvalidInput("no data have the labels that the model draws: choose others")
+    return sampler.over(found[kept]), data[kept.to(data.device)], found[kept]
 
 
 def check_data_range(sampler: Sampler, data: Tensor, *, is_scaled: bool, seed: int) -> None:

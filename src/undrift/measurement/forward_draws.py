@@ -28,6 +28,7 @@ class ForwardDraws:
         count: Number of draws for each state.
         reference: ``"population"`` or ``"empirical"``.
         generator: Source of the draws.
+        labels: The condition of each datum, with shape :math:`(n,)`, for a conditional model.
     """
 
     data: Tensor
@@ -35,21 +36,28 @@ class ForwardDraws:
     count: int
     reference: Reference
     generator: torch.Generator
+    labels: Tensor | None = None
 
-    def select(self, count: int | None = None) -> Tensor:
-        """Data for one state, with shape :math:`(M, *)`, on the CPU."""
+    def rows(self, count: int | None = None) -> Tensor:
+        """Which data are taken for one state, with shape :math:`(M,)`."""
         n, count = len(self.data), self.count if count is None else count
         if self.reference == "population":
-            rows = torch.randperm(n, generator=self.generator)[:count]
-        else:
-            rows = torch.randint(n, (count,), generator=self.generator)
-        return self.data[rows]
+            return torch.randperm(n, generator=self.generator)[:count]
+        return torch.randint(n, (count,), generator=self.generator)
 
-    def at(self, t: float) -> Tensor:
-        """Forward draws to compare a state with; at t = 0 the images that samples are scored by."""
+    def rows_at(self, t: float) -> Tensor:
+        """Which data a state is compared with; at t = 0 the images that samples are scored by."""
         if t == 0 and self.reference == "population":
-            return self.draw(self.data[evenly_spread(len(self.data), self.count)], t)
-        return self.draw(self.select(), t)
+            return evenly_spread(len(self.data), self.count)
+        return self.rows()
+
+    def labels_of(self, rows: Tensor) -> Tensor | None:
+        """The conditions of these data; None for a model without."""
+        return None if self.labels is None else self.labels[rows]
+
+    def select(self, count: int | None = None) -> Tensor:
+        """Data for one state, with shape :math:`(M, *)`."""
+        return self.data[self.rows(count)]
 
     def draw(self, x_0: Tensor, t: float) -> Tensor:
         """The forward process at time t from these data."""

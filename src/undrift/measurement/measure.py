@@ -9,6 +9,7 @@ states are placed where their error grows.
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from typing import Any, Literal
 
 import torch
 
+from undrift.diffusion.condition import bare
 from undrift.diffusion.network import evaluating
 from undrift.diffusion.pipelines import as_sampler, check_weights, weights_digest
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cost import announce_cost
-from undrift.measurement.data import check_data_range, data_for
+from undrift.measurement.data import check_data_range, conditioned, data_for
 from undrift.measurement.forward_draws import ForwardDraws, Reference, default_count
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.state import Criterion, with_ratios
@@ -31,6 +34,8 @@ from undrift.mmd.kernels import Kernel, RBFMixture
 from undrift.mmd.two_sample import MIN_SAMPLES
 from undrift.progress import progress_bar
 from undrift.seeds import stream_seed
+
+logger = logging.getLogger("undrift")
 
 States = int | Literal["all"] | Sequence[float]
 
@@ -41,6 +46,7 @@ def measure(
     data: Any,  # noqa: ANN401
     *,
     schedule: Any = None,  # noqa: ANN401
+    labels: Any = None,  # noqa: ANN401
     num_inference_steps: int | None = None,
     num_samples: int = 2000,
     num_forward: int | None = None,
@@ -72,6 +78,10 @@ def measure(
             Hugging Face dataset (see :func:`undrift.load_data`).
         schedule: Noise schedule of a bare network that predicts the noise, or a scheduler of
             diffusers.
+        labels: The condition of each datum, for a conditional model: a class, or a prompt by its
+            number; those that the data come with when None. Chains draw their conditions from them.
+            Without any, chains draw from all conditions evenly, and neither fresh and inherited
+            error nor exposure bias is measured, which need forward draws with their conditions.
         num_inference_steps: Number of steps of the sampler; all training steps when None.
         num_samples: Number of chains; standard errors fall with its root, and with the number
             itself where there is no error.
@@ -121,17 +131,22 @@ def measure(
     """
     started = time.perf_counter()
     sampler = as_sampler(model, num_inference_steps, schedule)
-    data, data_how = data_for(sampler, data, device)
+    data, known, data_how = data_for(sampler, data, device)
+    sampler, data, labels = conditioned(sampler, data, known if labels is None else labels)
+    if sampler.is_conditional and labels is None and (budget or exposure):
+        logger.info("the data have no labels: fresh and inherited error are not measured")
+        budget = exposure = False
     sizes = {"num_samples": num_samples, "num_forward": num_forward, "num_modular": num_modular}
     _check_sizes(sizes | {"number of data": len(data)}, batch_size)
     _check_permutations(num_permutations, budget)
     check_weights(sampler.network)
     chosen = _chosen(sampler.grid, states)
     if check_range:
-        check_data_range(sampler, data, is_scaled="source" in data_how, seed=seed)
+        is_scaled = "source" in data_how or sampler.space is not None
+        check_data_range(sampler, data, is_scaled=is_scaled, seed=seed)
     count = num_forward or default_count(data, num_samples, reference)
     draws = torch.Generator().manual_seed(stream_seed(seed, "forward"))
-    forward = ForwardDraws(data, sampler, count, reference, draws)
+    forward = ForwardDraws(data, sampler, count, reference, draws, labels)
     chain = ChainMeasurement(
         sampler, forward, kernel or RBFMixture(), num_samples, num_permutations, batch_size, seed,
         budget=budget, exposure=exposure, num_modular=num_modular if modular else 0,
@@ -157,9 +172,10 @@ def measure(
 def _how(chain: ChainMeasurement) -> dict[str, Any]:
     """All that the numbers depend on besides the data."""
     return {
-        "model": type(chain.sampler.network).__name__,
+        "model": type(bare(chain.sampler.network)).__name__,
         "weights": weights_digest(chain.sampler.network),
         "sampler": chain.sampler.describe(),
+        **_conditions(chain.sampler),
         "kernel": chain.kernel.to_dict(),
         "estimator": "u",
         "reference": chain.forward.reference,
@@ -171,6 +187,15 @@ def _how(chain: ChainMeasurement) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("undrift", "torch", "diffusers")},
     }
+
+
+def _conditions(sampler: Sampler) -> dict[str, Any]:
+    """Guidance and the shares of the conditions of a conditional model."""
+    if not sampler.is_conditional:
+        return {}
+    network = sampler.network
+    counts = torch.bincount(network.population, minlength=network.num_conditions)
+    return {"conditions": {"guidance": network.guidance, "counts": counts.tolist()}}
 
 
 def _chosen(grid: tuple[float, ...], states: States) -> int | tuple[float, ...]:

@@ -68,7 +68,7 @@ def data_process(sampler: Sampler, data: Tensor) -> ForwardProcess | None:
         sampler: The chain.
         data: Data, with shape :math:`(n, *)`.
     """
-    if sampler.schedule is None:
+    if sampler.schedule is None or sampler.is_conditional:
         return None
     return ForwardProcess(EmpiricalDistribution(data), sampler.schedule)
 
@@ -100,8 +100,10 @@ def segment_errors(
         InvalidInput: If an error is not finite.
     """
     if process is None:
-        name = type(sampler).__name__
-        reason = f"{name} has no Gaussian denoising steps: only the MMD is measured"
+        reason = f"{type(sampler).__name__} has no Gaussian denoising steps"
+        if sampler.is_conditional:
+            reason = "a conditional model has another reverse conditional for each condition"
+        reason += ": only the MMD is measured"
         return SegmentErrors({}, {}, {"reason": reason})
     generator = torch.Generator().manual_seed(stream_seed(seed, "modular"))
     grid, done = sampler.grid, 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from undrift.diffusion.condition import draw_labels
 from undrift.diffusion.network import device_of, evaluating
+from undrift.diffusion.pipelines import state_shape
 from undrift.diffusion.sampler import Sampler, State
 from undrift.seeds import stream_seed
 
@@ -28,6 +31,7 @@ class ParallelChains:
         batch_size: Number of chains that go through the network at once.
         seed: Seed of the noise.
         tick: Called with the number of denoising steps times chains that were run.
+        labels: The condition of each chain of a conditional model, with shape :math:`(N,)`.
 
     Example:
         >>> from undrift import AncestralSampler, CosineSchedule, Denoiser
@@ -46,11 +50,13 @@ class ParallelChains:
         batch_size: int,
         seed: int,
         tick: Callable[[int], None] = lambda amount: None,
+        labels: Tensor | None = None,
     ) -> None:
         self.sampler = sampler
         self.tick = tick
         self.t = sampler.grid[0]
         self.batches = [State(self.t, x) for x in states.split(batch_size)]
+        self.labels = _split(labels, [len(batch.x) for batch in self.batches])
         self.generators = [
             torch.Generator(device=states.device).manual_seed(stream_seed(seed, "noise", i))
             for i in range(len(self.batches))
@@ -68,35 +74,43 @@ class ParallelChains:
         device: torch.device | str | None = None,
         tick: Callable[[int], None] = lambda amount: None,
     ) -> ParallelChains:
-        r"""Chains that start from the prior, with shape :math:`(N, *)`."""
+        r"""Chains that start from the prior, with shape :math:`(N, *)`, and their conditions."""
         generator = torch.Generator(device=device or "cpu").manual_seed(stream_seed(seed, "prior"))
         x = sampler.prior(shape, generator=generator, device=device)
-        return cls(sampler, x, batch_size, seed, tick)
+        return cls(sampler, x, batch_size, seed, tick, draw_labels(sampler.network, len(x), seed))
 
     @property
     def states(self) -> Tensor:
         """The states of all chains now, with shape :math:`(N, *)`."""
         return torch.cat([state.x for state in self.batches])
 
+    @property
+    def all_labels(self) -> Tensor | None:
+        """The conditions of all chains, with shape :math:`(N,)`."""
+        known = [labels for labels in self.labels if labels is not None]
+        return torch.cat(known) if known else None
+
     @torch.no_grad()
     def advance(self, t: float) -> Tensor:
         """Run all chains down to time t and return their states."""
         self.before = self.t, [g.get_state() for g in self.generators]
         for i, generator in enumerate(self.generators):
-            self.batches[i] = self._run(self.batches[i], t, generator)
+            self.batches[i] = self._run(self.batches[i], t, generator, self.labels[i])
         self.t = t
         return self.states
 
     @torch.no_grad()
-    def replay(self, starts: Tensor) -> Tensor:
+    def replay(self, starts: Tensor, labels: Tensor | None = None) -> Tensor:
         """Run the last segment again from other states, with the same noise row by row.
 
         Arguments:
             starts: States where the segment begins, with shape :math:`(M, *)`, M at most N.
+            labels: Their conditions, with shape :math:`(M,)`.
         """
         start, random_states = self.before
         ends, done = [], 0
-        for batch, random_state in zip(self.batches, random_states, strict=True):
+        chains = zip(self.batches, random_states, self.labels, strict=True)
+        for batch, random_state, own in chains:
             rows = starts[done : done + len(batch.x)]
             if len(rows) == 0:
                 break
@@ -104,16 +118,52 @@ class ParallelChains:
             filled = State(start, torch.cat([rows, batch.x[len(rows) :]]))
             generator = torch.Generator(device=starts.device)
             generator.set_state(random_state)
-            ends.append(self._run(filled, self.t, generator).x[: len(rows)])
+            given = None
+            if labels is not None and own is not None:
+                given = torch.cat([labels[done : done + len(rows)].to(own), own[len(rows) :]])
+            ends.append(self._run(filled, self.t, generator, given).x[: len(rows)])
             done += len(rows)
         return torch.cat(ends)
 
-    def _run(self, state: State, stop: float, generator: torch.Generator) -> State:
-        times = self.sampler.times(state.t, stop)[1:]
+    def _run(
+        self, state: State, stop: float, generator: torch.Generator, labels: Tensor | None
+    ) -> State:
+        sampler = self.sampler.given(labels)
+        times = sampler.times(state.t, stop)[1:]
         for s in times:
-            state = self.sampler.advance(state, s, generator=generator)
+            state = sampler.advance(state, s, generator=generator)
         self.tick(len(times) * len(state.x))
         return state
+
+
+def _split(labels: Tensor | None, sizes: list[int]) -> list[Tensor | None]:
+    """The conditions of each batch."""
+    return [None] * len(sizes) if labels is None else list(labels.split(sizes))
+
+
+def draw_images(
+    sampler: Sampler,
+    count: int,
+    image_shape: tuple[int, ...],
+    seed: int,
+    **options: Any,  # noqa: ANN401
+) -> Tensor:
+    """Samples of a chain as images, decoded where its states are codes of them.
+
+    Arguments:
+        sampler: The chain.
+        count: Number of images, N.
+        image_shape: Shape of one image, for a network that does not say it.
+        seed: Seed of the noise.
+        options: More options of :func:`draw_samples`.
+
+    Returns:
+        The images, on the CPU, with shape :math:`(N, *)`.
+    """
+    if sampler.space is None:
+        return draw_samples(sampler, (count, *image_shape), seed, **options)
+    shape = state_shape(sampler.network) or image_shape
+    return sampler.space.decode(draw_samples(sampler, (count, *shape), seed, **options)).cpu()
 
 
 def draw_samples(

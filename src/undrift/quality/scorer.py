@@ -30,7 +30,7 @@ from undrift.data.images import ImageData
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.cumulative import check_states, data_variance, permutations
 from undrift.measurement.forward_draws import default_count, evenly_spread
-from undrift.measurement.parallel_chains import BATCH_SIZE, draw_samples
+from undrift.measurement.parallel_chains import BATCH_SIZE, draw_images
 from undrift.mmd.distances import squared_distances
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import mmd_estimate
@@ -159,8 +159,8 @@ class Scorer:
         self, sampler: Sampler, seed: int, tick: Callable[[int], None] = lambda amount: None
     ) -> Tensor:
         """Samples of a chain, the same noise for every chain, with shape (N, C, H, W)."""
-        shape = (self.num_samples, *self.data.image_shape)
-        return draw_samples(sampler, shape, seed, batch_size=self.batch_size, tick=tick)
+        shape, options = self.data.image_shape, {"batch_size": self.batch_size, "tick": tick}
+        return draw_images(sampler, self.num_samples, shape, seed, **options)
 
     def scores(self, samples: Tensor, seed: int = 0) -> Scores:
         """All scores of samples.

@@ -43,7 +43,7 @@ class RemediedSampler(Sampler):
     def __init__(self, base: Sampler, remedy: Remedy, estimate: Any = None) -> None:  # noqa: ANN401
         super().__init__(base.grid)
         self.base, self.remedy, self.estimate = base, remedy, estimate
-        self.network, self.schedule = base.network, base.schedule
+        self.network, self.schedule, self.space = base.network, base.schedule, base.space
         self.prediction_type = base.prediction_type
         self.chain = rewired(base, lambda network: remedy.wrapped(network, base, estimate))
 
@@ -53,11 +53,17 @@ class RemediedSampler(Sampler):
         """The same chain with the remedy estimated from data.
 
         Raises:
-            InvalidInput: If there are none.
+            InvalidInput: If there are none, or the model is conditional.
         """
         if data is None or not len(data):
             name = self.remedy.remedy
             raise InvalidInput(f"{name} is estimated from data: give the training images")
+        if self.is_conditional:
+            raise InvalidInput(
+                f"{self.remedy.remedy} is estimated from data without conditions: leave it out for "
+                "a conditional model"
+            )
+        data = data if self.space is None else self.space.encode(data)
         images, generator = data.to(device_of(self.network)), torch.Generator().manual_seed(seed)
         estimate = self.remedy.estimate(self.base, images, num_data, generator)
         return RemediedSampler(self.base, self.remedy, estimate)
