@@ -24,7 +24,7 @@ FLOORS = (
     ("remedies", "regularizer"),
     ("objectives",),
     ("training",),
-    ("study",),
+    ("study", "advice"),
     ("api",),
     ("cli",),
 )

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from undrift.api.advise import advise as advise
     from undrift.api.compare import compare as compare
     from undrift.api.evaluate import evaluate as evaluate
     from undrift.api.report import report as report
@@ -52,6 +53,7 @@ _MODULE_OF = {
     "sample": "api.sample",
     "evaluate": "api.evaluate",
     "tune": "api.tune",
+    "advise": "api.advise",
     "compare": "api.compare",
     "report": "api.report",
     "load_data": "data.load",

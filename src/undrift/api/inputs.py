@@ -134,6 +134,50 @@ class TuneChoice(Choice):
     seed: int = 0
 
 
+@dataclass
+class AdviseModel:
+    """Which model, and how many network calls.
+
+    Arguments:
+        run: A run of undrift train, or a pipeline of diffusers (a folder, or a name on the hub).
+        num_inference_steps: Network calls for one image, at most; a solver that calls the network
+            twice in a step takes half the steps.
+        batch_size: Images that go through the network at once.
+        device: Where to run (default: cuda where there is one, else cpu).
+    """
+
+    run: str
+    num_inference_steps: int = 10
+    batch_size: int = 250
+    device: str | None = None
+
+
+@dataclass
+class AdviseChoice(DataChoice, AdviseModel):
+    """How solvers, time grids and remedies are searched.
+
+    Arguments:
+        solvers: Solvers to try (default: all that serve the model).
+        remedies: Remedies to try on the best solver (default: all; none for no remedy).
+        metric: What candidates are compared by (default: frechet where there are samples and images
+            enough for the features, else mmd_sq).
+        num_samples: Images to draw for each candidate that is judged on the held-out half.
+        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
+            or a TorchScript file (default: classifier where the data have labels, else pixels).
+        fine_tune: Training steps of a fine-tune by the regularizer on the chain of the best solver,
+            which is judged too (0 for none).
+        seed: Seed of the split and of all noise; every candidate gets the same noise.
+    """
+
+    solvers: list[str] | None = None
+    remedies: list[str] | None = None
+    metric: Literal["mmd_sq", "frechet"] | None = None
+    num_samples: int = 2000
+    features: str | None = None
+    fine_tune: int = 0
+    seed: int = 0
+
+
 def opened(choice: Choice) -> tuple[Sampler, ImageData]:
     """The chain with its remedy, and the data, of the size and the channels that the model makes.
 

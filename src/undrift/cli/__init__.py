@@ -25,6 +25,7 @@ COMMANDS = {
     "measure": "measure how the error of a model accumulates along its chain",
     "evaluate": "distances between the samples of a model and the data",
     "tune": "find the strength of a remedy at sampling time",
+    "advise": "find the best solver, time grid and remedy at a number of network calls",
     "compare": "compare methods over seeds and budgets",
     "report": "turn profiles into one self-contained HTML page",
     "theory": "the error budget of exact models, in closed form",

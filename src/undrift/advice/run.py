@@ -1,0 +1,265 @@
+r"""The advice for a model: search on one half of the data, judgment on the other.
+
+1. Every solver on every time grid, the computed one among them, by successive halving on the search
+   half.
+2. Every remedy at a few strengths on the best of them, likewise.
+3. The best few, and the best that a scheduler's configuration can say, against the scheduler that
+   the model has, on the held-out half with other noise. Their order is that of the search: the best
+   of it is the one that is judged, so that its interval has not been selected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from undrift.advice.allocation import contributions, equal_contributions
+from undrift.advice.candidates import Candidate, Candidates
+from undrift.advice.folder import runs_in_pipeline
+from undrift.advice.judgment import Judgment, is_enough
+from undrift.advice.record import AdviceRecord, Finalist
+from undrift.advice.search import Search
+from undrift.advice.trials import Trials
+from undrift.data.images import ImageData
+from undrift.diffusion.network import device_of
+from undrift.diffusion.sampler import Sampler
+from undrift.exceptions import InvalidInput
+from undrift.measurement.cost import duration, seconds_per_call
+from undrift.measurement.measure import measure
+from undrift.measurement.reading import read_record
+from undrift.mmd.two_sample import MIN_SAMPLES
+from undrift.progress import announce, progress_bar
+from undrift.quality.features import FeatureMap
+from undrift.quality.scorer import Scorer
+from undrift.remedies.remedy import Remedy
+from undrift.remedies.search import halves
+from undrift.seeds import stream_seed
+
+logger = logging.getLogger("undrift")
+FINALISTS = 4
+"""Candidates that are judged on the held-out half, at least."""
+SHORT = 10.0
+"""Seconds up to which no cost is announced."""
+
+
+@dataclass
+class Plan:
+    """The data and the sizes of a search.
+
+    Arguments:
+        data: All images.
+        features: The feature map; None for pixels.
+        metric: What candidates are compared by; None to choose by the number of samples.
+        num_samples: Samples of each candidate on the held-out half.
+        batch_size: Chains that go through the network at once.
+        seed: Seed of the split and of all noise.
+
+    Raises:
+        InvalidInput: If the images are too few to be split, or the samples for the metric.
+    """
+
+    data: ImageData
+    features: FeatureMap | None
+    metric: str | None
+    num_samples: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Split the data, and choose the metric."""
+        self.search, held_out = halves(self.data, self.seed)
+        self.scorer = Scorer(
+            held_out, self.num_samples, features=self.features, batch_size=self.batch_size
+        )
+        enough = is_enough(self.scorer)
+        if self.metric == "frechet" and not enough:
+            raise InvalidInput(
+                f"{self.scorer.dim} features are too many for the Fréchet distance of "
+                f"{self.num_samples} samples and {len(held_out)} held-out images: take half as "
+                "many features as the fewer of them, or search by mmd_sq"
+            )
+        self.metric = self.metric or ("frechet" if enough else "mmd_sq")
+
+    @property
+    def search_samples(self) -> int:
+        """Samples of the last round of the search, and of the measured budget."""
+        return max(self.num_samples // 2, 2 * MIN_SAMPLES)
+
+    def how(self) -> dict[str, Any]:
+        """All that the scores depend on besides the candidates."""
+        return {
+            **self.scorer.how(),
+            "metric": self.metric,
+            "num_search": len(self.search),
+            "num_held_out": len(self.scorer.data),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "images": dict(self.data.how),
+        }
+
+    def searching(
+        self, trials: Trials, tick: Callable[[int], None] = lambda amount: None
+    ) -> Search:
+        """The search on the search half."""
+        return Search(
+            self.search,
+            self.features,
+            str(self.metric),
+            self.num_samples,
+            self.batch_size,
+            self.seed,
+            trials,
+            tick,
+        )
+
+
+def advice_for(
+    pipeline: Any,  # noqa: ANN401
+    candidates: Candidates,
+    solvers: Sequence[Candidate],
+    remedies: Sequence[type[Remedy]],
+    plan: Plan,
+    trials: Trials,
+    model: str,
+    *,
+    progress: bool = True,
+) -> tuple[AdviceRecord, Candidate | None, Candidate]:
+    """Search, and judge the best.
+
+    Arguments:
+        pipeline: The pipeline of the model.
+        candidates: Makes candidates of its network.
+        solvers: Solvers on time grids.
+        remedies: The remedies to try.
+        plan: Data and sizes.
+        trials: Keeps what is found.
+        model: Name of the model.
+        progress: Whether to draw a progress bar on stderr.
+
+    Returns:
+        The advice; the best candidate that a configuration can say, if there is any; the best.
+    """
+    present = candidates.present()
+
+    @cache
+    def in_pipeline(candidate: Candidate) -> bool:
+        return runs_in_pipeline(pipeline, candidate)
+
+    total = _planned(plan, plan.searching(trials), len(solvers), remedies)
+    _announce(plan, present, total, progress)
+    with progress_bar(f"advising {model}", total, show=progress) as tick:
+        search = plan.searching(trials, tick)
+        every = [*solvers, *_computed(candidates, solvers, plan, trials, tick)]
+        leading = search.best(every, FINALISTS)
+        said = _said(leading, every, in_pipeline, search)
+        remedied = [
+            each
+            for kind in remedies
+            for each in candidates.remedied(leading[0], kind, plan.search, plan.seed)
+        ]
+        last = len(search.scorers) - 1
+        best = [*leading[: FINALISTS - 1], *search.best(remedied, 1), *([said] if said else [])]
+        best.sort(key=lambda each: search.value(each, last))
+        best = list(dict.fromkeys(best))
+        judgment = Judgment(plan.scorer, search.metric, plan.seed, tick)
+        rows = trials.result(
+            "finalists",
+            lambda: [asdict(each) for each in judgment.finalists(present, best, in_pipeline)],
+        )
+    finalists = tuple(read_record(Finalist, row) for row in rows)
+    if said and _is_worse(finalists, said.label, search.metric):
+        said = None
+    record = AdviceRecord(
+        model=model,
+        network_calls=candidates.network_calls,
+        metric=search.metric,
+        present=present.grid,
+        present_calls=present.network_calls,
+        best=best[0].label,
+        in_folder=said.label if said else present.label,
+        finalists=finalists,
+        tried=search.tried(),
+        left_out=candidates.left_out,
+        how=plan.how() | {"present": present.sampler.describe()},
+    )
+    return record, said, best[0]
+
+
+def _computed(
+    candidates: Candidates,
+    solvers: Sequence[Candidate],
+    plan: Plan,
+    trials: Trials,
+    tick: Callable[[int], None],
+) -> list[Candidate]:
+    """The solvers on the grid that is computed from the measured budget of the first order."""
+    chain = candidates.first_order()
+    if chain is None or candidates.network_calls < 3:
+        return []
+    name = "budget"
+    measured = trials.result(name, lambda: _budget(chain, plan))
+    tick(2 * plan.search_samples)
+    return candidates.on_timesteps(
+        solvers, lambda count: equal_contributions(measured["times"], measured["parts"], count)
+    )
+
+
+def _budget(chain: Sampler, plan: Plan) -> dict[str, list[float]]:
+    """Times of the states of a chain, and the contribution of each segment."""
+    profile = measure(
+        chain,
+        plan.search.images,
+        num_samples=plan.search_samples,
+        states="all",
+        exposure=False,
+        batch_size=plan.batch_size,
+        check_range=False,
+        seed=stream_seed(plan.seed, "budget"),
+        progress=False,
+    )
+    times = [float(state.t) for state in profile.states]
+    return {"times": times, "parts": contributions(profile.states)}
+
+
+def _said(
+    leading: Sequence[Candidate],
+    every: Sequence[Candidate],
+    in_pipeline: Callable[[Candidate], bool],
+    search: Search,
+) -> Candidate | None:
+    """The best candidate that the pipeline can run by its configuration, if there is any."""
+    for each in leading:
+        if in_pipeline(each):
+            return each
+    fitting = [each for each in every if in_pipeline(each)]
+    return search.best(fitting, 1)[0] if fitting else None
+
+
+def _is_worse(finalists: Sequence[Finalist], label: str, metric: str) -> bool:
+    """Whether a candidate diverged or is worse than what the model has on the held-out half."""
+    changes = [each.against_present[metric] for each in finalists if each.label == label]
+    return not changes or changes[0].interval[0] > 0
+
+
+def _planned(plan: Plan, search: Search, num_solvers: int, remedies: Sequence[type[Remedy]]) -> int:
+    """Samples that all rounds draw, about: how many candidates fit is known on the way."""
+    strengths = sum(len(kind.strengths.grid) for kind in remedies)
+    held_out = (FINALISTS + 2) * plan.num_samples
+    searches = search.planned(num_solvers, FINALISTS) + search.planned(strengths, 1)
+    return searches + 2 * plan.search_samples + held_out
+
+
+def _announce(plan: Plan, present: Candidate, total: int, progress: bool) -> None:
+    """Write the cost and its estimated time, if it is long."""
+    device = device_of(present.sampler.network) or "cpu"
+    images, calls = plan.search.images[:2].to(device), present.network_calls
+    per_call = seconds_per_call(present.sampler, images, plan.batch_size)
+    seconds = total * calls * per_call
+    if progress and seconds > SHORT:
+        announce(
+            f"advising: about {total:,} images of {calls} network calls each, about "
+            f"{duration(seconds)}"
+        )

@@ -1,0 +1,120 @@
+"""``undrift.advise``: the best solver, time grid and remedy at a number of network calls."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from undrift.advice.candidates import Candidates
+from undrift.advice.folder import write_folder
+from undrift.advice.record import FILE, AdviceRecord
+from undrift.advice.run import Plan, advice_for
+from undrift.advice.trials import FILE as TRIALS
+from undrift.advice.trials import Trials
+from undrift.api import files, inputs
+from undrift.api.inputs import AdviseChoice, ChainChoice
+from undrift.diffusion.pipelines import load_pipeline, weights_digest
+from undrift.exceptions import Limits
+from undrift.measurement.reading import write_json
+from undrift.quality.feature_choice import choose_features
+from undrift.remedies.registry import REMEDIES, remedy_named
+from undrift.remedies.search import LEAST_DATA
+from undrift.training.runs import versions
+
+logger = logging.getLogger("undrift")
+
+
+def advise(
+    model: Any,  # noqa: ANN401
+    data: Any = None,  # noqa: ANN401
+    *,
+    output: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,  # noqa: ANN401
+) -> AdviceRecord:
+    """Find the best way to sample from a model at a number of network calls.
+
+    Solvers, time grids and remedies are compared on one half of the data; the best of them is
+    judged against the scheduler that the model has on the other half.
+
+    Arguments:
+        model: A run, or a pipeline of diffusers (or its folder or name).
+        data: The images: whatever :func:`undrift.load_data` takes; what the run was trained on when
+            None.
+        output: Folder for the pipeline with the advised scheduler, and the record; it also keeps
+            what was found so far, so that a stopped search continues. Nothing is written when None.
+        progress: Whether to draw a progress bar on stderr.
+        **options: Further options of ``undrift advise``, the fields of
+            :class:`undrift.api.inputs.AdviseChoice`: ``num_inference_steps=10``.
+
+    Raises:
+        InvalidInput: If an option cannot be used.
+    """
+    choice = AdviseChoice(model, data=data, **options)
+    Limits(1).check("num_inference_steps", choice.num_inference_steps)
+    Limits(LEAST_DATA).check("num_samples", choice.num_samples)
+    Limits(0).check("fine_tune", choice.fine_tune)
+    kinds = _remedies(choice.remedies)
+    folder = None if output is None else Path(output)
+    check_folder(folder)
+    pipeline = load_pipeline(model) if isinstance(model, (str, Path)) else model
+    network = inputs.bare_chain(_chain(choice, pipeline)).network
+    candidates = Candidates(network, pipeline.scheduler, choice.num_inference_steps)
+    solvers = candidates.solvers(choice.solvers)
+    images = inputs.data(choice, model, network)
+    features = choice.features or ("pixels" if images.labels is None else None)
+    plan = Plan(
+        images,
+        choose_features(features, images),
+        choice.metric,
+        choice.num_samples,
+        choice.batch_size,
+        choice.seed,
+    )
+    settings = {
+        **plan.how(),
+        "network_calls": choice.num_inference_steps,
+        "weights": weights_digest(network),
+        "scheduler": dict(pipeline.scheduler.config),
+        "solvers": choice.solvers,
+        "remedies": sorted(kind.remedy for kind in kinds),
+        "versions": versions(),
+    }
+    trials = Trials(folder, settings)
+    found = advice_for(
+        pipeline, candidates, solvers, kinds, plan, trials, inputs.name_of(model), progress=progress
+    )
+    if folder is not None:
+        write_folder(folder, pipeline, *found, images.name)
+        write_json(folder / FILE, found[0].to_dict())
+        trials.forget()
+    return found[0]
+
+
+def check_folder(folder: Path | None) -> None:
+    """Check that a folder is free, or holds nothing but a search that was stopped.
+
+    Raises:
+        InvalidInput: If it holds anything else.
+    """
+    is_started = folder is not None and (folder / TRIALS).is_file()
+    if not (is_started and folder is not None and [*folder.iterdir()] == [folder / TRIALS]):
+        files.check_free(folder, folder=True)
+
+
+def _chain(choice: AdviseChoice, pipeline: Any) -> ChainChoice:  # noqa: ANN401
+    """The chain of the model as it is, on the device that was chosen."""
+    import torch
+
+    device = choice.device
+    if device is None and isinstance(choice.run, (str, Path)):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ChainChoice(pipeline, batch_size=choice.batch_size, device=device)
+
+
+def _remedies(names: list[str] | None) -> list[Any]:
+    """The remedies to try."""
+    if names is None:
+        return list(REMEDIES.values())
+    return [remedy_named(name) for name in names if name != "none"]
