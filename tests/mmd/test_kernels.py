@@ -14,9 +14,9 @@ from undrift.mmd.distances import (
     squared_distances,
 )
 from undrift.mmd.estimate import mmd_sq
+from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import (
     EnergyKernel,
-    Kernel,
     LaplaceKernel,
     PolynomialKernel,
     RBFMixture,

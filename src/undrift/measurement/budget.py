@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from undrift.measurement.state import Budget
-from undrift.mmd.kernels import Kernel
+from undrift.mmd.kernel import Kernel
 from undrift.mmd.two_sample import mmd_estimate
 
 

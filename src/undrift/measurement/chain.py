@@ -24,7 +24,7 @@ from undrift.measurement.modular_segments import data_process, segment_errors
 from undrift.measurement.parallel_chains import ParallelChains
 from undrift.measurement.placement import RESOLVED, candidates, place_states
 from undrift.measurement.state import Budget, ErrorState, Exposure
-from undrift.mmd.kernels import Kernel
+from undrift.mmd.kernel import Kernel
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.seeds import stream_seed
 

@@ -15,7 +15,8 @@ from undrift.exceptions import InvalidInput
 from undrift.measurement.forward_draws import ForwardDraws
 from undrift.measurement.state import CumulativeError, KLLimits
 from undrift.mmd.interval import MMDEstimate
-from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.kernel import Kernel
+from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.kl_bounds import LEVEL, kl_lower_bound, mmd_sq_lower_limit
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.seeds import stream_seed

@@ -30,7 +30,8 @@ from undrift.measurement.data import check_data_range, conditioned, data_for
 from undrift.measurement.forward_draws import ForwardDraws, Reference, default_count
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.state import Criterion, with_ratios
-from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.kernel import Kernel
+from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import MIN_SAMPLES
 from undrift.progress import progress_bar
 from undrift.seeds import stream_seed

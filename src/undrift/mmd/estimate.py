@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
-from undrift.mmd.kernels import Kernel, RadialKernel
+from undrift.mmd.kernel import Kernel, RadialKernel
 from undrift.mmd.tiles import (
     Sample,
     blocks,

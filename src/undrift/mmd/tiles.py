@@ -24,7 +24,7 @@ from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 from undrift.mmd.distances import squared_distances
-from undrift.mmd.kernels import Kernel, RadialKernel
+from undrift.mmd.kernel import Kernel, RadialKernel
 
 FAR_OFF = 4.0
 """Samples are shifted when the squared mean exceeds the mean squared deviation by this factor."""

@@ -62,7 +62,8 @@ from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 from undrift.mmd.interval import MMDEstimate
-from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.kernel import Kernel
+from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.tiles import (
     Sample,
     blocks,

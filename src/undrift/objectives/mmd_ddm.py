@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undrift.mmd.kernels import Kernel, PolynomialKernel
+from undrift.mmd.kernel import Kernel
+from undrift.mmd.kernels import PolynomialKernel
 from undrift.objectives.samples import SampleObjective
 from undrift.regularizer.population import unbiased_mmd_sq
 from undrift.regularizer.units import Units

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import Kernel
+from undrift.mmd.kernel import Kernel
 from undrift.regularizer.population import Population
 from undrift.regularizer.processes import gather
 from undrift.regularizer.resumable import Resumable

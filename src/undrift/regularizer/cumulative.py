@@ -13,7 +13,8 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
-from undrift.mmd.kernels import Kernel, RadialKernel, RBFMixture
+from undrift.mmd.kernel import Kernel, RadialKernel
+from undrift.mmd.kernels import RBFMixture
 from undrift.regularizer.balance import GradientBalance, NoEffectWarning
 from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout, rollout_streams
 from undrift.regularizer.cohorts import PersistentCohorts

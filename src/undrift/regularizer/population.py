@@ -36,7 +36,8 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput, Limits
-from undrift.mmd.kernels import Kernel, RBFMixture
+from undrift.mmd.kernel import Kernel
+from undrift.mmd.kernels import RBFMixture
 from undrift.regularizer.units import Units
 
 

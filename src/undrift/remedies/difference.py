@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from undrift.mmd.kernels import RadialKernel
+from undrift.mmd.kernel import RadialKernel
 from undrift.quality.frechet import FrechetStatistics
 from undrift.reporting.numbers import Z_95
 

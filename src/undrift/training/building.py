@@ -16,9 +16,9 @@ from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import SCHEDULES
 from undrift.exceptions import InvalidInput
 from undrift.measurement.profile import ErrorProfile
+from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import (
     EnergyKernel,
-    Kernel,
     LaplaceKernel,
     PolynomialKernel,
     RBFMixture,
