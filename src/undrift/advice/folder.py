@@ -19,7 +19,7 @@ import torch
 from undrift.advice.candidates import Candidate
 from undrift.advice.record import FILE, AdviceRecord
 from undrift.diffusion.network import device_of, evaluating
-from undrift.diffusion.pipelines import image_shape, quiet_diffusers
+from undrift.diffusion.pipelines import quiet_diffusers, state_shape
 from undrift.remedies.registry import parse
 
 SCHEDULER = "best_scheduler"
@@ -36,7 +36,7 @@ def with_scheduler(pipeline: Any, scheduler: Any) -> Any:  # noqa: ANN401
 @torch.no_grad()
 def runs_in_pipeline(pipeline: Any, candidate: Candidate) -> bool:  # noqa: ANN401
     """Whether a class of pipelines gives a candidate's samples with its scheduler alone."""
-    network, shape = candidate.sampler.network, image_shape(candidate.sampler.network)
+    network, shape = candidate.sampler.network, state_shape(candidate.sampler.network)
     if not candidate.is_in_config or shape is None or not hasattr(pipeline, "components"):
         return False
     device = device_of(network)
@@ -97,7 +97,7 @@ def script(best: Candidate, data: str) -> str:
         what=f"{best.label}: {best.network_calls} network calls",
         kind=kind,
         folder=SCHEDULER,
-        shape=(16, *(image_shape(best.sampler.network) or ())),
+        shape=(16, *(state_shape(best.sampler.network) or ())),
     )
     if best.remedy == "none":
         return start + _LOOP.format(

@@ -15,7 +15,7 @@ from undrift.advice.trials import Trials
 from undrift.api import files, inputs
 from undrift.api.inputs import AdviseChoice, ChainChoice
 from undrift.diffusion.pipelines import load_pipeline, weights_digest
-from undrift.exceptions import Limits
+from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.reading import write_json
 from undrift.quality.feature_choice import choose_features
 from undrift.remedies.registry import REMEDIES, remedy_named
@@ -59,10 +59,13 @@ def advise(
     folder = None if output is None else Path(output)
     check_folder(folder)
     pipeline = load_pipeline(model) if isinstance(model, (str, Path)) else model
-    network = inputs.bare_chain(_chain(choice, pipeline)).network
+    own = inputs.bare_chain(_chain(choice, pipeline))
+    if own.space is not None or own.is_conditional:
+        raise InvalidInput("advise serves models of images without conditions: give such a model")
+    network = own.network
     candidates = Candidates(network, pipeline.scheduler, choice.num_inference_steps)
     solvers = candidates.solvers(choice.solvers)
-    images = inputs.data(choice, model, network)
+    images = inputs.data(choice, model, own)
     features = choice.features or ("pixels" if images.labels is None else None)
     plan = Plan(
         images,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from undrift.data.images import ImageData
-from undrift.diffusion.pipelines import ddpm_scheduler, image_shape, sampler_by_name
+from undrift.diffusion.pipelines import ddpm_scheduler, sampler_by_name, state_shape
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import SCHEDULES
 from undrift.exceptions import InvalidInput
@@ -306,7 +306,7 @@ def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
             f"{start.path}: only pipelines with an unconditional unet can be trained"
         )
     _, height, width = data.image_shape
-    _check_shape(start, image_shape(network) or (options.in_channels, height, width), data)
+    _check_shape(start, state_shape(network) or (options.in_channels, height, width), data)
     if options.out_channels != options.in_channels:
         raise InvalidInput(f"{start.path}: a network that learns its variance cannot be trained")
     check_halvings(data.image_shape, len(options.block_out_channels) - 1)
