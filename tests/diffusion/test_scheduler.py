@@ -47,6 +47,7 @@ MULTI_STEP = {
     "DEIS": ("DEISMultistepScheduler", {}),
     "LMS": ("LMSDiscreteScheduler", {}),
     "PNDM": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": True}),
+    "PNDM Runge-Kutta": ("PNDMScheduler", {"set_alpha_to_one": True}),
     "SA": ("SASolverScheduler", {}),
     "EDM DPM++": ("EDMDPMSolverMultistepScheduler", {}),
     "flow DPM++": (
@@ -104,6 +105,8 @@ def boundaries(name, states, n):
     """The states at which a step of the grid begins."""
     if name == "PNDM":  # its second call improves the result of the first
         return [states[0], states[1], *states[3:]]
+    if name == "PNDM Runge-Kutta":  # three steps of four calls
+        return [*states[:12:4], *states[12:]]
     order = 2 if len(states) > n + 1 else 1
     return [*states[:-1:order], states[-1]]
 
@@ -313,6 +316,7 @@ def test_the_forward_process_is_that_of_add_noise(name):
     x_0 = torch.randn(SHAPE, generator=noise_source(7))
     noise = torch.randn(SHAPE, generator=noise_source(8))
     order = 2 if len(scheduler.timesteps) > 12 else 1
+    order = 4 if name == "PNDM Runge-Kutta" else order
     for t, timestep in zip(sampler.grid[:2], scheduler.timesteps[: 2 * order : order], strict=True):
         theirs, rows = copy.deepcopy(scheduler), timestep.expand(len(x_0))
         if hasattr(theirs, "add_noise"):
@@ -385,6 +389,7 @@ def test_our_ddim_chain_is_that_of_ddim_scheduler(eta):
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("n", [1, 2, 3, 20])
 def test_times_fall_from_noise_to_data(name, n):
+    n += 3 * (name == "PNDM Runge-Kutta")
     sampler = DiffusersSampler(network, make(name), n)
     assert len(sampler.grid) == n + 1
     assert sampler.grid[-1] == 0
@@ -473,7 +478,6 @@ def test_a_description_is_plain_data():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("PNDMScheduler", {}, "set skip_prk_steps=True"),
         ("IPNDMScheduler", {}, "no forward process"),
         ("ScoreSdeVeScheduler", {}, "no forward process"),
         ("DDIMInverseScheduler", {}, "no forward process"),
@@ -509,3 +513,54 @@ def test_no_step_starts_from_data_or_from_off_the_grid():
             sampler.epsilon(torch.zeros(SHAPE), t)
     with pytest.raises(InvalidInput, match=r"time 0.5 is not on the sampler's grid"):
         list(sampler.trajectory(torch.zeros(SHAPE), start=0.5))
+
+
+def test_runge_kutta_steps_need_half_steps():
+    """With all training steps they have none: the default is that of the pipelines."""
+    scheduler = diffusers.PNDMScheduler()
+    with pytest.raises(InvalidInput, match="which 501 steps do not leave: choose 4 to 500"):
+        DiffusersSampler(network, scheduler, 501)
+    assert len(DiffusersSampler(network, scheduler).grid) == 51
+
+
+def test_a_chain_of_pndm_from_the_middle_starts_without_runge_kutta():
+    """From a time of its first steps it is the chain that skips them, on the same grid."""
+    full, short = (
+        DiffusersSampler(network, diffusers.PNDMScheduler(skip_prk_steps=skip), 10)
+        for skip in (False, True)
+    )
+    x = torch.randn(SHAPE, generator=noise_source())
+    for start in full.grid[1:5]:
+        *_, a = full.trajectory(x, start=start)
+        *_, b = short.trajectory(x, start=start)
+        assert torch.equal(a.x, b.x) and torch.isfinite(a.x).all()
+    assert all(not key.startswith("_internal") for key in a.history)
+
+
+EXPORTED = sorted(name for name in dir(diffusers) if name.endswith("Scheduler"))
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_every_scheduler_of_diffusers_is_its_own_loop_or_refused_in_one_line(kind):
+    """At its defaults, in few steps and in as many as it takes by itself."""
+    for n in (6, None):
+        try:
+            scheduler = getattr(diffusers, kind)()
+            sampler = DiffusersSampler(network, scheduler, n)
+        except ImportError as needed:  # torchsde, which undrift does not install
+            assert "torchsde" in str(needed)
+            return
+        except TypeError as needed:  # a class without defaults
+            assert "required positional argument" in str(needed) and kind in str(needed)
+            return
+        except InvalidInput as refusal:
+            assert "\n" not in str(refusal)
+            assert kind in str(refusal) or "schedule ends without signal" in str(refusal)
+            continue
+        if n is None:
+            assert len(sampler.grid) > 1
+            continue
+        x = sampler.prior(SHAPE, generator=noise_source(1))
+        *_, state = sampler.trajectory(x, generator=noise_source(2))
+        *_, expected = loop(scheduler, network, n, x, noise_source(2))
+        assert torch.equal(state.x, expected) and torch.isfinite(state.x).all()

@@ -13,10 +13,11 @@ EDM                                   :math:`(1, \sigma)`                    :ma
 flow matching                         :math:`(1 - \sigma, \sigma)`           :math:`\sigma`
 ====================================  =====================================  ====================
 
-The two network calls per step of Heun and KDPM2 count as one denoising step, and so do steps that
-diffusers rounds to the same timestep. The history of a multistep solver is what its ``step``
-changes in a scheduler. It is kept in the state (:class:`~undrift.diffusion.sampler.State`); a
-trajectory that starts in the middle starts without history, with steps of lower order.
+The two network calls per step of Heun and KDPM2 count as one denoising step, and so do the four of
+a Runge-Kutta step of PNDM and steps that diffusers rounds to the same timestep. The history of a
+multistep solver is what its ``step`` changes in a scheduler. It is kept in the state
+(:class:`~undrift.diffusion.sampler.State`); a trajectory that starts in the middle starts without
+history, with steps of lower order.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ class DiffusersSampler(Sampler):
         """Set the grid, and the calls of the network in the step from each of its times."""
         self.scheduler = _prepared(scheduler, num_inference_steps, self.timestep_options)
         self._timesteps: Tensor = self.scheduler.timesteps
-        order = getattr(self.scheduler, "order", 1)
         self._calls: dict[float, list[int]] = {}
-        times = [_time(self.scheduler, call - call % order) for call in range(len(self._timesteps))]
+        first_calls = map(self._begin, range(len(self._timesteps)))
+        times = [_time(self.scheduler, call) for call in first_calls]
         for call, t in enumerate(times):
             self._calls.setdefault(t, []).append(call)
         if times[-1] <= 0 or times != sorted(times, reverse=True):
@@ -111,6 +112,13 @@ class DiffusersSampler(Sampler):
         self.prediction_type = self.predicted_under(self.scheduler)
         if self.prediction_type == "epsilon" and _starts_without_signal(self.scheduler):
             raise InvalidInput(NO_SIGNAL)
+
+    def _begin(self, call: int) -> int:
+        """The first of the calls of the step that a call belongs to."""
+        order = getattr(self.scheduler, "order", 1)
+        if call < len(_runge_kutta(self.scheduler)):
+            order = 4
+        return call - call % order
 
     def prior(self, shape: tuple[int, ...], **options: Any) -> Tensor:  # noqa: ANN401
         """Noise with the standard deviation that the scheduler starts from."""
@@ -211,13 +219,18 @@ class DiffusersSampler(Sampler):
                 highest = self.step_options.get("order", 4)
                 options["order"] = min(len(scheduler.derivatives) + 1, highest)
             calls = self._calls[t]
-            if hasattr(scheduler, "plms_timesteps"):  # PNDM corrects its first step in the second
-                calls = calls[:1] * (2 if scheduler.counter == 1 else 1)
+            is_plain = len(_runge_kutta(scheduler)) == 0
+            if hasattr(scheduler, "plms_timesteps") and is_plain:
+                calls = calls[:1] * (2 if scheduler.counter == 1 else 1)  # corrects its first step
             for timestep in self._timesteps[calls]:
                 _, output = self._evaluate(scheduler, x, timestep)
                 x = scheduler.step(output, timestep, x, **options).prev_sample
         unchanged = vars(self.scheduler)
-        history = {k: v for k, v in vars(scheduler).items() if v is not unchanged.get(k)}
+        history = {
+            name: value
+            for name, value in vars(scheduler).items()
+            if value is not unchanged.get(name) and name != "_internal_dict"
+        }
         return State(s, x, history)
 
     def describe(self) -> dict[str, Any]:
@@ -260,6 +273,10 @@ class DiffusersSampler(Sampler):
             vars(scheduler)[name] = list(value) if isinstance(value, list) else value
         if history is None and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(call)
+        if history is None and call > 0 and len(_runge_kutta(scheduler)):
+            scheduler.prk_timesteps = []  # in the middle of a chain it starts without
+        if isinstance(getattr(scheduler, "prk_timesteps", None), list):
+            scheduler.register_to_config(skip_prk_steps=True)
         return scheduler
 
 
@@ -277,8 +294,6 @@ def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str
     ]
     if len(needed) > 3:
         raise InvalidInput(f"{kind} needs more than a state to step from: {', '.join(needed[3:])}")
-    if hasattr(scheduler, "plms_timesteps") and not scheduler.config.skip_prk_steps:
-        raise InvalidInput(f"{kind} starts with Runge-Kutta steps: set skip_prk_steps=True")
     if num_inference_steps is None and not options:
         return _with_all_steps(scheduler)
     if num_inference_steps is not None:
@@ -311,6 +326,12 @@ def _with_timesteps(scheduler: Any, options: dict[str, Any]) -> Any:  # noqa: AN
         scheduler.set_timesteps(**options)
     except Exception as error:  # whatever a class of diffusers raises: one line of it
         raise InvalidInput(f"{kind} refuses {count} steps: {reason_of(error)}") from error
+    most = scheduler.config.get("num_train_timesteps", 0) // 2
+    if count is not None and len(_runge_kutta(scheduler)) and not 4 <= count <= most:
+        raise InvalidInput(
+            f"{kind} starts with three Runge-Kutta steps of half steps, which {count} steps do not "
+            f"leave: choose 4 to {most}, or set skip_prk_steps=True"
+        )
     if len(scheduler.timesteps) == 0:
         raise InvalidInput(f"{count} inference steps asked for: choose 1 or more")
     sigmas = torch.as_tensor(getattr(scheduler, "sigmas", ()))[:-1]
@@ -323,6 +344,12 @@ def _with_timesteps(scheduler: Any, options: dict[str, Any]) -> Any:  # noqa: AN
             "inference steps, or steps_offset=0"
         )
     return scheduler
+
+
+def _runge_kutta(scheduler: Any) -> Any:  # noqa: ANN401
+    """The timesteps of the Runge-Kutta steps that PNDM starts with, four for each; or none."""
+    found = getattr(scheduler, "prk_timesteps", None)
+    return () if found is None or scheduler.config.get("skip_prk_steps") else found
 
 
 def _learns_variance(scheduler: Any) -> bool:  # noqa: ANN401
