@@ -26,7 +26,7 @@ def test_measure_prints_a_profile_and_keeps_it(place, capsys):
     assert printed["saved"] == str(path.relative_to(place))
     profile = ErrorProfile.load(path)
     assert ErrorProfile.from_dict(printed) == profile
-    assert printed["schema_version"] == 2 and printed["config"]["num_samples"] == 24
+    assert printed["schema_version"] == 3 and printed["config"]["num_samples"] == 24
     last = printed["states"][-1]
     assert len(printed["states"]) == 3 and {"t", "downstream_gain"} <= last.keys()
     assert {"mmd_sq", "mmd_sq_se", "p_value"} <= last["error"].keys()
@@ -327,9 +327,9 @@ CASES = [
     (nothing, "report run/config.yaml", "no error profile"),
     (profile_file, "report p.json --output run/config.yaml", "is no report"),
     (
-        lambda place: profile_file(place, schema_version=3),
+        lambda place: profile_file(place, schema_version=4),
         "report p.json",
-        "schema version 3, this undrift reads 2",
+        "schema version 4, this undrift reads 3",
     ),
     (lambda place: profile_file(place, states=[]), "report p.json", "damaged"),
 ]

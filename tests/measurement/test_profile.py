@@ -57,7 +57,7 @@ def test_a_profile_comes_back_as_it_was(tmp_path):
     path = made.save(tmp_path / "deep" / "profile.json")
     assert ErrorProfile.load(path) == made
     data = json.loads(path.read_text("utf-8"))
-    assert data["schema_version"] == 2 and data["states"][0]["error"]["interval"] == [0.0, 0.1]
+    assert data["schema_version"] == 3 and data["states"][0]["error"]["interval"] == [0.0, 0.1]
     assert data["criterion"] == {"max_p_value": 0.05, "min_standard_errors": 1.0}
 
 
@@ -84,9 +84,9 @@ def broken(**changes):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (broken(schema_version=3), "update undrift"),
-        (broken(schema_version=1), "measure again"),
-        (broken(schema_version="2"), "update undrift"),
+        (broken(schema_version=4), "update undrift"),
+        (broken(schema_version=2), "measure again"),
+        (broken(schema_version="3"), "update undrift"),
         (broken(kind="undrift.report"), "no error profile"),
         ([], "no error profile"),
         (broken(states=[]), "damaged"),

@@ -83,7 +83,7 @@ def plausible_profile(label: str, scale: float = 1.0, seed: int = 0) -> dict[str
         factor_or_none = state["amplification"]
         gain = None if gain is None or factor_or_none is None else gain * factor_or_none
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "kind": "undrift.profile",
         "label": label,
         "states": [nested(state) for state in states],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from undrift.measurement.cumulative import (
     permutations,
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
-from undrift.measurement.forward_draws import ForwardDraws
+from undrift.measurement.forward_draws import ForwardDraws, PairedDraws
 from undrift.measurement.modular_segments import data_process, segment_errors
 from undrift.measurement.parallel_chains import ParallelChains
 from undrift.measurement.placement import RESOLVED, candidates, place_states
+from undrift.measurement.scalar_budget import ScalarBudget
 from undrift.measurement.state import Budget, ErrorState, Exposure
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.two_sample import mmd_estimate
@@ -158,9 +160,12 @@ class ChainMeasurement:
             )
             if self.num_modular:
                 kl = data_set_limits(x, target, t, kernel, **options)
-            state = ErrorState(t, *self.sampler.scale(t), error, kl=kl)
+            state, rolled = ErrorState(t, *self.sampler.scale(t), error, kl=kl), None
             if self.budget and t != times[0]:
-                state = replace(state, budget=self._budget(chains, x, t, kernel))
+                rolled = chains.replay(self.pairs.at(chains.before[0]), self.pairs.labels)
+                check_states(rolled, t, "states of chains from forward draws")
+                state = replace(state, budget=self._budget(x, rolled, t, kernel))
+            state = replace(state, scalars=self.scalars.at(t, x, rolled))
             if self.exposure:
                 labels = chains.all_labels, self.forward.labels_of(rows)
                 norms = self._epsilon_norms(x, y, t, len(times), labels)
@@ -174,15 +179,24 @@ class ChainMeasurement:
         count = max(self.forward.count, self.num_samples)
         return replace(self.forward, reference="empirical", count=count, generator=generator)
 
-    def _budget(self, chains: ParallelChains, x: Tensor, t: float, kernel: Kernel) -> Budget:
-        """Fresh and inherited error of the segment that ends at this state."""
-        rows = self.forward.rows(len(x))
-        x_0 = self.forward.data[rows]
-        starts, forward = self.forward.draw_pair(x_0, chains.before[0], t)
-        rolled = chains.replay(starts, self.forward.labels_of(rows))
-        check_states(rolled, t, "states of chains from forward draws")
-        overlap = min(1.0, len(x_0) / len(self.forward.data)) if self.forward.overlap(t) else 0.0
-        return segment_budget(x[: len(x_0)], rolled, forward, kernel, overlap)
+    @cached_property
+    def pairs(self) -> PairedDraws:
+        """Forward draws of one choice of data and noise, where the second pass starts."""
+        return self.forward.paired(self.num_samples)
+
+    @cached_property
+    def scalars(self) -> ScalarBudget:
+        """The errors of statistics, state by state."""
+        return ScalarBudget(self.pairs, self.sampler)
+
+    def _budget(self, x: Tensor, rolled: Tensor, t: float, kernel: Kernel) -> Budget:
+        """Fresh and inherited error of the segment that ends at this state, of different data."""
+        count, n = len(x), len(self.forward.data)
+        if self.pairs.is_population:
+            count = min(count, n)
+        overlap = min(1.0, count / n) if self.forward.overlap(t) else 0.0
+        forward = self.pairs.at(t)[:count]
+        return segment_budget(x[:count], rolled[:count], forward, kernel, overlap)
 
     def _epsilon_norms(
         self,

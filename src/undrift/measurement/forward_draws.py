@@ -63,18 +63,50 @@ class ForwardDraws:
         """The forward process at time t from these data."""
         return self.sampler.forward(x_0, t, generator=self.generator)
 
-    def draw_pair(self, x_0: Tensor, t: float, s: float) -> tuple[Tensor, Tensor]:
-        """The forward process at two times, from the same data with the same noise."""
-        before = self.generator.get_state()
-        x_s = self.draw(x_0, s)
-        self.generator.set_state(before)
-        return self.draw(x_0, t), x_s
+    def paired(self, count: int) -> PairedDraws:
+        """Draws of one choice of data and noise, to be compared at several times.
+
+        Arguments:
+            count: Number of draws; of a population with fewer data each is used several times, the
+                first time before any is used again.
+        """
+        rows = self.rows(count)
+        rows = rows[torch.arange(count) % len(rows)]
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return PairedDraws(self, rows, seed)
 
     def overlap(self, t: float) -> float:
         """Share of the draws of one state that another measurement of the same data uses too."""
         if self.reference == "empirical":
             return 0.0
         return 1.0 if t == 0 else min(1.0, self.count / len(self.data))
+
+
+class PairedDraws:
+    r"""Forward draws of the same data with the same noise at every time.
+
+    Arguments:
+        source: The draws that they are some of.
+        rows: Which data, with shape :math:`(N,)`.
+        seed: Seed of the noise.
+    """
+
+    def __init__(self, source: ForwardDraws, rows: Tensor, seed: int) -> None:
+        self.data, self.x_0, self.rows = source.data, source.data[rows], rows
+        self.labels = source.labels_of(rows)
+        self.is_population = source.reference == "population"
+        self.units = rows if self.is_population else torch.arange(len(rows))
+        """Which of the draws are independent: those of different data of a population."""
+        self._sampler, self._seed = source.sampler, seed
+
+    def __len__(self) -> int:
+        """Number of draws."""
+        return len(self.x_0)
+
+    def at(self, t: float) -> Tensor:
+        """The draws at one time, with shape :math:`(N, *)`."""
+        generator = torch.Generator().manual_seed(self._seed)
+        return self._sampler.forward(self.x_0, t, generator=generator)
 
 
 def evenly_spread(num_data: int, count: int) -> Tensor:

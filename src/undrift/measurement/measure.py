@@ -167,6 +167,7 @@ def measure(
         json.loads(json.dumps(how, default=str)),
         label,
         datetime.now(UTC).isoformat(timespec="seconds"),
+        statistics=chain.scalars.statistics.listed,
     )
 
 

@@ -34,6 +34,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from undrift.exceptions import InvalidInput
+from undrift.measurement.scalar_state import ScalarError
 from undrift.measurement.state import CumulativeError, ErrorState, KLLimits, with_ratios
 from undrift.mmd.kl_bounds import kl_lower_bound, kl_upper_limit, mmd_sq_lower_limit
 from undrift.reporting.numbers import Z_95
@@ -47,7 +48,7 @@ SAME = {
     "kernel": "kernels",
     "reference": "references",
 }
-TAKEN_ANEW = {"interval", "p_value", "fresh", "inherited", "amplification", "lower", "upper"}
+TAKEN_ANEW = {"interval", "p_value", "amplification", "amplification_interval", "lower", "upper"}
 """Numbers that are not averaged: they follow from the merged ones."""
 
 
@@ -126,7 +127,9 @@ def _merge_states(states: Sequence[ErrorState], weights: Sequence[float]) -> Err
         name: _merge_part([getattr(state, name) for state in states], weights)
         for name in ("error", "budget", "exposure", "kl", "modular")
     }
-    merged = replace(states[0], **parts)
+    scalars = zip(*(state.scalars for state in states), strict=True)
+    found = tuple(_merge_scalars(errors, weights) for errors in scalars)
+    merged = replace(states[0], **parts, scalars=found)
     error = _merge_test([state.error for state in states], merged.error, weights)
     kl = merged.kl and _merge_limits([state.kl for state in states], merged.kl, error, weights)
     return replace(merged, error=error, kl=kl)
@@ -147,6 +150,16 @@ def _merge_part(parts: Sequence[Any], weights: Sequence[float]) -> Any:  # noqa:
             shared = name.removesuffix("_se") + "_data_se"
             merged[name] = _error(weights, values, [getattr(part, shared, 0.0) for part in parts])
     return replace(parts[0], **merged)
+
+
+def _merge_scalars(errors: Sequence[ScalarError], weights: Sequence[float]) -> ScalarError:
+    """Weighted means of the errors of a statistic, whose sum still closes, and their covariance."""
+    merged: ScalarError = _merge_part(errors, weights)
+    cov, shared = ([getattr(e, name) for e in errors] for name in ("covariance", "data_covariance"))
+    if merged.error is None or None in cov:
+        return replace(merged, covariance=None)
+    own = sum(w**2 * (c - d) for w, c, d in zip(weights, cov, shared, strict=True))
+    return replace(merged, covariance=_dot(weights, shared) + own)
 
 
 def _error(weights: Sequence[float], errors: Sequence[float], shared: Sequence[float]) -> float:
@@ -218,6 +231,8 @@ def _share(error: CumulativeError) -> float:
 def _check(profiles: Sequence[ErrorProfile]) -> None:
     if len({tuple(s.t for s in p.states) for p in profiles}) > 1:
         raise InvalidInput("profiles of different states do not merge: measure the same states")
+    if _differs([p.statistics for p in profiles]):
+        raise InvalidInput("profiles of different statistics do not merge: measure them again")
     seeds = [seed for p in profiles for seed in p.seeds]
     unseeded = [p.states for p in profiles if not p.seeds]
     if len(set(seeds)) < len(seeds) or len(set(unseeded)) < len(unseeded):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from undrift.exceptions import InvalidInput
 from undrift.measurement.reading import Record, Schema, write_json
+from undrift.measurement.scalar_state import Statistic
 from undrift.measurement.state import Criterion, ErrorState
 from undrift.reporting.numbers import plus_minus, probability
 
@@ -31,9 +32,10 @@ class ErrorProfile(Record):
         label: What it is called in reports.
         created: When it was made, as ISO 8601 writes it.
         criterion: When a cumulative error counts as distinguishable from 0, for the amplifications.
+        statistics: What the ``scalars`` of each state are about.
     """
 
-    schema = Schema("undrift.profile", 2, "error profile", "measure")
+    schema = Schema("undrift.profile", 3, "error profile", "measure")
     states: tuple[ErrorState, ...]
     num_samples: int
     num_forward: int
@@ -41,6 +43,7 @@ class ErrorProfile(Record):
     label: str = "model"
     created: str = ""
     criterion: Criterion = field(default_factory=Criterion)
+    statistics: tuple[Statistic, ...] = ()
 
     @property
     def final(self) -> ErrorState:
@@ -70,6 +73,8 @@ class ErrorProfile(Record):
         times = [state.t for state in profile.states]
         if not times or any(t <= s for t, s in pairwise(times)):
             raise InvalidInput(f"{source} is a damaged error profile: its times do not decrease")
+        if any(len(state.scalars) != len(profile.statistics) for state in profile.states):
+            raise InvalidInput(f"{source} is a damaged error profile: its statistics do not match")
         return profile
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from undrift.measurement.scalar_state import ScalarError, with_amplifications
+
 
 @dataclass(frozen=True)
 class CumulativeError:
@@ -166,6 +168,7 @@ class ErrorState:
         exposure: Exposure bias by the field's metrics.
         kl: Limits of the cumulative error in nats.
         modular: The modular error of the segment that ends here, in nats.
+        scalars: The errors of statistics, in the order of the profile's ``statistics``.
         downstream_gain: Product of the amplifications of all later segments, by which an error made
             here contributes to the error of the samples.
     """
@@ -178,6 +181,7 @@ class ErrorState:
     exposure: Exposure | None = None
     kl: KLLimits | None = None
     modular: SegmentModularError | None = None
+    scalars: tuple[ScalarError, ...] = ()
     downstream_gain: float | None = None
 
     @property
@@ -265,7 +269,8 @@ def with_ratios(
     for i in reversed(range(len(done))):
         ratio, done[i] = done[i].amplification, replace(done[i], downstream_gain=gain)
         gain = gain * ratio if gain is not None and ratio is not None else None
-    return tuple(done)
+    scalars = with_amplifications([state.scalars for state in done])
+    return tuple(replace(s, scalars=found) for s, found in zip(done, scalars, strict=True))
 
 
 def _root(square: float) -> float:
