@@ -50,7 +50,8 @@ def plan(**changes):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chains") / "study"
-    config = plan(seeds=[0, 1], remedies={"some": parse("epsilon_scaling:1.05")}, judge_every=1)
+    remedies = {"some": parse("epsilon_scaling:1.05"), "ours": parse("analytic_variance")}
+    config = plan(seeds=[0, 1], remedies=remedies, judge_every=1)
     return folder, config, run_study(config, folder, progress=False)
 
 
@@ -60,13 +61,14 @@ def test_every_model_is_evaluated_on_every_chain_and_trained_once(done):
     assert rows == set(itertools.product(config.methods, config.seeds, CHAINS))
     assert len(found.rows) == len(rows) == 16
     assert len({row.run for row in found.rows}) == len(list(folder.glob("seed-*/*/log.jsonl"))) - 2
-    assert {(row.method, row.chain) for row in found.remedies} == {
-        ("plain", chain) for chain in CHAINS
-    }
+    ours = {chain for chain in CHAINS if chain[0] == "ancestral"}  # heun has no Gaussian steps
+    served = {("some", chain) for chain in CHAINS} | {("ours", chain) for chain in ours}
+    assert {(row.remedy, row.chain) for row in found.remedies} == served
+    assert len(found.remedies) == len(config.seeds) * len(served)
     assert {row.chain for row in found.checkpoints if row.method == "base"} == CHAINS
     assert {row.chain for row in found.checkpoints if row.method == "mixflow"} == CHAINS
-    [first] = {(profile.sampler, profile.num_inference_steps) for profile in found.profiles}
-    assert first == ("ancestral", 2)
+    profiles = {(row.remedy, (row.sampler, row.num_inference_steps)) for row in found.profiles}
+    assert profiles == served | {("none", chain) for chain in CHAINS}
     assert len({row.mmd_sq for row in found.rows}) == 16
 
 
@@ -147,6 +149,8 @@ def test_only_what_is_missing_is_evaluated(done, monkeypatch):
         ({"samplers": ["VQDiffusionScheduler"]}, "does not serve this model"),
         ({"remedies": {"r": parse("epsilon_scaling:1.05,slope=-0.25")}, "num_inference_steps": 6},
          "ancestral, 6 steps: remedy r: "),
+        ({"remedies": {"r": parse("analytic_variance")}, "samplers": ["heun", "unipc"]},
+         "remedy r serves no chain of the study: leave it out"),
     ],
 )  # fmt: skip
 def test_a_chain_that_does_not_fit_is_refused_before_anything(changes, message, tmp_path):

@@ -38,7 +38,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from undrift.exceptions import InvalidInput, Limits
-from undrift.remedies.remedy import Remedy, Strengths
+from undrift.remedies.remedy import Remedy, Strengths, UnfitChain
 
 if TYPE_CHECKING:
     import torch
@@ -212,7 +212,7 @@ def _gaussian(sampler: Sampler) -> AncestralSampler | DDIMSampler:
     """The chain under all remedies, whose denoising steps are Gaussians.
 
     Raises:
-        InvalidInput: If they are not.
+        UnfitChain: If they are not.
     """
     from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
     from undrift.remedies.sampler import innermost
@@ -220,7 +220,7 @@ def _gaussian(sampler: Sampler) -> AncestralSampler | DDIMSampler:
     inner = innermost(sampler)
     if not isinstance(inner, AncestralSampler | DDIMSampler):
         kind = type(getattr(inner, "scheduler", inner)).__name__
-        raise InvalidInput(
+        raise UnfitChain(
             f"the analytic variance needs Gaussian denoising steps, which {kind} has not: use the "
             "sampler ancestral or ddim"
         )

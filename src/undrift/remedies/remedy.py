@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from undrift.diffusion.sampler import GaussianKernel, Sampler, State
 
 
+class UnfitChain(InvalidInput):
+    """A remedy that does not serve a kind of chain, whatever its options: a study leaves it out."""
+
+
 @dataclass(frozen=True)
 class Strengths:
     """The strengths of a remedy.

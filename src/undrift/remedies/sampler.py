@@ -19,7 +19,7 @@ from undrift.diffusion.denoiser import Prediction
 from undrift.diffusion.network import device_of
 from undrift.diffusion.sampler import GaussianKernel, Sampler, State
 from undrift.exceptions import InvalidInput
-from undrift.remedies.remedy import Remedy
+from undrift.remedies.remedy import Remedy, UnfitChain
 
 Network = Callable[..., Any]
 
@@ -167,7 +167,7 @@ def moved(chain: Sampler, t: float, after: State, x: Tensor) -> State:
     moved by :math:`\Delta/c`: the solver continues from the new x, as one without a corrector does.
 
     Raises:
-        InvalidInput: If the solver computes its state again in another way.
+        UnfitChain: If the solver computes its state again in another way.
     """
     if after.t == 0 or x is after.x:
         return replace(after, x=x)
@@ -191,7 +191,7 @@ def _carried(chain: Sampler, name: str, t: float, s: float) -> float:
     scheduler: Any = innermost(chain).scheduler  # type: ignore[attr-defined]
     predicts_data = scheduler.config.get("predict_x0")
     if name == "last_sample" and predicts_data is None:
-        raise InvalidInput(
+        raise UnfitChain(
             f"{type(scheduler).__name__} computes each state again from the one before, which a "
             "remedy cannot change: choose another solver"
         )

@@ -30,7 +30,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from undrift.exceptions import InvalidInput, Limits
-from undrift.remedies.remedy import Remedy, Strengths
+from undrift.remedies.remedy import Remedy, Strengths, UnfitChain
 from undrift.reporting.numbers import Z_95
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class TailCorrection(Remedy):
         """The corrections, fitted to ``num_data`` trajectories.
 
         Raises:
-            InvalidInput: If the chain draws noise, or cannot be run with more steps.
+            UnfitChain: If the chain draws noise, or cannot be run with more steps.
         """
         import torch
 
@@ -162,7 +162,7 @@ def reference_chain(base: Sampler, times: tuple[float, ...]) -> Sampler:
     """The chain with many more steps that has the most of some times on its grid.
 
     Raises:
-        InvalidInput: If there is none with more steps.
+        UnfitChain: If there is none with more steps.
     """
     steps = len(base.grid) - 1
     found: list[Sampler] = []
@@ -170,7 +170,7 @@ def reference_chain(base: Sampler, times: tuple[float, ...]) -> Sampler:
         with suppress(InvalidInput):
             found.append(base.with_steps(count))
     if not found:
-        raise InvalidInput(
+        raise UnfitChain(
             f"the tail correction compares with a chain of at least twice the {steps} steps, which "
             "this sampler cannot take: choose fewer steps"
         )
@@ -181,14 +181,14 @@ def _check_deterministic(base: Sampler, x: Tensor) -> None:
     """Check that a step depends on nothing but the state.
 
     Raises:
-        InvalidInput: If it draws noise.
+        UnfitChain: If it draws noise.
     """
     import torch
 
     t, s = base.grid[:2]
     a, b = (base.step(x, t, s, generator=torch.Generator().manual_seed(i)) for i in range(2))
     if not torch.equal(a, b):
-        raise InvalidInput(
+        raise UnfitChain(
             "the tail correction needs steps without noise: use a solver such as unipc, "
             "dpm-solver++ or ddim instead of ancestral"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,12 +22,14 @@ from undrift.diffusion.pipelines import SCHEDULERS
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits, reason_of
 from undrift.remedies.registry import apply_remedy
+from undrift.remedies.remedy import Remedy, UnfitChain
 from undrift.study.config import PLAIN, StudyConfig
 from undrift.study.jobs import with_method
 from undrift.training.check import check as check_training
 from undrift.training.config import MethodConfig, TrainConfig
 from undrift.training.trainer import Trainer
 
+logger = logging.getLogger("undrift")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 SCRATCH = "scratch-"
 FEW = 64
@@ -67,7 +71,7 @@ def try_building(config: StudyConfig, data: ImageData) -> None:
     """Build what each method trains with, and try each chain and each remedy on the base.
 
     Raises:
-        InvalidInput: If a method, a chain or a remedy cannot be built.
+        InvalidInput: If a method, a chain or a remedy cannot be built, or a remedy serves no chain.
     """
     with _part("base"):
         base = Trainer(config.base, data)
@@ -78,13 +82,32 @@ def try_building(config: StudyConfig, data: ImageData) -> None:
                 training = replace(training, start_from=folder)
             with _part(f"method {name}"):
                 Trainer(training, data)
+    unfit = defaultdict[str, list[str]](list)
     for chain in config.chains:
         with _part(str(chain)):
             sampler = base.averaged_sampler(chain.num_inference_steps, chain.sampler)
             _try_first_step(sampler, data)
         for name, remedy in config.remedies.items():
             with _part(f"{chain}: remedy {name}"):
-                apply_remedy(sampler, remedy, data.images[:FEW], num_data=1)
+                if not _fits(sampler, remedy, data):
+                    unfit[name].append(str(chain))
+    for name, chains in unfit.items():
+        if len(chains) == len(config.chains):
+            raise InvalidInput(f"remedy {name} serves no chain of the study: leave it out")
+        logger.info("remedy %s does not serve %s: left out there", name, "; ".join(chains))
+
+
+def _fits(sampler: Sampler, remedy: Remedy, data: ImageData) -> bool:
+    """Whether a remedy serves a chain.
+
+    Raises:
+        InvalidInput: If it would, but its options cannot be used.
+    """
+    try:
+        apply_remedy(sampler, remedy, data.images[:FEW], num_data=1)
+    except UnfitChain:
+        return False
+    return True
 
 
 def _try_first_step(sampler: Sampler, data: ImageData) -> None:

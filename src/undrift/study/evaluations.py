@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from accelerate import PartialState
@@ -18,7 +20,7 @@ from undrift.measurement.parallel_chains import draw_samples
 from undrift.measurement.reading import write_json
 from undrift.quality.scorer import Row, Scorer, judgment_file
 from undrift.remedies.registry import apply_remedy
-from undrift.remedies.remedy import Remedy
+from undrift.remedies.remedy import Remedy, UnfitChain
 from undrift.study.config import BASE, Chain, StudyConfig
 from undrift.study.jobs import Job
 from undrift.study.record import ProfileState, RemedyProfile, StudyRow
@@ -39,7 +41,7 @@ class Outcome:
         rows: Its rows of the study, one for each chain; none of a base, which belongs to no method.
         checkpoints: Evaluations of intermediate weights.
         remedies: Evaluations of its sampler with remedies.
-        profiles: Cumulative error along its first chain, without remedy and with each.
+        profiles: Cumulative error along each of its chains, without remedy and with each.
     """
 
     train_cpu_s: float
@@ -98,9 +100,9 @@ class Evaluations:
             [row(**self._final(chain)) for chain in chains],
             checkpoints,
             [
-                row(remedy=name, **self._remedied(name, how, chain))
-                for name, how in remedies.items()
-                for chain in chains
+                row(remedy=name, **scores)
+                for (name, how), chain in product(remedies.items(), chains)
+                for scores in self._remedied(name, how, chain)
             ],
             list(self._profiles()),
         )
@@ -177,19 +179,22 @@ class Evaluations:
         is_first = self.job.protocol == self.config.protocols[0] and self.job.budget == "steps"
         return bool(self.config.remedies) and is_first and self.job.method in methods
 
-    def _remedied(self, name: str, remedy: Remedy, chain: Chain) -> Row:
+    def _remedied(self, name: str, remedy: Remedy, chain: Chain) -> Iterator[Row]:
+        """Scores with a remedy; none where it does not serve the chain."""
         sampler = partial(self._sampler, chain, remedy)
-        return self._scores(f"remedy-{name}", chain, sampler, remedy=asdict(remedy))
+        with suppress(UnfitChain):
+            yield self._scores(f"remedy-{name}", chain, sampler, remedy=asdict(remedy))
 
     def _profiles(self) -> Iterator[RemedyProfile]:
-        """The error along the first chain of the first seed, without remedy and with each."""
+        """The error along each chain of the first seed, without remedy and with each."""
         if self._takes_remedies and self.job.seed == self.config.seeds[0]:
-            for name, remedy in ({"none": None} | self.config.remedies).items():
-                yield self._profile(name, remedy)
+            remedies = {"none": None} | self.config.remedies
+            for chain, (name, remedy) in product(self.config.chains, remedies.items()):
+                with suppress(UnfitChain):
+                    yield self._profile(name, remedy, chain)
 
-    def _profile(self, name: str, remedy: Remedy | None) -> RemedyProfile:
+    def _profile(self, name: str, remedy: Remedy | None, chain: Chain) -> RemedyProfile:
         job, count = self.job, min(self.config.num_samples, MOST_CHAINS)
-        chain = self.config.chains[0]
         how: Row = {"remedy": asdict(remedy) if remedy else None, "num_samples": count}
         how |= {"states": STATES} | self._draws(chain)
         file = judgment_file(self.run, f"profile-{name}", how)

@@ -169,7 +169,7 @@ class ProfileState:
 
 @dataclass(frozen=True)
 class RemedyProfile:
-    """Cumulative error along the first chain of a run, with a remedy or with none."""
+    """Cumulative error along one chain of a run, with a remedy or with none."""
 
     protocol: str
     method: str
@@ -207,7 +207,7 @@ class StudyRecord(Record):
         is_complete: Whether all runs have been made.
         remedies: Evaluations of samplers with remedies.
         paired_remedies: Their mean relative changes against the same runs without.
-        profiles: Cumulative error along the first chain, without remedy and with each.
+        profiles: Cumulative error along each chain, without remedy and with each.
         failures: Runs that could not be trained to their end.
         checkpoint_rule: Which weights are evaluated.
         judged_by: How all models are evaluated.
