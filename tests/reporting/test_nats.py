@@ -7,11 +7,11 @@ import re
 import pytest
 from rich.console import Console
 
-from undrift.reporting.chain_figures import bracket_plot, modular_plot
 from undrift.reporting.content import ReportInput
 from undrift.reporting.findings import verdict
 from undrift.reporting.html import render_html
 from undrift.reporting.nats import ADVICE, PARTS, Split, advice, nats_findings, nats_table
+from undrift.reporting.nats_figures import bracket_plot, modular_plot
 from undrift.reporting.tables import rich_table
 
 

@@ -280,7 +280,7 @@ def test_an_error_that_was_there_from_the_start_is_no_growth():
     text = verdict([two_states(3e-4, 2e-5, 0.001, start=1.0e-3)])[0]
     assert "the cumulative error shrinks along the chain" in text
     assert "−7.0×10⁻⁴" in text
-    assert "It was higher on the way: 1.00×10⁻³ at t = 10." in text
+    assert "It was higher on the way: (10.00 ± 0.10)×10⁻⁴ at t = 10." in text
 
 
 def test_one_state_alone_gives_no_growth():
@@ -316,28 +316,34 @@ def test_the_interval_of_the_relative_change_covers_as_it_says():
 
 def test_a_lower_error_is_said_in_percent_with_its_interval():
     pair = [two_states(1.0e-3, 4e-5, label="plain"), two_states(6.2e-4, 3e-5, label="cured")]
-    text = finding(pair, "“cured” ends")
+    text = finding(pair, "“cured” ends lower.")
     se = math.hypot(0.03, 0.62 * 0.04)
     low, high = round(100 * (0.38 - 1.96 * se)), round(100 * (0.38 + 1.96 * se))
-    assert f"ends lower by 38 % (95 % interval {low} to {high} %)." in text
     assert "(0.62 ± 0.03)×10⁻³ against (1.00 ± 0.04)×10⁻³" in text
-    assert "beyond its error bars" in text
-    assert "“plain” ends higher by 61 %" in finding(pair[::-1], "“plain” ends")
+    assert "a difference of −0.38×10⁻³ (95 % interval −0.48 to −0.28×10⁻³)" in text
+    assert f"(−38 %, −{high} to −{low} %)." in text
+    assert "“plain” ends higher." in finding(pair[::-1], "“plain” ends")
+
+
+def test_a_percentage_is_given_only_within_100_percent():
+    pair = [two_states(1.0e-3, 1e-4, label="plain"), two_states(1.9e-3, 1e-4, label="worse")]
+    assert "%, " not in finding(pair, "“worse” ends higher.")
+    assert "×10⁻³" in finding(pair, "“worse” ends higher.")
 
 
 def test_a_difference_within_error_bars_is_not_distinguishable():
     pair = [two_states(1.0e-3, 5e-5, label="plain"), two_states(0.97e-3, 5e-5, label="other")]
     text = finding(pair, "“other” is")
     assert text.startswith("“other” is not distinguishable from “plain”.")
-    assert "a change of −3.0 % (95 % interval −17 to +11 %), within its error bars" in text
+    assert "(−3.0 %, −17 to +11 %)" in text
 
 
 def test_no_ratio_to_a_baseline_that_is_not_distinguishable_from_zero():
     pair = [two_states(1e-5, 2e-5, 0.4, label="ideal"), two_states(1e-3, 5e-5, label="worse")]
     text = finding(pair, "“worse” ends")
     assert text.startswith("“worse” ends higher.")
-    assert "No relative change is given" in text
-    assert headline_table(pair).rows[1][-1] == "–"
+    assert "%," not in text and "a difference of" in text
+    assert headline_table(pair).rows[1][-1] == "0.99 (0.88 to 1.10)"
     same = [two_states(1e-5, 2e-5, 0.4, label="a"), two_states(3e-5, 2e-5, 0.1, label="b")]
     assert "“b” is not distinguishable from “a”." in finding(same, "“b” is")
 
@@ -368,7 +374,7 @@ def test_the_segment_with_the_largest_weighted_fresh_error_is_named():
     text = finding([profile], "“m”: the most harmful")
     parts = [0.25 * 8e-3, 0.5 * 3e-3, 4e-3]
     assert "made from t = 1 to 0." in text
-    assert f"it is {100 * parts[2] / sum(parts):.0f} % of all fresh error" in text
+    assert f"it is {100 * parts[2] / sum(parts):.0f} % of the fresh error of 3 segments" in text
     assert [s.weighted for s in segments(profile)] == pytest.approx(parts)
     assert sum(s.share for s in segments(profile)) == pytest.approx(1)
 
@@ -379,9 +385,16 @@ def test_segments_within_error_bars_of_each_other_share_the_blame():
 
 
 def test_undefined_gains_are_counted_not_invented():
-    text = finding([with_budget([9e-3, 4e-3], [None, None])], "“m”: the most harmful")
-    assert "made from t = 1 to 0" in text
-    assert "1 of 2 segments are left out" in text
+    text = finding([with_budget([4e-3, 9e-3, 4e-3], [None, None, 1.0])], "“m”: the most harmful")
+    assert "made from t = 2 to 1" in text and "of the fresh error of 2 segments" in text
+    assert "1 of 3 segments are left out" in text
+
+
+def test_no_segment_is_compared_with_itself():
+    """With the gain of one segment only, squares are compared, which need no gain."""
+    text = finding([with_budget([9e-3, 4e-3], [None, None])], "“m”: the largest fresh")
+    assert "made from t = 2 to 1" in text and "the next, from t = 1 to 0, has" in text
+    assert not any("fresh" in text for text in verdict([with_budget([9e-3], [None])]))
 
 
 def test_no_fresh_error_beyond_its_noise():
@@ -391,19 +404,21 @@ def test_no_fresh_error_beyond_its_noise():
 @pytest.mark.parametrize(
     ("factors", "headline"),
     [
-        ([1.5, 1.5], "steps amplify the error that reaches them."),
-        ([0.5, 0.5], "steps reduce the error that reaches them."),
-        ([1.5, 0.5], "some segments amplify the error, others reduce it."),
-        ([1.001, 0.999], "amplification is not distinguishable from one."),
-        ([None, None], "amplification is undefined everywhere."),
+        ([1.5, 1.5], "segments amplify the MMD that reaches them."),
+        ([0.5, 0.5], "segments reduce the MMD that reaches them."),
+        ([1.5, 0.5], "some segments amplify the MMD that reaches them, others reduce it."),
+        ([1.001, 0.999], "the amplification of the MMD is not distinguishable from one."),
     ],
 )
 def test_amplification_is_compared_with_one(factors, headline):
     text = finding([with_budget([1e-3, 1e-3], factors)], f"“m”: {headline}")
-    if None not in factors:
-        more, less = sum(f > 1.1 for f in factors), sum(f < 0.9 for f in factors)
-        assert f"Of 2 segments, λ is above 1 beyond its error bar in {more}" in text
-        assert f"below 1 in {less}" in text
+    more, less = sum(f > 1.1 for f in factors), sum(f < 0.9 for f in factors)
+    assert f"Of 2 segments, λ is above 1 beyond its error bar in {more}" in text
+    assert f"below 1 in {less}" in text
+
+
+def test_nothing_is_said_of_an_amplification_that_is_undefined_everywhere():
+    assert not any("λ" in text for text in verdict([with_budget([1e-3, 1e-3], [None, None])]))
 
 
 def test_the_error_bar_of_a_factor_follows_the_delta_method():
@@ -456,7 +471,7 @@ def read(page: str) -> Reader:
 
 
 def sections(page: str) -> list[str]:
-    return re.findall(r'<section id="([a-z]+)"', page)
+    return re.findall(r'<(?:section|details) id="([a-z]+)"', page)
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -466,13 +481,13 @@ def data_of(page: str) -> dict[str, Any]:
 
 def test_the_sections_come_in_order(page):
     assert sections(page) == [
-        "verdict",
+        "overview",
         "numbers",
+        "verdict",
         "cumulative",
         "budget",
         "amplification",
         "exposure",
-        "samples",
         "training",
         "run",
     ]
@@ -591,12 +606,14 @@ def test_sections_without_data_are_left_out():
         ],
     }
     page = render_html(ReportInput("t", [profile]))
-    assert sections(page) == ["verdict", "numbers", "cumulative", "run"]
+    assert sections(page) == ["overview", "numbers", "verdict", "run"]
     assert "Fresh and inherited" not in page
     one = {"label": "m", "states": profile["states"][-1:]}
-    assert sections(render_html(ReportInput("t", [one]))) == ["verdict", "numbers", "run"]
+    page = render_html(ReportInput("t", [one]))
+    assert sections(page) == ["overview", "numbers", "verdict", "run"]
+    assert "cumulative error D" not in page
     grids = ReportInput("t", sample_grids=[("data", digit_grid(0))])
-    assert sections(render_html(grids)) == ["samples", "run"]
+    assert sections(render_html(grids)) == ["overview", "run"]
     logs = ReportInput("t", training_logs=[("m", [{"step": 1, "loss": 1.0}])])
     assert sections(render_html(logs)) == ["training", "run"]
     assert sections(render_html(ReportInput("t", quality=[("m", "FD", 1.0, None)]))) == [
@@ -691,7 +708,7 @@ def test_the_terminal_table_shows_the_same_numbers(report):
     text = console.file.getvalue()
     for row in headline_table(report.profiles).rows:
         assert all(cell in text for cell in row)
-    assert "−42 % (−51 to −34 %)" in text
+    assert re.search(r"−0\.\d\d \(−0\.\d\d to −0\.\d\d\)", text)
     assert "units of 10⁻³" in text
     assert max(map(len, text.splitlines())) <= 80
 
@@ -762,11 +779,11 @@ def test_in_a_browser_the_data_can_be_downloaded(browser, tmp_path, report, page
     path = tmp_path / "report.html"
     path.write_text(page, encoding="utf-8")
     tab = browser.new_page()
-    tab.goto(path.as_uri())
+    tab.goto(path.as_uri() + "#run")  # a link to a folded section opens it
     with tab.expect_download() as download:
         tab.click("#download")
     assert json.loads(download.value.path().read_text())["profiles"] == report.profiles
-    assert tab.inner_text("pre >> nth=0") == report.command
-    tab.click("[data-copy] >> nth=0")
+    assert tab.inner_text("#run pre >> nth=0") == report.command
+    tab.click("#run [data-copy] >> nth=0")
     tab.wait_for_selector("text=Copied")
     tab.close()

@@ -180,10 +180,13 @@ def thin_ticks(axes: Axes, names: Sequence[str], most: int) -> None:
     axes.set_xticks(places, [names[place] for place in places])
 
 
-def linear_scale(axis: XAxis | YAxis, values: ArrayLike, title: str) -> None:
+def linear_scale(
+    axis: XAxis | YAxis, values: ArrayLike, title: str, exponent: int | None = None
+) -> None:
     """Give a linear axis ticks, and its panel a title with the power of ten of its numbers."""
-    exponent = shared_exponent(np.ravel(values))
-    exponent = 0 if -2 <= exponent <= 3 else exponent
+    if exponent is None:
+        exponent = shared_exponent(np.ravel(values))
+        exponent = 0 if -2 <= exponent <= 3 else exponent
     axis.axes.set_title(f"{title}  ({unit(exponent)})" if exponent else title)
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(lambda y, _: _plain(y / 10.0**exponent))

@@ -1,9 +1,7 @@
-r"""Plots of what happens along the chain: cumulative error, budget, amplification, exposure, nats.
+r"""Plots of what happens along the chain: cumulative error, budget, amplification, exposure.
 
 All share one horizontal axis, from noise on the left to data on the right, and one color per model.
-Bands and whiskers are 95 % intervals. A value that is undefined is a gap, never a zero. In nats, a
-segment is drawn as wide as it is and as high as its modular error per step, so that areas are nats;
-the part of the chain in which the target memorizes is shaded and does not set the linear scale.
+Bands and whiskers are 95 % intervals. A value that is undefined is a gap, never a zero.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ from undrift.reporting.canvas import (
     thin_ticks,
 )
 from undrift.reporting.content import Profile, label, labels, states
-from undrift.reporting.nats import PARTS, is_memorizing
 from undrift.reporting.numbers import Z_95
 
 if TYPE_CHECKING:
@@ -43,10 +40,8 @@ if TYPE_CHECKING:
 
 LOGARITHMIC_FROM = 30.0
 """Ratio of the largest error to the noise from which a second, logarithmic panel is drawn."""
-PART_COLORS = {"mean": 4, "variance": 5, "shape": 3}
-"""Numbers of the page's colors; the first models, which come first, have others."""
-DECADES_BELOW = 4.0
-"""How far below the largest upper limit a limit of 0 is drawn at least, in powers of ten."""
+PIECES = ("fresh", "inherited")
+"""Parts of the budget of a segment."""
 
 
 @dataclass(frozen=True)
@@ -84,34 +79,44 @@ def has(profiles: Sequence[Profile], *keys: str) -> bool:
     return any(np.isfinite(column(profile, key)).any() for profile in profiles for key in keys)
 
 
-def _describe_all(profiles: Sequence[Profile], key: str, words: str) -> str:
+def describe_all(profiles: Sequence[Profile], key: str, words: str) -> str:
+    """One number of all models along the chain as text."""
     lines = [describe(name, p, key) for p, name in zip(profiles, labels(profiles), strict=True)]
     return " ".join([f"{words}.", *lines])
 
 
 def cumulative_plot(profiles: Sequence[Profile]) -> Plot | None:
-    """The cumulative error with its bands, linear and, where it is large, logarithmic."""
+    """The cumulative error on a logarithmic scale, where it is large against the noise."""
     spreads = np.concatenate([column(p, "error.null_sd") for p in profiles])
     spreads = spreads[spreads > 0]
-    shown = [CUMULATIVE]
-    if len(spreads):
-        noise = Z_95 * np.median(spreads)
-        highs = [_ends(p, CUMULATIVE.key)[1] for p in profiles]
-        if np.nanmax(np.concatenate(highs), initial=0.0) > LOGARITHMIC_FROM * noise:
-            threshold = 10.0 ** round(math.log10(noise))
-            title = "D²ₜ, logarithmic above the noise"
-            shown.append(replace(CUMULATIVE, title=title, threshold=threshold))
-    return _lines("cumulative", profiles, shown)
+    if not len(spreads):
+        return None
+    noise = Z_95 * np.median(spreads)
+    highs = [interval_ends(p, CUMULATIVE.key)[1] for p in profiles]
+    if np.nanmax(np.concatenate(highs), initial=0.0) <= LOGARITHMIC_FROM * noise:
+        return None
+    threshold = 10.0 ** round(math.log10(noise))
+    title = "D²ₜ, logarithmic above the noise"
+    return _lines("cumulative", profiles, [replace(CUMULATIVE, title=title, threshold=threshold)])
 
 
 def amplification_plot(profiles: Sequence[Profile]) -> Plot | None:
-    """The amplification of every segment and the gain of everything downstream."""
+    """The amplification of every segment and the gain of everything downstream.
+
+    None where no model has more than one factor: the gains would repeat it.
+    """
+    key = FACTORS[0].key
+    if not any(np.isfinite(column(profile, key)).sum() > 1 for profile in profiles):
+        return None
     return _lines("amplification", profiles, FACTORS)
 
 
 def exposure_plot(profiles: Sequence[Profile]) -> Plot | None:
-    """Ning et al.'s variance error and the gap of the predicted noise's norm."""
-    return _lines("exposure", profiles, EXPOSURE)
+    """Ning et al.'s variance error, and the gap of the predicted noise's norm with its intervals.
+
+    The variance error has no zero to compare it with, so it is drawn for several models only.
+    """
+    return _lines("exposure", profiles, EXPOSURE[len(profiles) == 1 :])
 
 
 def _lines(name: str, profiles: Sequence[Profile], quantities: Sequence[Quantity]) -> Plot | None:
@@ -127,7 +132,7 @@ def _lines(name: str, profiles: Sequence[Profile], quantities: Sequence[Quantity
             axis.apply(axes, canvas.is_narrow)
 
     keys = {q.key: q.words for q in shown}
-    alt = " ".join(_describe_all(profiles, key, words) for key, words in keys.items())
+    alt = " ".join(describe_all(profiles, key, words) for key, words in keys.items())
     return draw(name, alt, draw_on, (984, 340), (340, 255 * len(shown)))
 
 
@@ -138,7 +143,7 @@ def _panel(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], quantity: Qu
     for i, profile in enumerate(profiles):
         nudge = 0.008 * (i - (len(profiles) - 1) / 2) if is_factor else 0.0
         x = axis.place(column(profile, "t")) + nudge * (axis.ends[1] - axis.ends[0])
-        low, high = _ends(profile, quantity.key)
+        low, high = interval_ends(profile, quantity.key)
         if is_factor:
             axes.vlines(x, np.maximum(low, 0), high, color=color(i), linewidth=1.4, alpha=0.75)
         else:
@@ -150,11 +155,11 @@ def _panel(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], quantity: Qu
     axes.axhline(quantity.reference, color=MUTED, linewidth=1.0, zorder=1)
     if is_factor:
         defined = [column(p, "t")[np.isfinite(column(p, quantity.key))] for p in profiles]
-        _shade(axes, axis, axis.grid[0], np.concatenate(defined).max(), "undefined", 0)
+        shade(axes, axis, axis.grid[0], np.concatenate(defined).max(), "undefined", 0)
         factor_scale(axes.yaxis, np.concatenate(values))
         return
     if quantity.key == CUMULATIVE.key:
-        _shade_null(axes, axis, profiles)
+        shade_null(axes, axis, profiles)
     every = np.concatenate(values + limits)
     if quantity.threshold:
         low, high = np.nanmin(every, initial=-quantity.threshold), np.nanmax(every)
@@ -170,7 +175,7 @@ def draw_line(axes: Axes, x: NDArray[Any], y: NDArray[Any], i: int, **options: A
     axes.plot(x, y, color=color(i), markeredgecolor=PANEL, markeredgewidth=1.0, **options)
 
 
-def _ends(profile: Profile, key: str) -> NDArray[np.float64]:
+def interval_ends(profile: Profile, key: str) -> NDArray[np.float64]:
     """Lower and upper ends of the 95 % intervals of a quantity, NaN where there is none."""
     chain = states(profile)
     found: list[evidence.Estimate | None] = [None] * len(chain)
@@ -179,6 +184,8 @@ def _ends(profile: Profile, key: str) -> NDArray[np.float64]:
     elif key == "budget.amplification":
         pairs = zip(chain[:-1], chain[1:], strict=True)
         found[1:] = [evidence.amplification(*pair) for pair in pairs]
+    elif key != "downstream_gain":
+        found = [evidence.with_error(state, key) for state in chain]
     unknown = (math.nan, math.nan)
     ends = [(e.low, e.high) if e and math.isfinite(e.se) else unknown for e in found]
     return np.array(ends).T
@@ -192,14 +199,14 @@ def plot_on(profile: Profile, ax: Axes | None = None) -> Axes:
         ax = pyplot.subplots()[1]
     times = column(profile, "t")
     (line,) = ax.plot(times, column(profile, "error.mmd_sq"), marker="o", label=label(profile))
-    low, high = _ends(profile, "error.mmd_sq")
+    low, high = interval_ends(profile, "error.mmd_sq")
     ax.fill_between(times, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     ax.set(xlabel="t, from noise to data", ylabel="$D_t^2$")
     ax.xaxis.set_inverted(True)
     return ax
 
 
-def _shade_null(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile]) -> None:
+def shade_null(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile]) -> None:
     """Draw where 95 % of the estimates would lie if the model made no error (the widest)."""
     widest = np.full(len(axis.grid), math.nan)
     for profile in profiles:
@@ -210,7 +217,7 @@ def _shade_null(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile]) -> None
     axes.fill_between(x, -y, y, color=MUTED, alpha=0.17, linewidth=0, zorder=0.5)
 
 
-def _shade(axes: Axes, axis: TimeAxis, start: float, stop: float, text: str, layer: float) -> None:
+def shade(axes: Axes, axis: TimeAxis, start: float, stop: float, text: str, layer: float) -> None:
     """Shade a part of the chain and write on it why, where there is room."""
     (first, last), (left, right) = axis.place([start, stop]), axis.ends
     if last <= first:
@@ -226,174 +233,60 @@ def _shade(axes: Axes, axis: TimeAxis, start: float, stop: float, text: str, lay
 # ------------------------------------------------------------------ fresh and inherited
 
 
-def budget_plot(profiles: Sequence[Profile]) -> Plot | None:
-    """Fresh and inherited error of every segment, stacked: the bound on D."""
+def budget_plot(profiles: Sequence[Profile], exponent: int) -> Plot | None:
+    """Squares of the fresh and the inherited error of every segment, beside the cumulative one.
+
+    Arguments:
+        profiles: What was measured.
+        exponent: The power of ten in which squared errors are written.
+    """
     named = zip(profiles, labels(profiles), strict=True)
-    keys = ("budget.fresh", "budget.inherited")
-    shown = [(i, p, name) for i, (p, name) in enumerate(named) if has([p], *keys)]
+    shown = [(i, p, name) for i, (p, name) in enumerate(named) if has([p], *map(_square, PIECES))]
     if not shown:
         return None
-    values = [np.nansum([column(p, key) for key in keys], axis=0) for _, p, _ in shown]
 
     def draw_on(canvas: Canvas) -> None:
         panels = canvas.panels(len(shown), sharey=True)
-        for axes, (i, profile, name) in zip(panels, shown, strict=True):
-            _budget_bars(axes, profile, i, canvas.is_narrow)
+        values = []
+        for axes, (i, profile, _) in zip(panels, shown, strict=True):
+            values.append(_budget_points(axes, profile, i, canvas.is_narrow))
+        for axes, (i, _, name) in zip(panels, shown, strict=True):
             title = name if len(name) <= 28 else name[:27] + "…"
-            linear_scale(axes.yaxis, np.concatenate(values), title)
+            linear_scale(axes.yaxis, np.concatenate(values), title, exponent)
             axes.set_title(axes.get_title("left"), color=color(i), fontweight="bold")
             axes.tick_params(labelleft=True)
 
     rows = -(-len(shown) // 2)
-    words = ("Fresh error of every segment", "Inherited error of every segment")
-    alt = " ".join(_describe_all(profiles, *pair) for pair in zip(keys, words, strict=True))
+    texts = [f"Square of the {piece} error of every segment" for piece in PIECES]
+    pairs = zip(map(_square, PIECES), texts, strict=True)
+    alt = " ".join(describe_all(profiles, *pair) for pair in pairs)
     return draw("budget", alt, draw_on, (984, 330 * rows), (340, 270 * len(shown)))
 
 
-def _budget_bars(axes: Axes, profile: Profile, i: int, is_narrow: bool) -> None:
-    """Draw one model's segments as stacked bars, with the measured error as a tick."""
-    keys = ("t", "budget.fresh", "budget.inherited", "error.mmd_sq")
-    times, fresh, inherited, measured = (column(profile, key)[1:] for key in keys)
-    fresh, inherited = np.nan_to_num(fresh), np.nan_to_num(inherited)
-    places, count = np.arange(len(times)), len(times)
-    bars: dict[str, Any] = {"width": 0.74, "edgecolor": PANEL, "zorder": 2, "color": color(i)}
-    bars["linewidth"] = 1.0 if count <= 30 else 0.0
-    axes.bar(places, fresh, **bars)
-    axes.bar(places, inherited, bottom=fresh, alpha=0.32, **bars)
-    measured[fresh + inherited == 0] = math.nan
-    height = np.sqrt(np.maximum(measured, 0.0))
-    axes.hlines(height, places - 0.42, places + 0.42, color=INK, linewidth=1.8, zorder=3)
-    if count <= (16 if is_narrow else 40):
-        square, se = (column(profile, f"budget.fresh_sq{end}")[1:] for end in ("", "_se"))
-        low, high = (np.sqrt(np.maximum(square + z * se, 0.0)) for z in (-Z_95, Z_95))
-        axes.vlines(places, low, high, color=INK, linewidth=1.0, alpha=0.65, zorder=4)
+def _square(piece: str) -> str:
+    return f"budget.{piece}_sq"
+
+
+def _budget_points(axes: Axes, profile: Profile, i: int, is_narrow: bool) -> NDArray[np.float64]:
+    """Draw one model's segments, with 95 % intervals; return the values and their ends."""
+    times, count = column(profile, "t")[1:], len(states(profile)) - 1
+    places, every = np.arange(count), []
+    looks: dict[str, dict[str, Any]] = {
+        "fresh": {"markerfacecolor": color(i)},
+        "inherited": {"markerfacecolor": PANEL, "markeredgewidth": 1.6},
+    }
+    for side, piece in ((-0.16, "fresh"), (0.16, "inherited")):
+        low, high = interval_ends(profile, _square(piece))[:, 1:]
+        values = column(profile, _square(piece))[1:]
+        axes.vlines(places + side, low, high, color=color(i), linewidth=1.5, alpha=0.8)
+        axes.plot(
+            places + side, values, "o", color=color(i), markersize=5.5, zorder=3, **looks[piece]
+        )
+        every += [values, low, high]
+    measured = column(profile, CUMULATIVE.key)[1:]
+    axes.hlines(measured, places - 0.4, places + 0.4, color=INK, linewidth=1.8, zorder=2)
     axes.axhline(0, color=MUTED, linewidth=1.0)
     axes.set_xlim(-0.7, count - 0.3)
     thin_ticks(axes, [f"{t:g}" for t in times], 6 if is_narrow else 10)
     axes.set_xlabel("segment that arrives at t")
-
-
-# ------------------------------------------------------------------ nats
-
-
-class _Segments:
-    """The segments of a profile with a modular error: where they are, and numbers per step."""
-
-    def __init__(self, profile: Profile, axis: TimeAxis) -> None:
-        """Find them."""
-        self.profile = profile
-        self.index = np.flatnonzero(np.isfinite(column(profile, "modular.error")[1:])) + 1
-        self.times = column(profile, "t")
-        self.left, self.right = (axis.place(self.times[self.index - k]) for k in (1, 0))
-        chain = states(profile)
-        self.memorizing = np.array([is_memorizing(chain[i]) for i in self.index])
-        steps = np.nan_to_num(column(profile, "modular.steps"), nan=1.0)
-        self.steps = np.where(steps > 0, steps, 1.0)
-
-    def per_step(self, key: str) -> NDArray[np.float64]:
-        """A modular number of each segment, per step."""
-        return (np.nan_to_num(column(self.profile, f"modular.{key}")) / self.steps)[self.index]
-
-    def shade_memorizing(self, axes: Axes, axis: TimeAxis, layer: float = 0) -> None:
-        """Shade the segments in which the target is a single datum."""
-        found = self.index[self.memorizing]
-        if len(found):
-            ends = self.times[found[0] - 1], self.times[found[-1]]
-            _shade(axes, axis, *ends, "target memorizes", layer)
-
-
-def modular_plot(profiles: Sequence[Profile]) -> Plot | None:
-    """The modular error per step of every model: stacked parts, and all on a log scale."""
-    named = zip(profiles, labels(profiles), strict=True)
-    shown = [(p, name) for p, name in named if has([p], "modular.error")]
-    if not shown:
-        return None
-
-    def draw_on(canvas: Canvas) -> None:
-        panels = canvas.panels(2 * len(shown))
-        for k, (profile, name) in enumerate(shown):
-            axis, head = TimeAxis.of([profile]), f"{name}: " if len(shown) > 1 else ""
-            found = _Segments(profile, axis)
-            for axes, paint, layer in zip(panels[2 * k :], (_stack, _logs), (3, 0), strict=False):
-                paint(axes, found, head)
-                found.shade_memorizing(axes, axis, layer)
-                axis.apply(axes, canvas.is_narrow)
-
-    where = {"error": "the sampler's states", "error_forward": "forward draws"}
-    alt = "Modular error of every segment in nats. " + " ".join(
-        describe(f"{name}, on {words}", profile, f"modular.{key}")
-        for profile, name in shown
-        for key, words in where.items()
-    )
-    return draw("modular", alt, draw_on, (984, 330 * len(shown)), (340, 520 * len(shown)))
-
-
-def _stack(axes: Axes, found: _Segments, head: str) -> None:
-    """Draw the parts on the sampler's states as stacked bars, the error on q as a line."""
-    parts = np.array([found.per_step(part) for part in PARTS])
-    edge: dict[str, Any] = {"edgecolor": PANEL, "linewidth": 0.8 if len(found.left) <= 40 else 0.0}
-    for sign in (1, -1):
-        heights = np.maximum(sign * parts, 0.0)
-        for part, height, top in zip(PARTS, heights, heights.cumsum(0), strict=True):
-            if height.any():
-                axes.bar(
-                    found.left, sign * height, found.right - found.left, sign * (top - height),
-                    align="edge", color=color(PART_COLORS[part]), zorder=2, **edge,
-                )  # fmt: skip
-    forward = found.per_step("error_forward")
-    axes.stairs(forward, [*found.left, found.right[-1]], color=INK, linewidth=1.8, zorder=4)
-    axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
-    seen = slice(None) if found.memorizing.all() else ~found.memorizing
-    tops, bottoms = np.maximum(parts, 0.0).sum(0)[seen], np.minimum(parts, 0.0).sum(0)[seen]
-    top = max(tops.max(), forward[seen].max(), 1e-12)
-    linear_scale(axes.yaxis, top, f"{head}nats per step")
-    axes.set_ylim(1.15 * bottoms.min(), 1.15 * top)
-
-
-def _logs(axes: Axes, found: _Segments, head: str) -> None:
-    """Draw the parts and both totals per step on a logarithmic scale, at the middle of segments."""
-    looks = {part: (color(PART_COLORS[part]), "-") for part in PARTS}
-    looks |= {"error_forward": (INK, "-"), "error": (INK, ":")}
-    middle, mark = (found.left + found.right) / 2, "o" if len(found.left) <= 40 else None
-    for key, (ink, style) in looks.items():
-        values = found.per_step(key)
-        values = np.where(values > 0, values, math.nan)
-        axes.plot(middle, values, style, color=ink, marker=mark, markersize=3.5)
-    log_scale(axes.yaxis)
-    axes.set_title(f"{head}the same, logarithmic")
-
-
-def bracket_plot(profiles: Sequence[Profile]) -> Plot | None:
-    """The limits of the cumulative error as a band for each model, on a log scale."""
-    names = labels(profiles)
-    shown = [i for i, profile in enumerate(profiles) if has([profile], "kl.upper")]
-    if not shown:
-        return None
-    axis = TimeAxis.of([profiles[i] for i in shown])
-    limits = {i: [column(profiles[i], f"kl.{end}") for end in ("lower", "upper")] for i in shown}
-    every = np.concatenate([ends for pair in limits.values() for ends in pair])
-    every = every[every > 0] if (every > 0).any() else np.ones(1)
-    floor = min(every.min(), every.max() / 10**DECADES_BELOW) / 2
-
-    def draw_on(canvas: Canvas) -> None:
-        (axes,) = canvas.panels(1)
-        for i, (low, high) in limits.items():
-            x, known = axis.place(column(profiles[i], "t")), np.isfinite(low) & np.isfinite(high)
-            x, low, high = x[known], np.maximum(low, floor)[known], np.maximum(high, floor)[known]
-            axes.fill_between(x, low, high, color=color(i), alpha=0.2, linewidth=0, zorder=2)
-            certified = np.where(low > floor, low, math.nan)  # a limit of 0 leaves the band open
-            for values, mark in ((high, "v"), (certified, "^")):
-                axes.plot(x, values, color=color(i), marker=mark, markersize=8, zorder=4)
-        log_scale(axes.yaxis)
-        axes.set_ylim(floor, 6 * every.max())
-        axes.set_title("limits of KL(pₜ ‖ qₜ), in nats")
-        if len(shown) == 1:
-            _Segments(profiles[shown[0]], axis).shade_memorizing(axes, axis)
-        axis.apply(axes, canvas.is_narrow)
-
-    alt = "Limits of the cumulative error in nats. " + " ".join(
-        describe(f"{names[i]}, {end} limit", profiles[i], f"kl.{end}")
-        for i in shown
-        for end in ("lower", "upper")
-    )
-    return draw("bracket", alt, draw_on, (984, 350), (340, 280))
+    return np.concatenate([*every, measured])

@@ -42,6 +42,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One thing to do next: why, and the command."""
+
+    reason: str
+    command: str
+
+
+@dataclass(frozen=True)
 class ReportInput:
     r"""Everything that one report shows; sections without data are left out.
 

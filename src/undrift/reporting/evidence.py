@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass, replace
 
 from undrift.reporting.content import Profile, State, number, states
-from undrift.reporting.numbers import Z_95, estimate, interval
+from undrift.reporting.numbers import Z_95, estimate, interval, percent, percent_number
 
 SIGNIFICANCE = 0.05
 
@@ -77,6 +77,16 @@ def cumulative(state: State) -> Estimate | None:
     return Estimate(value, se, number(state, "error.p_value"), _ends(state))
 
 
+def with_error(state: State, key: str) -> Estimate | None:
+    """A number of a state with its standard error, which has the same name and ``_se``.
+
+    >>> with_error({"t": 0, "budget": {"fresh_sq": 2.0, "fresh_sq_se": 0.5}}, "budget.fresh_sq")
+    Estimate(value=2.0, se=0.5, p_value=None, ends=None)
+    """
+    value, se = number(state, key), number(state, f"{key}_se")
+    return None if value is None or se is None else Estimate(value, se)
+
+
 def _ends(state: State) -> tuple[float, float] | None:
     ends = (state.get("error") or {}).get("interval") or (None, None)
     low, high = (number({"end": end}, "end") for end in ends)
@@ -126,6 +136,26 @@ def amplification(previous: State, state: State) -> Estimate | None:
     return Estimate(value, value * relative)
 
 
+def in_percent(baseline: Estimate, other: Estimate) -> str:
+    """A difference in percent of the baseline, in brackets, where the interval allows one.
+
+    It is given where the baseline is distinguishable from zero and the interval of the relative
+    change lies within (−100, 100).
+
+    >>> in_percent(Estimate(10.0, 0.5), Estimate(6.0, 0.4))
+    ' (−40 %, −50 to −30 %)'
+    >>> in_percent(Estimate(10.0, 0.5), Estimate(1.0, 0.8))
+    ''
+    """
+    if not baseline.is_detected:
+        return ""
+    change = relative_change(baseline, other)
+    if not -1 < change.low < change.high < 1:
+        return ""
+    low, high = (percent_number(end, signed=True) for end in (change.low, change.high))
+    return f" ({percent(change.value, signed=True)}, {low} to {high} %)"
+
+
 @dataclass(frozen=True)
 class Segment:
     """One piece of the chain, from a chosen state to the next, and what it does to the error."""
@@ -134,6 +164,8 @@ class Segment:
     stop: float
     fresh: float
     fresh_se: float | None
+    square: float
+    square_se: float
     is_detected: bool
     gain: float | None
     share: float | None = None
@@ -172,6 +204,8 @@ def _segment(previous: State, state: State) -> Segment:
         stop=float(state["t"]),
         fresh=fresh,
         fresh_se=None if square_se is None or fresh <= 0 else square_se / (2 * fresh),
+        square=square,
+        square_se=math.inf if square_se is None else square_se,
         is_detected=square_se is not None and square > Z_95 * square_se,
         gain=number(state, "downstream_gain"),
     )

@@ -14,22 +14,27 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from undrift.reporting import chain_figures, page, tables, training_figures
+from undrift.reporting import chain_figures, nats_figures, page, tables, training_figures
+from undrift.reporting.band_figures import band_map
 from undrift.reporting.canvas import NUM_COLORS, column
 from undrift.reporting.chain_figures import has
-from undrift.reporting.content import ReportInput, by_topic, labels, states
-from undrift.reporting.findings import findings
+from undrift.reporting.content import ReportInput, Step, by_topic, labels, states
+from undrift.reporting.findings import findings, unit_of
 from undrift.reporting.nats import is_memorizing
+from undrift.reporting.next_steps import next_steps
+from undrift.reporting.overview_figure import factors_of, overview_plot
+from undrift.reporting.summary import summary
 
 PLOTS = {
     "cumulative": chain_figures.cumulative_plot,
-    "budget": chain_figures.budget_plot,
     "amplification": chain_figures.amplification_plot,
-    "modular": chain_figures.modular_plot,
-    "bracket": chain_figures.bracket_plot,
+    "modular": nats_figures.modular_plot,
+    "bracket": nats_figures.bracket_plot,
     "exposure": chain_figures.exposure_plot,
 }
 """Plots along the chain; each is None where its numbers were not measured."""
+MAPPED = 4
+"""Most models whose bands are drawn; all of them are in the tables."""
 MOST_LOG_ROWS = 2000
 """Rows of one training log that the page carries as data; longer logs are thinned."""
 
@@ -87,6 +92,8 @@ def _numbers(report: ReportInput) -> dict[str, Any]:
     more = (("Configuration", report.config), ("Versions", report.versions))
     return {
         "names": names,
+        "sentences": summary(profiles),
+        "steps": _steps(report),
         "verdict": by_topic(findings(profiles)),
         "final": tables.headline_table(profiles) if profiles else None,
         "quality": tables.quality_table(report.quality) if report.quality else None,
@@ -98,6 +105,21 @@ def _numbers(report: ReportInput) -> dict[str, Any]:
         "more_settings": [tables.settings_table(title, (), [tree]) for title, tree in more if tree],
         "images": page.inline_images(report.sample_grids),
     }
+
+
+def _steps(report: ReportInput) -> list[tuple[str, Step]]:
+    """Return what to do next: the name of the model where there are several, reason, command.
+
+    The first step of each model comes before the second one of any.
+    """
+    profiles, names = report.profiles, labels(report.profiles)
+    found = [
+        (rank, i, step)
+        for i, profile in enumerate(profiles)
+        for rank, step in enumerate(next_steps(profile))
+    ]
+    ordered = sorted(found, key=lambda triple: triple[:2])
+    return [(names[i] if len(names) > 1 else "", step) for _, i, step in ordered]
 
 
 def _commands(report: ReportInput) -> list[tuple[str, str]]:
@@ -116,13 +138,22 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     colors = {name: i for i, name in enumerate(dict.fromkeys([*names, *dict(logs)]))}
     kinds = {name: f"c{i % NUM_COLORS}" for name, i in colors.items()}
     is_chain = any(len(p["states"]) > 1 for p in profiles)
-    plots = {
+    plots: dict[str, Any] = {
         name: page.inline(make(profiles)) if is_chain else None for name, make in PLOTS.items()
     }
+    unit = unit_of(profiles) if is_chain else 0
+    plots["overview"] = page.inline(overview_plot(profiles, unit)) if is_chain else None
+    plots["budget"] = page.inline(chain_figures.budget_plot(profiles, unit)) if is_chain else None
+    maps = [
+        (name, band_map(p, f"bands-{k}"))
+        for k, (p, name) in enumerate(zip(profiles, names, strict=True))
+    ]
+    plots["maps"] = [(name, page.inline(drawn)) for name, drawn in maps[:MAPPED] if drawn]
     reasons = [((p.get("how") or {}).get("modular") or {}).get("reason") for p in profiles]
     widths = [column(profile, "error.bandwidth") for profile in profiles]
     return plots | {
         "kinds": kinds,
+        "has_factors": is_chain and any(np.isfinite(factors_of(p).values).any() for p in profiles),
         "kinds_of_models": {name: kinds[name] for name in names},
         "kinds_of_logs": {name: kinds[name] for name, _ in logs},
         "memorizes": any(is_memorizing(state) for p in profiles for state in states(p)),

@@ -97,6 +97,17 @@ class Split:
         return max(self.parts, key=lambda name: self.parts[name]) if is_clear else None
 
 
+def variance_factor(profile: Profile) -> float | None:
+    """The best factor on the reverse variance, where the variance is the largest part of the error.
+
+    Segments in which the target memorizes are left out.
+    """
+    segments = [s for s in states(profile) if number(s, "modular.error") is not None]
+    clear = [state for state in segments if not is_memorizing(state)]
+    found = Split(clear)
+    return found.variance_factor if clear and found.largest == "variance" else None
+
+
 def is_memorizing(state: State) -> bool:
     """Whether the target of a segment is a single datum."""
     return (number(state, "modular.nearest_weight") or 0.0) > MEMORIZING

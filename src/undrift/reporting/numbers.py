@@ -99,16 +99,25 @@ def scientific(value: float | None, places: int = 2) -> str:
     )
 
 
-def estimate(value: float, low: float, high: float) -> str:
-    """Return a value with its 95 % interval.
+def estimate(value: float, low: float, high: float, exponent: int | None = None) -> str:
+    """Return a value with its 95 % interval, in one unit: the given power of ten, or its own.
 
     >>> estimate(1.15e-3, 1.052e-3, 1.248e-3)
     '1.15×10⁻³ (95 % interval 1.05 to 1.25×10⁻³)'
     """
-    exponent = common_exponent([value, low, high])
+    exponent = common_exponent([value, low, high]) if exponent is None else exponent
     places = decimals((high - low) / (2 * Z_95), exponent)
     ends = f"{scaled(low, exponent, places)} to {scaled(high, exponent, places)}{unit(exponent)}"
     return f"{scaled(value, exponent, places)}{unit(exponent)} (95 % interval {ends})"
+
+
+def bracket(value: float, low: float, high: float, exponent: int | None = None) -> str:
+    """Return a value with its interval in brackets, where it is said elsewhere what they are.
+
+    >>> bracket(1.36, 1.25, 1.46)
+    '1.36 (1.25 to 1.46)'
+    """
+    return estimate(value, low, high, exponent).replace("95 % interval ", "")
 
 
 def plus_minus(value: float, se: float, exponent: int | None = None) -> str:

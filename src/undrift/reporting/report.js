@@ -5,6 +5,20 @@
   link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   link.hidden = false;
 
+  var folded = document.querySelectorAll("details");
+  addEventListener("beforeprint", function () {
+    folded.forEach(function (part) { part.dataset.was = part.open ? "open" : ""; part.open = true; });
+  });
+  addEventListener("afterprint", function () {
+    folded.forEach(function (part) { part.open = part.dataset.was === "open"; });
+  });
+  var unfold = function () {
+    var target = location.hash && document.querySelector(location.hash);
+    if (target && target.closest("details")) { target.closest("details").open = true; }
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
   document.querySelectorAll("[data-copy]").forEach(function (button) {
     var code = button.closest(".command").querySelector("code");
     button.hidden = false;

@@ -23,8 +23,6 @@ from undrift.reporting.numbers import (
     MISSING,
     common_exponent,
     decimals,
-    percent,
-    percent_number,
     plus_minus,
     power_of_ten,
     probability,
@@ -122,20 +120,21 @@ def headline_table(profiles: Sequence[Profile]) -> Table:
         p_text = probability(p_value).removeprefix("p ").removeprefix("= ")
         cells = [name, f"{value} ± {se}", f"{low} to {high}" if final else MISSING]
         cells.append(MISSING if p_value is None else p_text)
-        rows.append([*cells, _change(found[0], final) if rows else ""])
+        rows.append([*cells, _change(found[0], final, exponent) if rows else ""])
     columns = ["model", "D₀² ± se", "95 % interval", "p", "change (95 % interval)"]
     count = 4 if len(rows) == 1 else 5
     title = f"Final error D₀²{f', in units of {power_of_ten(exponent)}' if exponent else ''}"
     return Table(title, columns[:count], [row[:count] for row in rows], num_names=1)
 
 
-def _change(baseline: Estimate | None, other: Estimate | None) -> str:
-    """Return the relative change with its interval, where the baseline's error allows one."""
-    if baseline is None or other is None or not baseline.is_detected or baseline.value <= 0:
+def _change(baseline: Estimate | None, other: Estimate | None, exponent: int) -> str:
+    """Return the difference from the first model with its interval, in the unit of the table."""
+    if baseline is None or other is None:
         return MISSING
-    change = evidence.relative_change(baseline, other)
-    low, high = (percent_number(v, signed=True) for v in (change.low, change.high))
-    return f"{percent(change.value, signed=True)} ({low} to {high} %)"
+    change = evidence.difference(other, baseline)
+    places = decimals(change.se, exponent)
+    ends = [scaled(v, exponent, places) for v in (change.value, change.low, change.high)]
+    return f"{ends[0]} ({ends[1]} to {ends[2]})"
 
 
 def chain_table(profile: Profile) -> Table:

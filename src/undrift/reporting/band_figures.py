@@ -1,0 +1,131 @@
+"""The heat map of a profile, band × time: the error, its amplification, and what is fresh.
+
+Colors are those of the page: orange is too strong (or amplified), blue too weak (or reduced), the
+stronger the color the larger the number. A hollow cell holds a number that is not distinguishable
+from 0 (of an amplification: from 1); an empty one holds none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.patches import Rectangle
+
+from undrift.reporting.bands import Band, bands
+from undrift.reporting.canvas import GRID, INK, MUTED, Canvas, Plot, color, draw, thin_ticks
+from undrift.reporting.content import Profile
+from undrift.reporting.evidence import Estimate
+from undrift.reporting.numbers import percent_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STRONG, WEAK = 1, 0
+"""Numbers of the page's colors."""
+FAINTEST = 0.12
+LABELED = 18
+"""Most states for which the numbers are written into the cells of a wide map."""
+
+
+class Cell(NamedTuple):
+    """What one cell of a map shows: text, signed size, whether it is beyond its error bar."""
+
+    text: str
+    size: float
+    is_clear: bool
+
+
+class Map(NamedTuple):
+    """One panel: its title, and the cell of a band at a state, if it has one."""
+
+    title: str
+    cell: Callable[[Band, int], Cell | None]
+
+
+def _log_cell(key: str) -> Callable[[Band, int], Cell | None]:
+    def cell(band: Band, index: int) -> Cell | None:
+        found = band.at(index, key)
+        if found is None:
+            return None
+        text = percent_number(math.expm1(found.value), signed=True)
+        return Cell(text, found.value, not found.low <= 0 <= found.high)
+
+    return cell
+
+
+def _factor_cell(band: Band, index: int) -> Cell | None:
+    found: Estimate | None = dict(band.amplifications()).get(index)
+    if found is None:
+        return None
+    size = math.log(max(abs(found.value), 0.05)) if found.value > 0 else -math.log(20)
+    return Cell(f"{found.value:.2f}", size, not found.low <= 1 <= found.high)
+
+
+MAPS = (
+    Map("error e of the energy, in percent", _log_cell("error")),
+    Map("amplification μ of the segment that ends here", _factor_cell),
+    Map("fresh error of the segment, in percent", _log_cell("fresh")),
+)
+
+
+def band_map(profile: Profile, name: str = "bands") -> Plot | None:
+    """Error, amplification and fresh error of every band at every state; None without bands.
+
+    Arguments:
+        profile: What was measured.
+        name: Name of the plot, distinct on a page.
+    """
+    found = bands(profile)
+    if not found or not any(band.final for band in found):
+        return None
+    shown = [panel for panel in MAPS if any(_cells(found, panel))]
+
+    def draw_on(canvas: Canvas) -> None:
+        for axes, panel in zip(canvas.panels(len(shown), columns=1), shown, strict=True):
+            _draw(axes, found, panel, canvas.is_narrow)
+
+    rows = 27 * len(found)
+    sizes = (984, (rows + 78) * len(shown)), (340, (rows + 78) * len(shown))
+    return draw(name, _describe(found), draw_on, *sizes)
+
+
+def _cells(found: Sequence[Band], panel: Map) -> list[tuple[int, int, Cell]]:
+    """The cells of a panel: row, column, what they show."""
+    places = [(row, k) for row, band in enumerate(found) for k in range(len(band.times))]
+    cells = [(row, k, panel.cell(found[row], k)) for row, k in places]
+    return [(row, k, cell) for row, k, cell in cells if cell]
+
+
+def _draw(axes: Axes, found: Sequence[Band], panel: Map, is_narrow: bool) -> None:
+    cells, count = _cells(found, panel), len(found[0].times)
+    largest = max((abs(cell.size) for *_, cell in cells if cell.is_clear), default=1.0) or 1.0
+    for row, k, cell in cells:
+        tint = color(STRONG if cell.size > 0 else WEAK)
+        strength = FAINTEST + (0.85 - FAINTEST) * min(abs(cell.size) / largest, 1.0)
+        look = {"facecolor": tint, "alpha": strength} if cell.is_clear else {"facecolor": "none"}
+        box = Rectangle((k - 0.47, row - 0.45), 0.94, 0.9, edgecolor=GRID, linewidth=0.8, **look)
+        axes.add_patch(box)
+        if not is_narrow and count <= LABELED:
+            ink = INK if cell.is_clear else MUTED
+            axes.text(k, row, cell.text, ha="center", va="center", fontsize=11, color=ink)
+    axes.set_title(panel.title)
+    axes.set(xlim=(-0.6, count - 0.4), ylim=(-0.6, len(found) - 0.4))
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(found)), [_short(band) for band in found])
+    thin_ticks(axes, [f"{t:g}" for t in found[0].times], 6 if is_narrow else LABELED)
+    axes.set_xlabel("noise  ←  t  →  data")
+
+
+def _short(band: Band) -> str:
+    return band.name.replace(" half waves", "").replace(" components", "")
+
+
+def _describe(found: Sequence[Band]) -> str:
+    ends = [
+        f"{band.name} {percent_number(math.expm1(band.final.value), signed=True)} %"
+        for band in found
+        if band.final
+    ]
+    return f"Error of the energy of each frequency band at the end of the chain: {', '.join(ends)}."
