@@ -274,10 +274,10 @@ def test_a_saved_state_does_not_move_on():
     cohorts = PersistentCohorts(2)
     roll(cohorts, sampler, streams)
     saved = cohorts.state_dict()
-    before = [state["x"].clone() for state in saved["states"]]
+    before = [state["x"].clone() for (state,) in saved["paths"]]
     roll(cohorts, sampler, streams, calls=5)
-    assert [sampler.grid.index(state["t"]) for state in saved["states"]] == [1, 5]
-    for state, x in zip(saved["states"], before, strict=True):
+    assert [sampler.grid.index(state["t"]) for (state,) in saved["paths"]] == [1, 5]
+    for (state,), x in zip(saved["paths"], before, strict=True):
         torch.testing.assert_close(state["x"], x, rtol=0, atol=0)
 
 

@@ -613,6 +613,25 @@ def test_losses_of_samples_follow_the_solver_that_is_chosen(base):
         assert all(row["loss"] == pytest.approx(6) and row["frechet"] > 0 for row in rows)
 
 
+def test_the_log_has_the_main_loss_beside_that_of_the_start_and_the_share(base):
+    folder, before = base
+    own = replace(config("persistent").regularizer, gradient_share=50.0, start=0.2)
+    own = replace(own, main_loss_limit=1e-4)
+    rate = OptimizerConfig(learning_rate=3e-3)
+    options = {"start_from": str(folder), "steps": 40, "regularizer": own, "optimizer": rate}
+    trainer, rows = train(config("persistent", **options))
+    found = [row for row in rows if "main_average_start" in row]
+    assert [row["step"] for row in found] == [9, 11, 21, 31]
+    assert found[0]["main_average"] == pytest.approx(found[0]["main_average_start"], rel=1e-5)
+    assert found[0]["main_average"] == pytest.approx(rows[8]["loss"], rel=1e-5)
+    guard = trainer.guard
+    assert guard.rise > guard.limit and guard.scale < 1  # a share of 50 is too much
+    assert found[-1]["share"] == pytest.approx(50 * guard.scale)
+    assert trainer.regularizer.balance.scale == guard.scale
+    free, _ = train(config("persistent", **options | {"regularizer": replace(own, strength=1.0)}))
+    assert free.guard is None
+
+
 def test_several_spaces_are_compared_and_a_run_resumes_with_them(base, tmp_path):
     folder, _ = base
     options = replace(

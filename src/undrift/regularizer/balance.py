@@ -29,6 +29,7 @@ class GradientBalance(Resumable):
         decay: Weight of the past in the averages.
         every: After how many terms the norms are measured again where that costs extra
             backward passes; a prime, so that all cohorts and steps occur.
+        scale: Factor of the share, which a :class:`~undrift.regularizer.guard.MainLossGuard` sets.
 
     Example:
         >>> balance = GradientBalance(share=0.5)
@@ -42,8 +43,9 @@ class GradientBalance(Resumable):
     every: int = 7
     main_sq: float = 0.0
     reg_sq: float = 0.0
+    scale: float = 1.0
 
-    saved = ("main_sq", "reg_sq")
+    saved = ("main_sq", "reg_sq", "scale")
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -60,7 +62,8 @@ class GradientBalance(Resumable):
     @property
     def strength(self) -> float:
         """λ now; 0 before anything was measured."""
-        return self.share * math.sqrt(self.main_sq / self.reg_sq) if self.reg_sq > 0 else 0.0
+        share = self.share * self.scale
+        return share * math.sqrt(self.main_sq / self.reg_sq) if self.reg_sq > 0 else 0.0
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from undrift.diffusion.sampler import Sampler, State
 from undrift.regularizer.bootstrap import Rollout
 from undrift.regularizer.resumable import Streams
 from undrift.regularizer.weighting import window_start
+
+Kind = TypeVar("Kind")
 
 
 @dataclass
@@ -38,16 +40,24 @@ class PersistentCohorts(Rollout):
     1,360 passes and a cohort is used for 600 terms; on a grid of 50 steps the start takes 68 passes
     and a cohort is used for 32 terms.
 
+    With a gradient through the last K steps a cohort keeps its last K states, and a term makes the
+    last K steps anew from the oldest of them, with the weights of now and new noise: K network
+    calls instead of one. The activations of all of them are kept for the backward pass, so that the
+    memory of a term is K times that of K = 1. With K as large as the chain it is the gradient
+    through the whole chain, from a noise that stays the same until the cohort starts again.
+
     Arguments:
         num_cohorts: How many there are.
         window: Share of the grid, its end at data, in which steps get a gradient.
         stride: k, the steps of the grid that one step on the way to the window spans.
+        gradient_steps: K, the denoising steps that the gradient goes through.
     """
 
     num_cohorts: int = 1
     window: float = 1.0
     stride: int = 1
-    states: list[State] = field(default_factory=list)
+    gradient_steps: int = 1
+    paths: list[list[State]] = field(default_factory=list)
     turn: int = 0
 
     def __call__(
@@ -56,21 +66,32 @@ class PersistentCohorts(Rollout):
         """States with gradient, those of one cohort, and their position on the grid."""
         grid, noise = sampler.grid, streams["noise"]
         first = window_start(grid, self.window)
-        if not self.states:
+        if not self.paths:
             shape = num_states, *starts.shape[1:]
-            self.states = [
+            self.paths = [
                 self._brought(sampler, starts.new_empty(shape), position, noise)
                 for position in self.places(grid)
             ]
         c = self.turn
-        before = self.states[c].to(starts)
-        if before.t == grid[-1]:
-            before = self._brought(sampler, before.x, first, noise)
-        position = grid.index(before.t) + 1
-        state = sampler.advance(before, grid[position], generator=noise)
-        self.states[c] = state.detach()
+        path = [state.to(starts) for state in self.paths[c]]
+        if path[-1].t == grid[-1]:
+            path = self._brought(sampler, path[-1].x, first, noise)
+        position = grid.index(path[-1].t) + 1
+        made = path[:1]
+        for s in grid[grid.index(made[0].t) + 1 : position + 1]:
+            made.append(sampler.advance(made[-1], s, generator=noise))
+        self.paths[c] = self._kept([state.detach() for state in made])
         self.turn = (c + 1) % self.num_cohorts
-        return state.x, position
+        return made[-1].x, position
+
+    @property
+    def states(self) -> list[State]:
+        """The newest state of each cohort."""
+        return [path[-1] for path in self.paths]
+
+    def _kept(self, path: Sequence[Kind]) -> list[Kind]:
+        """The end of a path that the next term needs."""
+        return list(path[-self.gradient_steps :])
 
     def places(self, grid: tuple[float, ...]) -> list[int]:
         """Positions on a grid where the cohorts begin, spread evenly over the window."""
@@ -80,13 +101,13 @@ class PersistentCohorts(Rollout):
 
     def way(self, grid: tuple[float, ...], position: int) -> tuple[float, ...]:
         """Times at which a new cohort stops on its way to a position: coarsely to the window."""
-        first = window_start(grid, self.window)
-        return (*grid[: first : self.stride], *grid[first : position + 1])
+        fine = max(0, window_start(grid, self.window) - self.gradient_steps + 1)
+        return (*grid[: fine : self.stride], *grid[fine : position + 1])
 
     @property
     def num_chains(self) -> int:
-        """How many sets of states are kept between calls: the cohorts."""
-        return self.num_cohorts
+        """How many sets of states are kept between calls: the last ones of all cohorts."""
+        return self.num_cohorts * self.gradient_steps
 
     def starting_passes(self, grid: tuple[float, ...]) -> int:
         """Network calls, each with a whole cohort, that bring all cohorts to their places."""
@@ -94,25 +115,29 @@ class PersistentCohorts(Rollout):
 
     def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
         """Put states of noise into the places where cohorts begin."""
-        self.states = [State(grid[position], draw()) for position in self.places(grid)]
+        self.paths = [
+            [State(t, draw()) for t in self._kept(grid[: position + 1])]
+            for position in self.places(grid)
+        ]
 
     @torch.no_grad()
     def _brought(
         self, sampler: Sampler, like: Tensor, position: int, noise: torch.Generator
-    ) -> State:
-        """New chains from the prior, as many as in a batch, brought to a position of the grid."""
+    ) -> list[State]:
+        """The last states of new chains from the prior, brought to a position of the grid."""
         x = sampler.prior(like.shape, generator=noise, device=like.device, dtype=like.dtype)
         first, *times = self.way(sampler.grid, position)
-        state = State(first, x)
+        path = [State(first, x)]
         for s in times:
-            state = sampler.advance(state, s, generator=noise)
-        return state
+            path = self._kept([*path, sampler.advance(path[-1], s, generator=noise)])
+        return path
 
     def state_dict(self) -> dict[str, Any]:
         """The chains, their times and histories."""
-        return {"states": [dict(vars(state)) for state in self.states], "turn": self.turn}
+        paths = [[dict(vars(state)) for state in path] for path in self.paths]
+        return {"paths": paths, "turn": self.turn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state, with as many cohorts as there were."""
-        self.states = [State(**saved) for saved in state["states"]]
-        self.turn, self.num_cohorts = int(state["turn"]), len(self.states) or self.num_cohorts
+        self.paths = [[State(**saved) for saved in path] for path in state["paths"]]
+        self.turn, self.num_cohorts = int(state["turn"]), len(self.paths) or self.num_cohorts

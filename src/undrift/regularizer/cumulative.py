@@ -92,6 +92,7 @@ class CumulativeErrorRegularizer(Resumable):
               window; 1 is the chain itself. Larger steps have larger errors, which are more easily
               distinguishable from noise in the gradient, and cost less; too large ones make
               training correct too much (docs/results).
+            - ``gradient_steps``: Last steps of ``"persistent"`` that the gradient goes through.
             - ``rho``: ρ of the exponential weights.
             - ``population``: Generated states of each time that the states of a term are compared
               as a part of (:mod:`undrift.regularizer.population`); 0 compares them alone.
@@ -368,7 +369,7 @@ def _trainable_chain(model: Any) -> Sampler:  # noqa: ANN401
 
 def _rollout(variant: str, config: RegularizerConfig, window: float) -> Rollout:
     if variant == "persistent":
-        return PersistentCohorts(config.num_cohorts, window, config.stride)
+        return PersistentCohorts(config.num_cohorts, window, config.stride, config.gradient_steps)
     if variant == "official":
         return BootstrapRollout(config.length, "all", True, last_step=False, window=window)
     gradient: Gradient = "all" if variant == "full" else "last"

@@ -20,8 +20,13 @@ class RegularizerConfig:
     Arguments:
         strength: A fixed λ (default: balanced by gradient norms; for official 1, as released).
         gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
+        main_loss_limit: The rise of the main loss over that of the model before the first term, on
+            the same data and noise, above which a balanced λ takes a smaller share (null: none).
         num_inference_steps: Denoising steps of the chain that is regularized, as many as it will be
             sampled with (default: all training steps; official always uses these, as released).
+        gradient_steps: Denoising steps of the chain, the last ones, that the gradient of persistent
+            goes through; as many as the chain has, the whole chain. A term makes all of them anew
+            and keeps their activations.
         length: Denoising steps of a rollout.
         num_states: States that are rolled out, or the size of a cohort (default: a share of the
             batch that bounds the cost of a training step: half for persistent, a quarter for
@@ -57,7 +62,9 @@ class RegularizerConfig:
 
     strength: float | None = None
     gradient_share: float = 1.0
+    main_loss_limit: float | None = 0.02
     num_inference_steps: int | None = None
+    gradient_steps: int = 1
     length: int = 5
     num_states: int | None = None
     num_forward: int | None = None
@@ -152,18 +159,19 @@ VARIANTS: dict[Variant, VariantDefaults] = {
 """The defaults of the options that are null."""
 UNUSED: dict[Variant, set[str]] = {
     "persistent": {"length"},
-    "truncated": {"num_cohorts", "stride"},
-    "full": {"num_cohorts", "stride"},
+    "truncated": {"num_cohorts", "stride", "gradient_steps"},
+    "full": {"num_cohorts", "stride", "gradient_steps"},
     "official": {
-        *("num_cohorts", "stride", "gradient_share", "num_inference_steps"),
+        *("num_cohorts", "stride", "gradient_steps", "gradient_share", "num_inference_steps"),
+        "main_loss_limit",
         *("kernel", "bandwidth", "features", "population"),
     },
 }
 """Options of the regularizer that have no effect with a variant."""
 LIMITS: dict[str, Limits] = {
-    **dict.fromkeys(("length", "num_cohorts", "every", "stride"), Limits(1)),
+    **dict.fromkeys(("length", "num_cohorts", "every", "stride", "gradient_steps"), Limits(1)),
     **dict.fromkeys(("num_states", "num_forward"), Limits(2)),
-    **dict.fromkeys(("gradient_share", "bandwidth"), Limits(0, ends="()")),
+    **dict.fromkeys(("gradient_share", "bandwidth", "main_loss_limit"), Limits(0, ends="()")),
     "strength": Limits(0),
     "population": Limits(0),
     "window": Limits(0, 1, "(]"),
@@ -172,7 +180,7 @@ LIMITS: dict[str, Limits] = {
 """Ranges of the regularizer's options."""
 OF_TERM = (
     *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
-    *("every", "window", "stride", "rho", "population", "seed"),
+    *("every", "window", "stride", "gradient_steps", "rho", "population", "seed"),
 )
 """Options that are numbers of the term itself, which its constructor takes as they are."""
 

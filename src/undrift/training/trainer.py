@@ -20,6 +20,7 @@ from undrift.exceptions import InvalidInput
 from undrift.objectives.objective import Objective
 from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.regularizer.guard import MainLossGuard
 from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
 from undrift.storage.writing import appearing
@@ -70,6 +71,7 @@ class Trainer:
         self.has_learned = start is not None
         self.objective = self._objective()
         self.regularizer = self._regularizer()
+        self.guard = self._guard()
         self.stream = data.batches(
             config.batch_size,
             torch.Generator().manual_seed(stream_seed(config.seed, "data")),
@@ -96,6 +98,13 @@ class Trainer:
         if config.regularizer.spaces not in (("pixels",), ("pyramid",)):
             self._check_learned()
         return building.build_regularizer(config, self._chain(config.chain.sampler), config.seed)
+
+    def _guard(self) -> MainLossGuard | None:
+        """The limit on the rise of the main loss, where the strength is balanced."""
+        limit = self.config.regularizer.main_loss_limit
+        if self.regularizer is None or self.regularizer.balance is None or limit is None:
+            return None
+        return MainLossGuard(limit, network=copy.deepcopy(self.bare_network))
 
     def _chain(self, name: str | None) -> Sampler:
         """The chain that the method follows; without a name the regularizer sets its steps."""
@@ -144,6 +153,7 @@ class Trainer:
                 main = self.regularizer.backward(
                     self.network, x_0, lambda: self._main_term(x_0), self.accelerator.backward
                 )
+                self._limit_main_loss(main, x_0)
         loss = float(main.detach())
         if not math.isfinite(loss):
             raise InvalidInput(
@@ -160,12 +170,28 @@ class Trainer:
         self.step += 1
         return row
 
-    def _main_term(self, x_0: Tensor) -> Tensor:
+    def _limit_main_loss(self, main: Tensor, x_0: Tensor) -> None:
+        """Now and then compare the main loss with that of the model before the first term."""
+        guard, regularizer = self.guard, self.regularizer
+        if guard is None or regularizer is None or regularizer.balance is None:
+            return
+        if not guard.start:  # the first term: nothing has changed yet
+            guard.network.load_state_dict(self.bare_network.state_dict())
+        elif self.step % guard.every:
+            return
+        with torch.no_grad():
+            pair = torch.stack([main, self._main_term(x_0, guard.network)])
+        guard.update(*self.accelerator.reduce(pair, "mean").tolist())
+        regularizer.balance.scale = guard.scale
+        regularizer.log |= {"main_average": guard.main, "main_average_start": guard.start}
+        regularizer.log["share"] = regularizer.balance.share * guard.scale
+
+    def _main_term(self, x_0: Tensor, network: nn.Module | None = None) -> Tensor:
         """The method's loss, at steps and noise that depend on the seed and the step alone."""
         seed = self._seed("main")
         torch.manual_seed(seed)
         noise = torch.Generator().manual_seed(seed)
-        return self.objective(self.network, x_0, generator=noise)
+        return self.objective(network or self.network, x_0, generator=noise)
 
     def _objective_log(self) -> Row:
         """The measurements of the method; the loss of a run is the main term alone."""
@@ -256,6 +282,7 @@ class Trainer:
         """Everything whose state is the same in all processes."""
         names, scaler = ("optimizer", "lr_schedule", "ema", "stream"), self.accelerator.scaler
         parts = {"scaler": scaler} if scaler is not None else {}
+        parts |= {"guard": self.guard} if self.guard is not None else {}
         return parts | {"network": self.bare_network} | {n: getattr(self, n) for n in names}
 
     @property
