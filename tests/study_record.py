@@ -7,11 +7,12 @@ import functools
 import random
 from dataclasses import replace
 
-from undrift.study.record import ProfileState, RemedyProfile, StudyRecord, StudyRow
+from undrift.study.record import Judgment, ProfileState, RemedyProfile, StudyRecord, StudyRow
 from undrift.study.statistics import (
     correlations,
     costs,
     distinct,
+    means,
     paired,
     paired_best,
     paired_remedies,
@@ -23,9 +24,29 @@ EFFECT = {"plain": 1.0, "persistent": 0.5, "truncated": 0.75}
 CHAINS = (("ancestral", 50),)
 SOLVER = {"ancestral": 50, "unipc": 20}
 REMEDIES = ("epsilon", "time_shift")
+CLASSIFIER = (("classifier", 1.0),)
+TWO = (*CLASSIFIER, ("efficientnet-lite0", 4.0))
 
 
-def row(protocol, method, seed, budget, noise, chain):
+def judgment(own):
+    return Judgment(
+        frechet=1.6 * own**0.5,
+        frechet_se=0.3,
+        kernel_distance=7.0 * own,
+        precision=0.85,
+        recall=0.80,
+    )
+
+
+def rescaled(row, factor):
+    """The same row with another Fréchet distance in each network."""
+    quality = {
+        name: replace(own, frechet=own.frechet * factor) for name, own in row.quality.items()
+    }
+    return replace(row, quality=quality)
+
+
+def row(protocol, method, seed, budget, noise, chain, networks):
     factor = EFFECT.get(method, 1.02) * (0.9 if budget == "compute" and method == "plain" else 1.0)
     steps = 800 if protocol == "branched" else 1500
     own = (1 + 0.3 * seed) * (1 + 0.04 * noise.gauss(0, 1)) * factor * SOLVER[chain[0]] / chain[1]
@@ -39,11 +60,7 @@ def row(protocol, method, seed, budget, noise, chain):
         mmd_sq=9e-4 * own,
         mmd_sq_se=1e-4,
         mmd_sq_low=8e-4 * own,
-        frechet=1.6 * own**0.5,
-        frechet_se=0.3,
-        kernel_distance=7.0 * own,
-        precision=0.85,
-        recall=0.80,
+        quality={name: judgment(own * scale) for name, scale in networks.items()},
         run=f"seed-{seed}/{protocol}-{method}-{budget}",
         sampler=chain[0],
         num_inference_steps=chain[1],
@@ -58,18 +75,23 @@ def profile(method, remedy, height):
 
 
 def study(
-    methods=METHODS, seeds=(0, 1, 2), protocols=("branched", "scratch"), full=True, chains=CHAINS
+    methods=METHODS,
+    seeds=(0, 1, 2),
+    protocols=("branched", "scratch"),
+    full=True,
+    chains=CHAINS,
+    networks=CLASSIFIER,
 ):
     """Its plain data, without what is asked for besides the rows if not full."""
-    return copy.deepcopy(_study(methods, seeds, protocols, full, chains).to_dict())
+    return copy.deepcopy(_study(methods, seeds, protocols, full, chains, networks).to_dict())
 
 
 @functools.cache
-def _study(methods, seeds, protocols, full, chains):
+def _study(methods, seeds, protocols, full, chains, networks):
     noise = random.Random(0)
     budgets = ("steps", "compute")
     rows = [
-        row(protocol, method, seed, budget, noise, chain)
+        row(protocol, method, seed, budget, noise, chain, dict(networks))
         for protocol in protocols
         for seed in seeds
         for budget in budgets
@@ -81,6 +103,7 @@ def _study(methods, seeds, protocols, full, chains):
         rows=rows,
         paired=paired(rows),
         paired_best=paired_best(rows),
+        means=means(rows),
         costs=costs(rows),
         is_complete=True,
         config={"num_samples": 2000, "methods": {name: {} for name in methods}},
@@ -88,7 +111,7 @@ def _study(methods, seeds, protocols, full, chains):
         data={"name": "digits"},
         command="undrift compare studies/digits-all.yaml",
         checkpoint_rule="the last weights",
-        judged_by={"score_name": "Fréchet distance (digits classifier)"},
+        judged_by={"networks": {name: {"score_name": name} for name, _ in networks}},
     )
     return _with_evaluations(found, methods[:2]) if full else found
 
@@ -96,14 +119,14 @@ def _study(methods, seeds, protocols, full, chains):
 def _with_evaluations(found, methods):
     equal = [r for r in found.rows if r.budget == "steps"]
     checkpoints = [
-        replace(r, step=step, mmd_sq=r.mmd_sq * (2 - step / 800), frechet=r.frechet * 1.2)
+        rescaled(replace(r, step=step, mmd_sq=r.mmd_sq * (2 - step / 800)), 1.2)
         for r in equal
         for step in (200, 400)
     ]
     points = distinct([*checkpoints, *found.rows])
     bare = [r for r in equal if r.protocol == "branched" and r.method in methods]
     remedies = [
-        replace(r, remedy=name, mmd_sq=r.mmd_sq * 0.9, frechet=r.frechet * (0.8 + 0.3 * k))
+        rescaled(replace(r, remedy=name, mmd_sq=r.mmd_sq * 0.9), 0.8 + 0.3 * k)
         for k, name in enumerate(REMEDIES)
         for r in bare
     ]

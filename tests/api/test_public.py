@@ -131,7 +131,7 @@ def test_compare_takes_a_mapping_and_keeps_what_the_command_keeps(run, tmp_path,
     assert capsys.readouterr().out == ""
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     found = result(capsys, "compare", "plan.yaml", "--seeds", "4", "--quiet")
-    scores = ("method", "seed", "mmd_sq", "mmd_sq_se", "frechet", "kernel_distance")
+    scores = ("method", "seed", "mmd_sq", "mmd_sq_se", "quality")
     ours = [[row[key] for key in scores] for row in record.to_dict()["rows"]]
     assert ours == [[row[key] for key in scores] for row in found["rows"]]
     assert {row[0] for row in ours} == {"plain", "short"}

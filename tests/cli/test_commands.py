@@ -140,15 +140,22 @@ def test_samples_are_those_that_are_measured(place, capsys):
 def test_evaluate_scores_the_samples(place, capsys):
     argv = ["evaluate", "run", "--num-samples", 60, "--num-resamples", 5, "--quiet"]
     pixels = result(capsys, *argv, "--features", "pixels")
-    assert pixels["score_name"] == "Fréchet distance (pixels)" and pixels["frechet"] > 0
+    assert pixels["networks"]["pixels"]["score_name"] == "Fréchet distance (pixels)"
     classified = result(capsys, *argv)
-    assert classified["score_name"] == "Fréchet distance (digits classifier)"
-    assert classified["how"]["features"]["accuracy"] > 0.9
+    [how] = classified["networks"].values()
+    assert how["score_name"] == "Fréchet distance (digits classifier)"
+    assert how["features"]["accuracy"] > 0.9
     for record in (pixels, classified):
-        for part in ("mmd_sq", "empirical_mmd_sq", "frechet", "kernel_distance"):
-            assert record[f"{part}_se"] > 0
-        assert 0 <= record["precision"] <= 1 and 0 <= record["recall"] <= 1
-    assert pixels["mmd_sq"] == classified["mmd_sq"]
+        assert record["mmd_sq_se"] > 0 and record["empirical_mmd_sq_se"] > 0
+        [found] = record["quality"].values()
+        for part in ("frechet", "frechet_ratio", "kernel_distance", "sliced"):
+            assert found[f"{part}_se"] > 0
+        assert 0 <= found["precision"] <= 1 and 0 <= found["recall"] <= 1
+    both = result(capsys, *argv, "--features", "classifier,pixels")
+    assert both["quality"] == classified["quality"] | pixels["quality"]
+    ratios = [found["frechet_ratio"] for found in both["quality"].values()]
+    assert both["frechet_ratio"] == pytest.approx(sum(ratios) / 2)
+    assert pixels["mmd_sq"] == classified["mmd_sq"] == both["mmd_sq"]
     # the final error is that of the same samples in a profile, and so are its test and interval
     measured = result(
         capsys, "measure", "run", "--num-samples", 60, "--no-budget", "--states", 2, "--quiet"

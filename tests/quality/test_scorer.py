@@ -42,9 +42,11 @@ def test_measure_evaluate_and_a_study_agree_to_the_last_digit(
     ]
     for name in ("mmd_sq", "mmd_sq_se", "p_value", "interval"):
         assert final[name] == evaluated[name] == row[name], name
-    scores = ("frechet", "kernel_distance", "precision", "recall", "empirical_mmd_sq")
-    for name in [*scores, *(f"{name}_se" for name in scores), "frechet_interval"]:
+    for name in ("empirical_mmd_sq", "empirical_mmd_sq_se", "frechet_ratio"):
         assert evaluated[name] == row[name], name
+    kept = dict(row["quality"]["classifier"])
+    assert kept.pop("is_best_sampler") is True
+    assert evaluated["quality"] == {"classifier": kept} and kept["frechet_interval"]
 
 
 def test_every_score_is_that_of_its_own_function():

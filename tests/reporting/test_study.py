@@ -18,7 +18,7 @@ from undrift.exceptions import InvalidInput
 from undrift.reporting import study as study_pages
 from undrift.reporting.page import write_page
 from undrift.reporting.study import chip, render_study, study_markdown, write_study_report
-from undrift.reporting.study_chains import chains
+from undrift.reporting.study_chains import chains, networks
 from undrift.reporting.study_content import change_text, results_table, verdicts
 from undrift.reporting.study_figures import change_plot, quality_plots
 
@@ -113,7 +113,8 @@ def test_a_study_on_several_chains_has_a_table_for_each_and_quality_against_call
         place = f"branched, equal steps, {sampler}, {steps} steps"
         assert f"<span>{place}</span>" in page and f"**{place.capitalize()}**" in markdown
     assert "the best sampler of each, 5 network calls), persistent lowers" in markdown
-    [part] = [c for c in chains(found) if c["part"] == "unipc, 20 steps"]
+    [view] = networks(found)
+    [part] = [c for c in chains(view) if c["part"] == "unipc, 20 steps"]
     assert {(row["sampler"], row["num_inference_steps"]) for row in part["rows"]} == {("unipc", 20)}
     table = results_table(part, "branched", "steps")
     plain = [r for r in part["rows"] if (r["method"], r["budget"]) == ("plain", "steps")]
@@ -123,18 +124,19 @@ def test_a_study_on_several_chains_has_a_table_for_each_and_quality_against_call
 
 def test_quality_is_drawn_against_network_calls_a_curve_for_each_method(tmp_path):
     found = study(seeds=(0, 1), protocols=("branched",), chains=CHAINS)
-    plots = quality_plots(found, "branched", "steps")
+    [view] = networks(found)
+    plots = quality_plots(view, "branched", "steps")
     assert list(plots) == ["best sampler", "ancestral", "unipc"]
     words = plots["best sampler"].wide.split('aria-label="')[1].split('"')[0]
     for method, calls in itertools.product(found["config"]["methods"], (5, 20)):
         best = [
             row["frechet"]
-            for row in found["rows"]
+            for row in view["rows"]
             if (row["method"], row["network_calls"], row["budget"]) == (method, calls, "steps")
             and row["sampler"] == "unipc"  # the better one of the record
         ]
         assert f"{method}: Fréchet {fmean(best):.2f} with {calls} calls" in words
-    one = study(seeds=(0, 1), protocols=("branched",))
+    [one] = networks(study(seeds=(0, 1), protocols=("branched",)))
     assert quality_plots(one, "branched", "steps") == {}
 
 
@@ -228,7 +230,7 @@ def test_the_tables_become_markdown(folder, tmp_path, capsys):
     for _ in range(2):  # tables may be replaced
         assert main(["report", str(folder), "--output", str(output)]) == 0
     lines = output.read_text().splitlines()
-    section = results_table(study(), "branched", "steps")
+    section = results_table(networks(study())[0], "branched", "steps")
     assert lines.count("**Branched, equal steps**") == 1
     start = lines.index("**Branched, equal steps**") + 2
     assert [cell.strip() for cell in lines[start].strip("|").split("|")] == section.columns

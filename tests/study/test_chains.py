@@ -14,15 +14,16 @@ from undrift.quality.scorer import Scorer
 from undrift.remedies.registry import parse
 from undrift.study.check import check, try_building
 from undrift.study.config import Chain, StudyConfig
-from undrift.study.record import StudyRow
+from undrift.study.record import Judgment, StudyRow
 from undrift.study.run import run_study
 from undrift.study.statistics import (
-    METRICS,
+    best_rows,
     correlations,
     costs,
     paired,
     paired_best,
     paired_remedies,
+    score,
     with_best_samplers,
 )
 from undrift.training.config import (
@@ -90,8 +91,11 @@ def test_a_row_is_what_undrift_evaluate_prints(sampler, steps, done, capsys):
     for row in rows:
         options = ["--sampler", sampler, "--num-inference-steps", steps, "--num-samples", 8]
         printed = result(capsys, "evaluate", folder / row.run, *options, "--seed", 1, "--quiet")
-        for name in (*METRICS, *(f"{name}_se" for name in METRICS), "p_value"):
+        for name in ("mmd_sq", "mmd_sq_se", "empirical_mmd_sq", "empirical_mmd_sq_se", "p_value"):
             assert printed[name] == getattr(row, name), name
+        [(network, own)] = row.quality.items()
+        [(judge, scores)] = printed["quality"].items()
+        assert network == judge and all(getattr(own, key) == scores[key] for key in scores)
 
 
 def test_a_change_is_between_models_on_one_chain(done):
@@ -101,7 +105,8 @@ def test_a_change_is_between_models_on_one_chain(done):
         chain = change.sampler, change.num_inference_steps
         for seed, value in zip(change.seeds, change.changes, strict=True):
             plain, own = (by_key[m, seed, chain] for m in ("plain", change.method))
-            ratio = getattr(own, change.metric) / getattr(plain, change.metric)
+            base, changed = (score(r, change.metric, change.network) for r in (plain, own))
+            ratio = changed / base
             assert value == pytest.approx(ratio - 1)
     frechet = [c for c in found.paired if c.metric == "frechet"]
     assert {(c.sampler, c.num_inference_steps) for c in frechet} == CHAINS
@@ -204,9 +209,13 @@ def test_the_default_chain_is_the_runs_own(tmp_path):
     assert {row.chain for row in found.rows} == {("ancestral", 6)}
 
 
+def judged(frechet, network="net"):
+    return {network: Judgment(frechet=frechet)}
+
+
 def row(method, seed, chain, calls, frechet):
     at = ("branched", method, seed, "steps", 10, 1.0, f"{method}-{seed}")
-    return StudyRow(*at, *chain, calls, mmd_sq=frechet / 10, frechet=frechet)
+    return StudyRow(*at, *chain, calls, mmd_sq=frechet / 10, quality=judged(frechet))
 
 
 def test_the_best_sampler_of_a_seed_is_chosen_on_the_others():
@@ -218,8 +227,9 @@ def test_the_best_sampler_of_a_seed_is_chosen_on_the_others():
     rows += [row("x", s, ("b", 5), 5, 9.0) for s in range(3)]
     rows += [row(m, s, ("c", 3), 6, 0.1) for m in ("plain", "x") for s in range(3)]
     marked = with_best_samplers(rows)
-    assert [replace(r, is_best_sampler=False) for r in marked] == rows
-    best = {(r.method, r.seed, r.network_calls): r.sampler for r in marked if r.is_best_sampler}
+    assert [replace(r, quality=judged(r.quality["net"].frechet)) for r in marked] == rows
+    [chosen] = best_rows(marked).values()
+    best = {(r.method, r.seed, r.network_calls): r.sampler for r in chosen}
     # others of seed 0: a 5, b 3; of seed 1: a 3, b 3 (the first); of seed 2: a 3, b 4
     assert best == {("plain", 0, 5): "b", ("plain", 1, 5): "a", ("plain", 2, 5): "a"} | {
         ("x", s, 5): "a" for s in range(3)
@@ -237,11 +247,15 @@ def test_changes_correlations_and_costs_do_not_mix_chains():
             for k, c in enumerate(chains) for m in ("plain", "x") for s in range(2)]  # fmt: skip
     assert all(change.changes == [1.0, 1.0] for change in paired(rows))
     assert len({(c.sampler, c.metric) for c in paired(rows)}) == 4
-    halved = [replace(r, remedy="r", frechet=r.frechet / 2) for r in rows]
+    halved = [replace(r, remedy="r", quality=judged(r.quality["net"].frechet / 2)) for r in rows]
     changes = [c for c in paired_remedies(rows, halved) if c.metric == "frechet"]
     assert all(change.mean == -0.5 for change in changes) and len(changes) == 4
     # within each chain quality falls with the error, over both it would rise
-    turned = [replace(r, frechet=100 * (r.sampler == "b") - r.frechet) for r in rows]
+    turned = [
+        replace(r, seed=10 * k + r.seed, quality=judged(100 * (r.sampler == "b") - r.mmd_sq))
+        for k in range(2)
+        for r in rows
+    ]
     assert [c.overall.rho for c in correlations(turned)] == [pytest.approx(-1)] * 2
     assert [len(cost.relative.ratios) for cost in costs(rows)] == [2, 2]
 

@@ -28,7 +28,7 @@ def test_the_demo_trains_measures_and_reports(tmp_path, capsys, monkeypatch):
     assert times[0] == times[1]
     for row, profile in zip(result["study"]["rows"], result["profiles"], strict=True):
         assert row["method"] == profile["label"] and row["steps"] == 4
-        assert f"{row['frechet']:.3g}"[:3] in page
+        assert f"{row['quality']['classifier']['frechet']:.3g}"[:3] in page
     assert len(re.findall(r"<img ", page)) == 3  # the data, and samples of each model
     assert "Both models took the same number of steps" in page and 'id="training"' in page
     plain, regularized = (read_log(folder / row["run"])[-1] for row in result["study"]["rows"])

@@ -70,7 +70,7 @@ def test_a_damaged_study_says_where(data, message):
         ("{", "no study: it is not JSON"),
         ("[]", "no study"),
         ('{"kind": "undrift.profile"}', "no study"),
-        ('{"kind": "undrift.study", "schema_version": 4, "rows": [], "paired": []}', "update"),
+        ('{"kind": "undrift.study", "schema_version": 5, "rows": [], "paired": []}', "update"),
     ],
 )
 def test_what_is_no_study_is_refused(text, message, tmp_path, capsys):

@@ -9,8 +9,8 @@ from typing import Any
 from undrift.api.inputs import EvaluateChoice, name_of, opened
 from undrift.exceptions import Limits
 from undrift.progress import progress_bar
-from undrift.quality.feature_choice import choose_features
-from undrift.quality.scorer import Scorer
+from undrift.quality.feature_choice import choose_judges
+from undrift.quality.judges import Judges
 from undrift.reporting.evaluation import KIND, SCHEMA_VERSION
 from undrift.training.runs import versions
 
@@ -38,7 +38,8 @@ def evaluate(
 
     Returns:
         The record that ``undrift evaluate`` writes: the fields of
-        :class:`undrift.quality.scorer.Scores` together with how they were computed.
+        :class:`undrift.quality.scores.FinalError`, for each network those of
+        :class:`undrift.quality.scores.Quality`, and how they were computed.
 
     Raises:
         InvalidInput: If an option cannot be used.
@@ -47,24 +48,24 @@ def evaluate(
     Limits(LEAST_SAMPLES).check("num_samples", chosen.num_samples)
     Limits(2).check("num_resamples", chosen.num_resamples)
     sampler, images = opened(chosen)
-    scorer = Scorer(
+    judges = Judges(
         images,
         chosen.num_samples,
-        features=choose_features(chosen.features, images),
+        choose_judges(chosen.features, images),
         num_resamples=chosen.num_resamples,
         batch_size=chosen.batch_size,
     )
-    _announce(scorer)
+    _announce(judges)
     name, passes = name_of(model), chosen.num_samples * (len(sampler.grid) - 1)
     with progress_bar(f"sampling {name}", passes, show=progress) as tick:
-        samples = scorer.draw(sampler, chosen.seed, tick)
-    how = scorer.how()
+        samples = judges.draw(sampler, chosen.seed, tick)
+    how = judges.how()
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         "label": chosen.label or ", ".join(filter(None, [name, chosen.remedy])),
-        **{key: how.pop(key) for key in ("num_samples", "num_reference", "score_name", "warning")},
-        **scorer.scores(samples, chosen.seed).to_dict(),
+        **{key: how.pop(key) for key in ("num_samples", "num_reference", "networks")},
+        **judges.scores(samples, chosen.seed),
         "how": how
         | {
             "model": str(model) if isinstance(model, (str, Path)) else type(model).__name__,
@@ -76,12 +77,12 @@ def evaluate(
     }
 
 
-def _announce(scorer: Scorer) -> None:
+def _announce(judges: Judges) -> None:
     """Log what the numbers of samples and images do not allow, before any sample is drawn."""
-    notes, num_images = scorer.notes, len(scorer.reference)
-    if scorer.num_samples != num_images:
+    notes, num_images = judges.notes, len(judges.reference)
+    if judges.num_samples != num_images:
         notes.append(
-            f"precision and recall depend on both sizes, {scorer.num_samples} samples and "
+            f"precision and recall depend on both sizes, {judges.num_samples} samples and "
             f"{num_images} images: compare them at equal ones"
         )
     for note in notes:

@@ -90,9 +90,9 @@ class EvaluateChoice(Choice):
 
     Arguments:
         num_samples: Images to draw.
-        features: classifier (trained only on the labels of the data), efficientnet-lite0 (or
-            -lite1, -lite2), pixels, or a TorchScript file (default: classifier where the data have
-            labels, else efficientnet-lite0).
+        features: Networks that judge, one or several: classifier (trained only on the labels of the
+            data), efficientnet-lite0 (or -lite1, -lite2), pixels, or a TorchScript file (default:
+            classifier where the data have labels, else efficientnet-lite0).
         num_resamples: Bootstrap resamples for the error of the Fréchet distance (default: 100, or
             none where they would take minutes).
         seed: Seed of all noise; the same as in undrift measure evaluates the same images.
@@ -100,7 +100,7 @@ class EvaluateChoice(Choice):
     """
 
     num_samples: int = 2000
-    features: str | None = None
+    features: list[str] | str | None = None
     num_resamples: int | None = None
     seed: int = 0
     label: str | None = None

@@ -35,7 +35,7 @@ class Config:
 
 POSITIONALS = ("study",)
 SHOWN = {"mmd_sq": "D₀²", "empirical_mmd_sq": "D₀² to the data set", "frechet": "Fréchet"}
-COLUMNS = ("protocol", "budget", "method", "metric", "change", "interval", "seeds")
+COLUMNS = ("protocol", "budget", "method", "metric", "network", "change", "interval", "seeds")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def run(config: Config) -> dict[str, Any]:
         console.print(f"not in the tables: {where}: {failed.reason}")
     for place, rows in _blocks(record).items():
         title = "change against plain, mean over seeds with its 95 % interval"
-        table(f"{place}: {title}", COLUMNS, rows, num_names=4)
+        table(f"{place}: {title}", COLUMNS, rows, num_names=5)
     print(f"study   {folder / FILE}\nreport  {folder / 'report.html'}")
     return record.to_dict()
 
@@ -83,6 +83,7 @@ def _blocks(record: StudyRecord) -> dict[str, list[list[str]]]:
         blocks.setdefault(place, []).append(
             [
                 *(change.protocol or "", change.budget or "", change.method, SHOWN[change.metric]),
+                change.network or "",
                 f"{change.mean:+.1%}",
                 "{:+.1%} to {:+.1%}".format(*change.interval) if change.interval else "–",
                 str(change.num_seeds),
@@ -105,10 +106,11 @@ def _plan_lines(plan: StudyConfig, question: Mapping[str, Any]) -> Iterator[str]
     yield (
         f"evaluated: {plan.num_samples:,} samples of each against "
         f"{question['num_reference']:,} images of the training data; D₀² in pixels; "
-        f"{question['score_name']}"
+        f"{', '.join(network['score_name'] for network in question['networks'].values())}"
     )
-    if question["warning"]:
-        yield f"note: Fréchet distance: {question['warning']}"
+    for network in question["networks"].values():
+        if network["warning"]:
+            yield f"note: {network['score_name']}: {network['warning']}"
     yield f"chains: {'; '.join(map(str, plan.chains))}"
     every = plan.base.chain.num_steps
     asked = [count or every for count in plan.step_counts]
@@ -125,5 +127,6 @@ def _line(row: StudyRow) -> str:
     return (
         f"seed {row.seed}  {row.protocol:<8}  {row.method:<18}  {row.budget:<7} {row.steps:>6} "
         f"steps  {row.sampler:<12} {row.network_calls:>4} calls  D₀² {1e4 * row.mmd_sq:6.2f}e-4  "
-        f"Fréchet {row.frechet:.4g}  {row.train_cpu_s:.0f} s"
+        f"Fréchet {', '.join(f'{each.frechet:.4g}' for each in row.quality.values())}  "
+        f"{row.train_cpu_s:.0f} s"
     )

@@ -102,7 +102,11 @@ def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> R
         profiles=profiles,
         sample_grids=[(name, (folder / file).read_bytes(), text) for name, file, text in grids],
         training_logs=[(row.method, read_log(folder / row.run)) for row in study.rows],
-        quality=[(r.method, "Fréchet distance", r.frechet, r.frechet_se) for r in study.rows],
+        quality=[
+            (row.method, "Fréchet distance", each.frechet, each.frechet_se)
+            for row in study.rows
+            for each in row.quality.values()
+        ],
         command=session().command,
         config={**study.config["methods"], "base": study.config["base"]},
         versions=study.versions,

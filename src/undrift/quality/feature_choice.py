@@ -2,6 +2,9 @@ r"""Feature maps by name, as command lines and study files choose them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.quality.classifier import ClassifierFeatures
@@ -11,6 +14,9 @@ from undrift.quality.pretrained import (
     EfficientNetFeatures,
     TorchScriptFeatures,
 )
+
+NAMES = ("classifier", *EFFICIENT_NETS, "pixels")
+"""The features that are no file."""
 
 
 def choose_features(name: str | None, data: ImageData) -> FeatureMap | None:
@@ -53,3 +59,45 @@ def choose_features(name: str | None, data: ImageData) -> FeatureMap | None:
             f"the data {data.name} have no labels for a classifier: choose the features pixels or "
             f"a TorchScript file, or install those of ImageNet ({missing})"
         ) from None
+
+
+def choose_judges(
+    names: Sequence[str] | str | None, data: ImageData
+) -> dict[str, FeatureMap | None]:
+    """The feature maps of several networks that judge the same samples, by name.
+
+    Arguments:
+        names: Names as :func:`choose_features` takes them, or one of them; its default when None. A
+            TorchScript file goes by its name without folder and ending.
+        data: The images that will be compared, with labels or without.
+
+    Raises:
+        InvalidInput: If there is none or one comes twice, or what it needs is missing.
+
+    Example:
+        >>> from undrift.data.load import load_data
+        >>> list(choose_judges(["pixels", "classifier"], load_data("digits")))
+        ['pixels', 'classifier']
+    """
+    if names is None:
+        return {default_features(data): choose_features(None, data)}
+    chosen = [names] if isinstance(names, str) else list(names)
+    titles = [judge_name(name) for name in chosen]
+    if not chosen or len(set(titles)) < len(titles):
+        raise InvalidInput(f"features {chosen}: give at least one network, each once")
+    return {title: choose_features(name, data) for title, name in zip(titles, chosen, strict=True)}
+
+
+def judge_name(name: str) -> str:
+    """How a network is called in tables: its name, or that of its file.
+
+    Example:
+        >>> judge_name("classifier"), judge_name("models/inception-2015.pt")
+        ('classifier', 'inception-2015')
+    """
+    return Path(name).stem if name not in NAMES else name
+
+
+def default_features(data: ImageData) -> str:
+    """The name of the features that are chosen for data when none are named."""
+    return "efficientnet-lite0" if data.labels is None else "classifier"

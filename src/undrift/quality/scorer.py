@@ -8,8 +8,8 @@ only such a model reads 0. The two differ by
 
 .. math:: (k(x, x) - E\, k(y, y')) / N,
 
-the same for every model, below 1/N. A relative change is smaller by the second. Fréchet and kernel
-distance, precision and recall are taken on features that no method was trained on.
+the same for every model, below 1/N. A relative change is smaller by the second. Fréchet, kernel and
+sliced distance, precision and recall are taken on features that no method was trained on.
 """
 
 from __future__ import annotations
@@ -41,60 +41,16 @@ from undrift.quality.frechet import (
     frechet_estimate,
     sample_size_warning,
 )
+from undrift.quality.held_out import HeldOut, too_few
 from undrift.quality.kernel_distance import kernel_distance
 from undrift.quality.precision_recall import precision_recall
+from undrift.quality.scores import FinalError, Quality, Scores
+from undrift.quality.sliced import LEAST, sliced_distance
 from undrift.seeds import stream_seed
 
 Row = dict[str, Any]
 NUM_NEIGHBORS = 3
 NUM_RESAMPLES = 100
-
-
-@dataclass(frozen=True)
-class Scores:
-    r"""Final cumulative error and quality of a set of samples. None: too few samples for it.
-
-    Arguments:
-        mmd_sq: :math:`D_0^2` to the population that the data were drawn from.
-        mmd_sq_se: Its standard error.
-        mmd_sq_low: Its lower confidence limit, one-sided, 95 %.
-        interval: Its 95 % confidence interval.
-        p_value: Permutation p-value of samples and data having one distribution.
-        empirical_mmd_sq: :math:`D_0^2` to the data set itself.
-        empirical_mmd_sq_se: Its standard error.
-        frechet: Fréchet distance of features, biased upward.
-        frechet_se: Its standard error.
-        frechet_interval: 95 % interval of the distance of the distributions, with the bias removed.
-        kernel_distance: Unbiased MMD² of features under the cubic kernel.
-        kernel_distance_se: Its standard error.
-        precision: Share of samples inside of the data's manifold.
-        precision_se: Its standard error.
-        recall: Share of data inside of the samples' manifold.
-        recall_se: Its standard error.
-        pixel_variance_ratio: Total variance of the samples over that of the data.
-    """
-
-    mmd_sq: float
-    mmd_sq_se: float
-    mmd_sq_low: float
-    interval: tuple[float, float]
-    p_value: float
-    empirical_mmd_sq: float
-    empirical_mmd_sq_se: float
-    frechet: float
-    frechet_se: float | None
-    frechet_interval: tuple[float, float] | None
-    kernel_distance: float
-    kernel_distance_se: float
-    precision: float
-    precision_se: float
-    recall: float
-    recall_se: float
-    pixel_variance_ratio: float
-
-    def to_dict(self) -> Row:
-        """All scores, ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,15 +128,18 @@ class Scorer:
         Raises:
             InvalidInput: If the samples are not finite or too few.
         """
+        quality = self.quality(samples, seed)
+        return Scores(**asdict(self.error(samples, seed)), **asdict(quality))
+
+    def error(self, samples: Tensor, seed: int = 0) -> FinalError:
+        """The final cumulative error of samples, in pixels."""
         check_states(samples, 0, "the sampler's images")
         found = mmd_estimate(
             samples, self.reference, kernel=self.kernel, generator=permutations(seed, 0)
         )
         by_data = data_variance(found, len(self.reference) / len(self.data))
-        x, y = extract_features(samples, self.features), self.reference_features
-        features = kernel_distance(x, y)
         ratio = samples.var(0).sum() / self.data.images.var(0).sum()
-        return Scores(
+        return FinalError(
             mmd_sq=found.mmd_sq,
             mmd_sq_se=found.standard_error,
             mmd_sq_low=found.lower_confidence_limit(),
@@ -188,10 +147,20 @@ class Scorer:
             p_value=found.p_value,
             empirical_mmd_sq=found.mmd_sq + self.data_set_offset,
             empirical_mmd_sq_se=math.sqrt(max(found.standard_error**2 - by_data, 0.0)),
-            kernel_distance=features.mmd_sq,
-            kernel_distance_se=features.standard_error,
             pixel_variance_ratio=float(ratio),
+        )
+
+    def quality(self, samples: Tensor, seed: int = 0) -> Quality:
+        """The quality of samples in the features."""
+        check_states(samples, 0, "the sampler's images")
+        x, y = extract_features(samples, self.features), self.reference_features
+        kernel = kernel_distance(x, y)
+        return Quality(
+            kernel_distance=kernel.mmd_sq,
+            kernel_distance_se=kernel.standard_error,
             **self._frechet(x, y, seed),
+            **self._ratio(x),
+            **self._sliced(x, y),
             **asdict(precision_recall(x, y, num_neighbors=NUM_NEIGHBORS)),
         )
 
@@ -206,6 +175,25 @@ class Scorer:
             "frechet_se": found.standard_error,
             "frechet_interval": None if found.warning else found.interval,
         }
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """The features of the reference, a half of them held out."""
+        return HeldOut.of(self.reference_features, self.num_samples)
+
+    def _ratio(self, x: Tensor) -> Row:
+        """FDr, with an error bar where those of Fréchet distances are made."""
+        if too_few(len(self.reference), len(x)):
+            return {}
+        error = self.held_out.standard_error(x) if self.bootstraps else None
+        return {"frechet_ratio": self.held_out.ratio(x), "frechet_ratio_se": error}
+
+    def _sliced(self, x: Tensor, y: Tensor) -> Row:
+        """The sliced distance with its error bar."""
+        if min(len(x), len(y)) < LEAST:
+            return {}
+        found = sliced_distance(x, y)
+        return {"sliced": found.value, "sliced_se": found.standard_error}
 
     @cached_property
     def dim(self) -> int:
@@ -229,8 +217,12 @@ class Scorer:
     def notes(self) -> list[str]:
         """Limits of these numbers of samples and images, one line each."""
         found = [f"Fréchet distance: {self.warning}"] if self.warning else []
-        slow = f"Fréchet distance: no error bar, which takes minutes for {self.dim} features"
-        return found if self.bootstraps else [*found, slow]
+        if not self.bootstraps:
+            slow = f"no error bar, which takes minutes for {self.dim} features"
+            found.append(f"Fréchet distance: {slow}")
+        if reason := too_few(len(self.reference), self.num_samples):
+            found.append(reason)
+        return found
 
     def how(self) -> dict[str, Any]:
         """All that the scores depend on besides the chain and the seed."""

@@ -12,12 +12,16 @@ all of a marginal, not only two moments, so a map that corrects means and covari
 deceive it, and it needs thousands of samples where the Fréchet distance needs tens of thousands.
 
 Biased upward by the order of :math:`1/N`, the more the fewer samples: compare values of equal
-sample sizes only. The standard error is a grouped jackknife's, over both samples; where the
-distributions are equal it is about a third too large.
+sample sizes only. To first order :math:`W_2^2` changes with the mass at :math:`x` by the potential
+:math:`\varphi` of the transport T from x to y, :math:`\varphi'(x) = 2 (x - T(x))`. So the variance
+is that of :math:`\varphi(x_i)`, averaged over directions, over N, and the same for y (the
+infinitesimal jackknife); where the distributions are equal it is too large.
 
 References:
     | MIND: Monge Inception Distance for Generative Models Evaluation (Berthet et al., 2026)
     | Sliced and Radon Wasserstein Barycenters of Measures (Bonneel et al., 2015)
+    | Central Limit Theorems for Empirical Transportation Cost in General Dimension
+      (del Barrio and Loubes, 2019)
 """
 
 from __future__ import annotations
@@ -26,11 +30,14 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from undrift.quality.frechet import checked_pair
 
-NUM_GROUPS = 10
+LEAST = 20
+"""Samples below which no distance is given."""
+_BLOCK = 100
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,7 @@ def sliced_distance(
 ) -> SlicedDistance:
     r"""MIND of two samples of features, of any sizes.
 
-    Costs :math:`O(P (N + M) (D + \log N))` for P directions, and ten times the sorting for each
-    side's standard error.
+    Costs :math:`O(P (N + M) (D + \log N))` for P directions, a hundred of them at once.
 
     Arguments:
         x_features: Features of samples, with shape :math:`(N, D)`.
@@ -72,33 +78,40 @@ def sliced_distance(
         >>> round(sliced_distance(x, x + shift).value)
         3
     """
-    x, y = checked_pair(x_features, y_features, 2 * NUM_GROUPS)
-    dim = x_features.shape[1]
+    x, y = (side.cpu() for side in checked_pair(x_features, y_features, LEAST))
+    x, y = x - y.mean(0), y - y.mean(0)
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(dim, num_projections, generator=generator, dtype=torch.float64)
-    directions /= directions.norm(dim=0)
-    x, y = x.cpu() @ directions, y.cpu() @ directions
-    whole_x, whole_y = x.sort(0).values, y.sort(0).values
-    variance = 0.0
-    for left, right in ((x, whole_y), (y, whole_x)):
-        without = [_mean_squared_gap(part.sort(0).values, right) for part in _without_groups(left)]
-        variance += (NUM_GROUPS - 1) * float(torch.tensor(without).var(correction=0))
-    value = 3 * dim * _mean_squared_gap(whole_x, whole_y)
-    return SlicedDistance(value, 3 * dim * math.sqrt(variance))
+    directions = torch.randn(x.shape[1], num_projections, generator=generator, dtype=torch.float64)
+    total, by_x, by_y = 0.0, x.new_zeros(len(x)), y.new_zeros(len(y))
+    for block in (directions / directions.norm(dim=0)).T.split(_BLOCK):
+        (along_x, order_x), (along_y, order_y) = ((block @ side.T).sort(1) for side in (x, y))
+        total += float(_distance_sq(along_x, along_y).sum())
+        for sums, order, potential in (
+            (by_x, order_x, _potential(along_x, along_y)),
+            (by_y, order_y, _potential(along_y, along_x)),
+        ):
+            sums.index_add_(0, order.flatten(), potential.flatten())
+    variance = sum(float((sums / num_projections).var()) / len(sums) for sums in (by_x, by_y))
+    scale = 3 * x.shape[1]
+    return SlicedDistance(max(0.0, scale * total / num_projections), scale * math.sqrt(variance))
 
 
-def _mean_squared_gap(x: Tensor, y: Tensor) -> float:
-    """Mean over columns of the squared distance of quantile functions, columns sorted."""
-    n, m = len(x), len(y)
-    levels = [torch.arange(1, k + 1, dtype=torch.float64) / k for k in (n, m)]
-    ends = torch.unique(torch.cat(levels).round(decimals=12))
-    width = ends.diff(prepend=ends.new_zeros(1))
-    middle = ends - width / 2
-    rows_x, rows_y = ((middle * k).long().clamp(max=k - 1) for k in (n, m))
-    return float((width @ (x[rows_x] - y[rows_y]).square()).mean())
+def _distance_sq(x: Tensor, y: Tensor) -> Tensor:
+    r""":math:`W_2^2` of sorted values, one for each row."""
+    cross = (x * _transported(x, y)).mean(1)
+    return x.square().mean(1) + y.square().mean(1) - 2 * cross
 
 
-def _without_groups(x: Tensor) -> list[Tensor]:
-    """The rows without each of a few groups of equal size, in turn."""
-    group = torch.arange(len(x)) % NUM_GROUPS
-    return [x[group != k] for k in range(NUM_GROUPS)]
+def _potential(x: Tensor, y: Tensor) -> Tensor:
+    r""":math:`\varphi` at sorted values, by the trapezoidal rule."""
+    slope = x - _transported(x, y)
+    return F.pad((x.diff() * (slope[:, 1:] + slope[:, :-1])).cumsum(1), (1, 0))
+
+
+def _transported(x: Tensor, y: Tensor) -> Tensor:
+    """Where the mass of each sorted x goes, on average: means of the quantile function of y."""
+    n, m = x.shape[1], y.shape[1]
+    ends = torch.arange(n + 1, dtype=x.dtype) * (m / n)
+    whole = ends.long().clamp(max=m - 1)
+    integral = F.pad(y.cumsum(1), (1, 0))[:, whole] + (ends - whole) * y[:, whole]
+    return integral.diff() * (n / m)

@@ -32,7 +32,8 @@ from undrift.exceptions import FINITE, InvalidInput, Limits, check_choice
 from undrift.progress import progress_bar
 from undrift.quality.features import FeatureMap, extract_features
 from undrift.quality.frechet import MOST_RANK
-from undrift.quality.scorer import Scorer, Scores
+from undrift.quality.scorer import Scorer
+from undrift.quality.scores import Scores
 from undrift.remedies.difference import SAMPLES_PER_FEATURE, Change, frechet_change, mmd_change
 from undrift.remedies.remedy import Remedy
 from undrift.remedies.sampler import RemediedSampler

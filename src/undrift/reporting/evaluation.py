@@ -8,7 +8,16 @@ from typing import Any
 from undrift.reporting.content import QualityRow
 
 KIND = "undrift.evaluation"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+ERRORS = {"mmd_sq": "D₀²", "empirical_mmd_sq": "D₀² to the data set"}
+QUALITY = {
+    "frechet_ratio": "FDr",
+    "kernel_distance": "Kernel distance",
+    "sliced": "Sliced distance",
+    "precision": "Precision",
+    "recall": "Recall",
+}
+"""Scores in the features of a network besides the Fréchet distance."""
 
 
 def quality_rows(record: Mapping[str, Any]) -> list[QualityRow]:
@@ -20,13 +29,10 @@ def quality_rows(record: Mapping[str, Any]) -> list[QualityRow]:
     """
     if record["kind"] != KIND or record["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"no {KIND} of schema version {SCHEMA_VERSION}")
-    names = {
-        "mmd_sq": "D₀²",
-        "empirical_mmd_sq": "D₀² to the data set",
-        "frechet": record["score_name"],
-        "kernel_distance": "Kernel distance",
-        "precision": "Precision",
-        "recall": "Recall",
-    }
-    label = record["label"]
-    return [(label, name, record[key], record[f"{key}_se"]) for key, name in names.items()]
+    label, is_one = record["label"], len(record["quality"]) == 1
+    rows = [(label, name, record[key], record[f"{key}_se"]) for key, name in ERRORS.items()]
+    for network, scores in record["quality"].items():
+        names = {"frechet": record["networks"][network]["score_name"]}
+        names |= {key: name if is_one else f"{name} ({network})" for key, name in QUALITY.items()}
+        rows += [(label, name, scores[key], scores[f"{key}_se"]) for key, name in names.items()]
+    return rows

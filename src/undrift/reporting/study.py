@@ -11,19 +11,23 @@ from undrift.exceptions import InvalidInput
 from undrift.reporting import page
 from undrift.reporting.canvas import NUM_COLORS
 from undrift.reporting.content import SampleGrid, by_topic, number
-from undrift.reporting.study_chains import best_samplers, chains, correlation_table, findings
+from undrift.reporting.study_chains import (
+    best_samplers,
+    chains,
+    correlation_table,
+    findings,
+    networks,
+    parts,
+)
 from undrift.reporting.study_content import (
-    CORRELATIONS,
     PROTOCOLS,
     Study,
     check_results,
-    correlation,
     cost_table,
     groups,
     methods,
     remedy_table,
     results_table,
-    rho_text,
     sample_grids,
     where,
 )
@@ -44,7 +48,7 @@ Picture = Callable[[str, str, bytes], str]
 LEGEND = "Small dots: seeds; bars: means and intervals. Filled: equal steps; hollow: equal compute."
 HOW_BEST = (
     "The best sampler of a method at a number of network calls is, for each seed, the one with the "
-    "lowest mean Fréchet distance over its other seeds."
+    "lowest mean Fréchet distance over its other seeds, in the network that judges."
 )
 PICTURES = ("changes-", "values-", "samples-", "quality-")
 IN_A_ROW = 4
@@ -91,33 +95,27 @@ def chip(index: int) -> str:
 
 def _html_parts(study: Study, folder: Path) -> dict[str, Any]:
     protocols = dict.fromkeys(protocol for protocol, _ in groups(study))
-    on_chains = chains(study)
+    views, on_chains = networks(study), chains(study)
     profiles = [p for p in study["profiles"] if p.get("states")]
     remedies = list(dict.fromkeys(p["remedy"] for p in profiles))
-    points = _points(study)
-    present = {p["method"] for p in points}
-    order = [m for m in methods(study) if m in present]
-    names = [*order, *sorted(present - set(order))]
-    found = correlation(study) if len(on_chains) == 1 else {}
+    names = [*methods(study), *_others(study)]
     settings = {"How it was evaluated": "judged_by", "The plan": "config", "The data": "data"}
     settings |= {"Versions": "versions"}
     return {
         "protocols": {p: PROTOCOLS[p] for p in protocols},
-        "quality": {p: _quality(study, p) for p in protocols},
+        "quality": {p: [plot for v in views for plot in _quality(v, p)] for p in protocols},
         "how_best": HOW_BEST,
         "parts": {
-            p: [_html_part(part, p) for part in [*best_samplers(study), *on_chains]]
-            for p in protocols
+            p: [_html_part(part, p) for view in views for part in parts(view)] for p in protocols
         },
         "costs": cost_table(study),
         "remedy_kinds": {name: chip(k) for k, name in enumerate(remedies)},
         "profiles": page.inline(profile_plot(profiles, remedies)) if profiles else None,
         "profile_seed": profiles[0].get("seed") if profiles else None,
-        "remedies": [table for part in on_chains if (table := remedy_table(part))],
-        "scatter": page.inline(scatter_plot(study, points, names)) if len(points) > 2 else None,
-        "on_chains": correlation_table(study) if len(on_chains) > 1 else None,
+        "remedies": _remedies(views),
+        "scatter": [drawn for view in views for drawn in _scatter(view, names)],
+        "correlations": correlation_table(study),
         "method_kinds": {name: chip(k) for k, name in enumerate(names)},
-        "correlations": {CORRELATIONS[k]: rho_text(found[k]) for k in CORRELATIONS if found.get(k)},
         "images": [
             (where(protocol, "", part), page.inline_images(grids))
             for part in on_chains
@@ -131,7 +129,7 @@ def _html_parts(study: Study, folder: Path) -> dict[str, Any]:
 
 def _html_part(part: Study, protocol: str) -> dict[str, Any]:
     """Plots and tables of one protocol on one chain, or with the best samplers."""
-    values = value_plot(part, protocol) if "part" not in part else None
+    values = None if "is_one_of_many" in part else value_plot(part, protocol)
     return {
         "name": part.get("part"),
         "changes": page.inline(change_plot(part, protocol)),
@@ -143,11 +141,29 @@ def _html_part(part: Study, protocol: str) -> dict[str, Any]:
 def _quality(study: Study, protocol: str) -> list[tuple[str, Any]]:
     """Plots of quality against network calls, with titles."""
     return [
-        (f"{where(*group)}, {name}", page.inline(plot))
+        (f"{where(*group, study)}, {name}", page.inline(plot))
         for group in groups(study)
         if group[0] == protocol
         for name, plot in quality_plots(study, *group).items()
     ]
+
+
+def _scatter(view: Study, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The plot of error against quality in a network, with its title."""
+    points = _points(view)
+    if len(points) > 2:
+        yield view.get("part", ""), page.inline(scatter_plot(view, points, names))
+
+
+def _remedies(views: Sequence[Study]) -> list[Table]:
+    """Remedies on each chain, by network."""
+    tables = (remedy_table(part) for view in views for part in chains(view))
+    return [table for table in tables if table]
+
+
+def _others(study: Study) -> list[str]:
+    """What is evaluated besides the methods: the base that they continue."""
+    return sorted({row["method"] for row in study["checkpoints"]} - set(methods(study)))
 
 
 def _points(study: Study) -> list[Mapping[str, Any]]:
@@ -255,17 +271,18 @@ def markdown_table(table: Table) -> str:
 def _markdown_parts(study: Study, folder: Path, picture: Picture) -> Iterator[str]:
     for finding in findings(study):
         yield f"- **{finding.headline}** {finding.detail}".rstrip()
-    for group in groups(study):
-        for name, plot in quality_plots(study, *group).items():
-            words = f"Quality against network calls, {where(*group)}, {name}"
-            file = f"quality-{slug(f'{where(*group)}, {name}')}.svg"
-            yield picture(file, words, page.standalone(plot).encode())
-    parts = [*best_samplers(study), *chains(study)]
-    for part in parts:
+    views = networks(study)
+    for view, group in [(v, group) for v in views for group in groups(v)]:
+        for name, plot in quality_plots(view, *group).items():
+            title = f"{where(*group, view)}, {name}"
+            words = f"Quality against network calls, {title}"
+            yield picture(f"quality-{slug(title)}.svg", words, page.standalone(plot).encode())
+    every = [part for view in views for part in parts(view)]
+    for part in every:
         yield from _plots(part, picture)
-    yield f"{LEGEND} {HOW_BEST}" if best_samplers(study) else LEGEND
-    sections = [results_table(part, *group) for part in parts for group in groups(part)]
-    sections += [table for part in chains(study) if (table := remedy_table(part))]
+    yield f"{LEGEND} {HOW_BEST}" if best_samplers(views[0]) else LEGEND
+    sections = [results_table(part, *group) for part in every for group in groups(part)]
+    sections += _remedies(views)
     for section in [*sections, correlation_table(study), cost_table(study)]:
         if section is not None:
             yield f"**{section.title[:1].upper()}{section.title[1:]}**"
@@ -286,7 +303,7 @@ def _plots(part: Study, picture: Picture) -> Iterator[str]:
     for protocol in dict.fromkeys(protocol for protocol, _ in groups(part)):
         place = where(protocol, "", part)
         plots = {"changes": (f"Changes against plain, {place}", change_plot(part, protocol))}
-        if "part" not in part:
+        if "is_one_of_many" not in part:
             plots["values"] = (f"Values of each seed, {place}", value_plot(part, protocol))
         for name, (words, plot) in plots.items():
             if plot is not None:

@@ -37,7 +37,6 @@ from undrift.reporting.study_content import (
     Study,
     change_text,
     changes,
-    correlation,
     groups,
     methods,
     where,
@@ -146,7 +145,7 @@ def quality_plots(study: Study, protocol: str, budget: str) -> dict[str, Plot]:
     if len(samplers) > 1:
         parts = {"best sampler": [row for row in rows if row["is_best_sampler"]]} | parts
     return {
-        name: _quality_plot(own, methods(study), f"{where(*group)}, {name}")
+        name: _quality_plot(own, methods(study), f"{where(*group, study)}, {name}")
         for name, own in parts.items()
         if len({row["network_calls"] for row in own}) > 1
     }
@@ -301,10 +300,8 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
         axes.set_xlabel("D₀²")
         axes.set_title("Fréchet distance")
 
-    found = correlation(study).get("overall")
-    told = f" Rank correlation {scaled(found['rho'], 0)}." if found else ""
-    alt = f"Fréchet distance against D₀² of {len(points)} evaluations.{told}"
-    return draw("scatter", alt, draw_on, (984, 420), (340, 320))
+    alt = f"Fréchet distance against D₀² of {len(points)} evaluations."
+    return draw(f"scatter{suffix(study)}", alt, draw_on, (984, 420), (340, 320))
 
 
 def _positive_scale(axis: XAxis | YAxis, values: Sequence[float]) -> None:

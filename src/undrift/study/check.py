@@ -21,6 +21,7 @@ from undrift.diffusion.network import device_of
 from undrift.diffusion.pipelines import SCHEDULERS
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits, reason_of
+from undrift.quality.feature_choice import default_features
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy, UnfitChain
 from undrift.study.config import PLAIN, StudyConfig
@@ -65,6 +66,27 @@ def check(config: StudyConfig) -> None:
     for name, training in _trainings(config):
         with _part(f"method {name}"):
             check_training(training)
+
+
+def check_judges(config: StudyConfig, data: ImageData) -> None:
+    """Check that no network judges in whose features a method is trained.
+
+    A method names them in an option ``features``, several joined by +.
+
+    Raises:
+        InvalidInput: If one does; names the method.
+    """
+    judges = config.judge_names or [default_features(data)]
+    for name, method in config.methods.items():
+        for section, used in method.in_use.items():
+            option = getattr(getattr(method, section), "features", None)
+            trained_in = str(option).split("+") if "features" in used else []
+            for judge in judges:
+                if judge in trained_in and judge != "pixels":
+                    raise InvalidInput(
+                        f"features: {judge} cannot judge method {name}, which is trained in it "
+                        f"({section}.features: {option}): choose another network to judge"
+                    )
 
 
 def try_building(config: StudyConfig, data: ImageData) -> None:

@@ -65,9 +65,10 @@ class StudyConfig:
             ancestral).
         num_reference: Images that samples are compared with, evenly spread over the data (default:
             all, up to four times the samples).
-        features: Features of the quality metrics, which no method was trained on: classifier (of
-            the labels), efficientnet-lite0 (or -lite1, -lite2), pixels, or a TorchScript file
-            (default: the classifier where the data have labels, else efficientnet-lite0).
+        features: Networks that judge quality, one or several, in whose features no method is
+            trained: classifier (of the labels), efficientnet-lite0 (or -lite1, -lite2), pixels, or
+            a TorchScript file (default: the classifier where the data have labels, else
+            efficientnet-lite0).
         remedies: Remedies at sampling time by names that you choose, tried on trained models.
         remedy_methods: Methods that they are tried on (default: plain and the reference), by the
             first protocol at equal steps.
@@ -89,7 +90,7 @@ class StudyConfig:
     num_inference_steps: list[int] | int | None = None
     samplers: list[str] | None = None
     num_reference: int | None = None
-    features: str | None = None
+    features: list[str] | str | None = None
     remedies: dict[str, Remedy] = field(default_factory=dict)
     remedy_methods: list[str] | None = None
     judge_every: int | None = None
@@ -115,6 +116,11 @@ class StudyConfig:
         """
         names = [None] if self.samplers is None else self.samplers
         return [Chain(name, count) for count in self.step_counts for name in names]
+
+    @property
+    def judge_names(self) -> list[str] | None:
+        """The networks that judge; None for the default of the data."""
+        return [self.features] if isinstance(self.features, str) else self.features
 
     @property
     def tries_remedies_on(self) -> list[str]:

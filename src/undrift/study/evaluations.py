@@ -17,13 +17,14 @@ from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.measure import measure
 from undrift.measurement.parallel_chains import draw_samples
-from undrift.measurement.reading import write_json
-from undrift.quality.scorer import Row, Scorer, judgment_file
+from undrift.measurement.reading import read_record, write_json
+from undrift.quality.judges import Judges
+from undrift.quality.scorer import Row, judgment_file
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy, UnfitChain
 from undrift.study.config import BASE, Chain, StudyConfig
 from undrift.study.jobs import Job
-from undrift.study.record import ProfileState, RemedyProfile, StudyRow
+from undrift.study.record import Judgment, ProfileState, RemedyProfile, StudyRow
 from undrift.training.trainer import Trainer
 
 GRID_IMAGES = 64
@@ -56,16 +57,16 @@ class Evaluations:
 
     Arguments:
         config: The plan.
-        scorer: The scorer of all models.
+        judges: The scorers of all models.
         study: Folder of the study.
         job: The run.
         steps: Its training steps.
     """
 
     def __init__(
-        self, config: StudyConfig, scorer: Scorer, study: Path, job: Job, steps: int
+        self, config: StudyConfig, judges: Judges, study: Path, job: Job, steps: int
     ) -> None:
-        self.config, self.scorer, self.study, self.job = config, scorer, study, job
+        self.config, self.judges, self.study, self.job = config, judges, study, job
         self.steps, self.run = steps, job.folder(study, steps)
 
     def of_step(self, trainer: Trainer) -> None:
@@ -125,16 +126,16 @@ class Evaluations:
             grid: Whether to keep a grid of samples with it.
             how: Settings of this evaluation besides those of all.
         """
-        how = self.scorer.how() | self._draws(chain) | how
+        how = self.judges.how() | self._draws(chain) | how
         file = judgment_file(self.run, name, how)
         if not file.is_file():
             drawn_by = sampler()
-            samples = self.scorer.draw(drawn_by, self.job.seed)
+            samples = self.judges.draw(drawn_by, self.job.seed)
             if grid:
                 write_png(image_grid(samples[:GRID_IMAGES]), file.with_suffix(".png"))
-            scores = self.scorer.scores(samples, self.job.seed)
-            about = about_chain(chain, drawn_by, self.scorer.data.image_shape)
-            write_json(file, about | scores.to_dict() | {"how": how})
+            scores = self.judges.scores(samples, self.job.seed)
+            about = about_chain(chain, drawn_by, self.judges.data.image_shape)
+            write_json(file, about | scores | {"how": how})
         return self._kept(file)
 
     def _kept(self, file: Path) -> Row:
@@ -142,6 +143,8 @@ class Evaluations:
         kept = json.loads(file.read_text())
         del kept["how"]
         scores = {key: tuple(v) if isinstance(v, list) else v for key, v in kept.items()}
+        judgments = kept["quality"].items()
+        scores["quality"] = {name: read_record(Judgment, found) for name, found in judgments}
         grid = file.with_suffix(".png")
         return scores | {
             "grid": grid.relative_to(self.study).as_posix() if grid.is_file() else None
@@ -159,14 +162,14 @@ class Evaluations:
         """A sampler of the trained run."""
         pipeline = load_pipeline(self.run).to(PartialState().device)
         sampler = sampler_by_name(pipeline, *chain)
-        return apply_remedy(sampler, remedy, self.scorer.reference)
+        return apply_remedy(sampler, remedy, self.judges.reference)
 
     def _checkpoints(self) -> Iterator[tuple[int, Row]]:
         """Scores of intermediate weights, and of the last ones of a base, by step."""
         if not self.config.judge_every:
             return
         for chain in self.config.chains:
-            how = self.scorer.how() | self._draws(chain)
+            how = self.judges.how() | self._draws(chain)
             for file in sorted(self.run.glob(judgment_file(self.run, "step-*", how).name)):
                 yield int(file.name.split("-")[2]), self._kept(file)
             if self.job.method is None:
@@ -202,7 +205,7 @@ class Evaluations:
             sampler = self._sampler(chain, remedy)
             profile = measure(
                 sampler,
-                self.scorer.reference,
+                self.judges.reference,
                 num_samples=count,
                 states=denser_near_data(sampler.grid),
                 budget=False,

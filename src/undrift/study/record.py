@@ -11,8 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from undrift.measurement.reading import Record, Schema, write_json
+from undrift.quality.scores import Quality
 
 FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class Judgment(Quality):
+    """Quality of a model's samples in the features of one network.
+
+    Arguments:
+        is_best_sampler: Whether the sampler is the best one at its number of network calls: that
+            with the lowest Fréchet distance of the method, a mean over the other seeds.
+    """
+
+    is_best_sampler: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,12 +47,11 @@ class StudyRow:
         mmd_sq_low: Its lower confidence limit.
         empirical_mmd_sq: The same error against the data set itself.
         interval: 95 % interval of the error against the population.
-        frechet_interval: 95 % interval of the Fréchet distance of the distributions.
+        frechet_ratio: Mean over networks of the Fréchet distance relative to held-out images (FDr).
+        quality: Quality in the features of each network, by its name.
         grid: File of a grid of its samples, in the folder of the study.
         step: Training step whose averaged weights were evaluated, before the last.
         remedy: Name of the remedy of its sampler.
-        is_best_sampler: Whether the sampler is the best one at its number of network calls: that
-            with the lowest Fréchet distance of the method, a mean over the other seeds.
     """
 
     protocol: str
@@ -57,22 +69,14 @@ class StudyRow:
     mmd_sq_low: float | None = None
     p_value: float | None = None
     empirical_mmd_sq: float | None = None
-    frechet: float | None = None
-    frechet_se: float | None = None
-    kernel_distance: float | None = None
-    kernel_distance_se: float | None = None
-    precision: float | None = None
-    precision_se: float | None = None
-    recall: float | None = None
-    recall_se: float | None = None
     pixel_variance_ratio: float | None = None
     empirical_mmd_sq_se: float | None = None
     interval: tuple[float, float] | None = None
-    frechet_interval: tuple[float, float] | None = None
+    frechet_ratio: float | None = None
+    quality: dict[str, Judgment] = field(default_factory=dict)
     grid: str | None = None
     step: int | None = None
     remedy: str | None = None
-    is_best_sampler: bool = False
 
     @property
     def chain(self) -> tuple[str, int]:
@@ -96,8 +100,11 @@ class Change(MeanInterval):
     Arguments:
         changes: The change of each seed.
         seeds: The seeds.
+        metric: What changes.
         method: Whose change: against plain by the same protocol and budget; with a remedy, against
             the same run without.
+        network: The network of the metric, or by which the best samplers are chosen; null for an
+            error in pixels on one chain.
         sampler: The sampler of both; null where each has its best one at the same network calls.
         num_inference_steps: Its number of denoising steps.
         network_calls: Network calls of both, where each has its best sampler.
@@ -107,9 +114,32 @@ class Change(MeanInterval):
     changes: list[float]
     seeds: list[int]
     method: str
+    network: str | None = None
     protocol: str | None = None
     budget: str | None = None
     remedy: str | None = None
+    sampler: str | None = None
+    num_inference_steps: int | None = None
+    network_calls: int | None = None
+
+
+@dataclass(frozen=True)
+class Mean(MeanInterval):
+    """Mean over seeds of a score without bias: whether it is distinguishable from 0.
+
+    Arguments:
+        metric: ``mmd_sq`` or ``kernel_distance``.
+        network: The network of the metric, or by which the best samplers are chosen.
+        sampler: The sampler; null where each method and seed has its best one.
+        num_inference_steps: Its number of denoising steps.
+        network_calls: Network calls, where each has its best sampler.
+    """
+
+    metric: str
+    protocol: str
+    budget: str
+    method: str
+    network: str | None = None
     sampler: str | None = None
     num_inference_steps: int | None = None
     network_calls: int | None = None
@@ -147,11 +177,13 @@ class Correlations:
     """Rank correlation of a cumulative error with the Fréchet distance, on one chain.
 
     Arguments:
+        network: The network in whose features the distance is taken.
         metric: The cumulative error: ``mmd_sq``, or ``mmd_sq_low``, its lower confidence limit.
     """
 
     sampler: str
     num_inference_steps: int
+    network: str
     metric: str
     overall: Correlation | None
     within_seed: Correlation | None
@@ -200,6 +232,7 @@ class StudyRecord(Record):
         rows: One for each protocol, seed, budget, method and chain.
         paired: Mean relative change of each metric against plain, within seeds and chains.
         paired_best: The same with the best sampler of each, at the same number of network calls.
+        means: Mean over seeds of each score without bias, on each chain and with the best samplers.
         costs: Processor time of a step of each method.
         checkpoints: Evaluations of intermediate weights (``judge_every``).
         correlations: On each chain, the rank correlation of ``mmd_sq`` and its lower limit with
@@ -210,7 +243,7 @@ class StudyRecord(Record):
         profiles: Cumulative error along each chain, without remedy and with each.
         failures: Runs that could not be trained to their end.
         checkpoint_rule: Which weights are evaluated.
-        judged_by: How all models are evaluated.
+        judged_by: How all models are evaluated, and by which networks.
         config: The plan.
         versions: Versions of the packages, and the machine.
         data: Description of the data.
@@ -218,10 +251,11 @@ class StudyRecord(Record):
         created: When it was written, as ISO 8601 writes it.
     """
 
-    schema = Schema("undrift.study", 3, "study", "compare")
+    schema = Schema("undrift.study", 4, "study", "compare")
     rows: list[StudyRow]
     paired: list[Change]
     paired_best: list[Change] = field(default_factory=list)
+    means: list[Mean] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     checkpoints: list[StudyRow] = field(default_factory=list)
     correlations: list[Correlations] = field(default_factory=list)

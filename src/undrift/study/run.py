@@ -20,7 +20,7 @@ from undrift.exceptions import InvalidInput
 from undrift.storage.lock import locked
 from undrift.storage.writing import sweep
 from undrift.study import statistics
-from undrift.study.check import check, try_building
+from undrift.study.check import check, check_judges, try_building
 from undrift.study.config import CHECKPOINT_RULE, StudyConfig
 from undrift.study.evaluations import Outcome
 from undrift.study.jobs import Job, jobs
@@ -60,10 +60,11 @@ def run_study(
     """
     check(config)
     worker = Worker(config, folder)
+    check_judges(config, worker.data)
     try_building(config, worker.data)
     _check_folder(worker)
     endings: dict[Job, Ending] = {}
-    how = worker.scorer.how()
+    how = worker.judges.how()
     folder.mkdir(parents=True, exist_ok=True)
     num_before = _num_rows(folder)
     with locked(folder, inside=True), StudyProgress(config, folder, show=progress) as bar:
@@ -82,7 +83,7 @@ def run_study(
 
 def _record(worker: Worker, endings: Mapping[Job, Ending], command: str | None) -> StudyRecord:
     """The results of a study so far."""
-    config, scorer = worker.config, worker.scorer
+    config, judges = worker.config, worker.judges
     order = sorted(jobs(config), key=lambda job: config.protocols.index(job.protocol))
     is_complete = len(endings) == len(order)
     found = [ending for job in order if isinstance(ending := endings.get(job), Outcome)]
@@ -94,6 +95,7 @@ def _record(worker: Worker, endings: Mapping[Job, Ending], command: str | None) 
         rows=rows,
         paired=statistics.paired(rows),
         paired_best=statistics.paired_best(rows),
+        means=statistics.means(rows),
         costs=statistics.costs(rows),
         checkpoints=checkpoints,
         correlations=statistics.correlations(points),
@@ -107,10 +109,10 @@ def _record(worker: Worker, endings: Mapping[Job, Ending], command: str | None) 
             if isinstance(reason, str)
         ],
         checkpoint_rule=CHECKPOINT_RULE,
-        judged_by=scorer.how(),
+        judged_by=judges.how(),
         config=asdict(config),
         versions=versions(),
-        data=dict(scorer.data.how),
+        data=dict(judges.data.how),
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -9,7 +9,8 @@ zero: where a metric of plain is not positive in some seed, no change is given. 
 pair are sampled by the same chain. Where there are several samplers, each method on its *best* one
 is compared with plain on plain's best at the same number of network calls. The sampler of a seed is
 the one with the lowest mean Fréchet distance over the other seeds, so that the choice does not use
-the noise of the values that are compared; with one seed it does, and favors all methods.
+the noise of the values that are compared; with one seed it does, and favors all methods. Each
+network that judges chooses for itself.
 
 Spearman's :math:`\rho` is the correlation of ranks. *Overall*, it includes differences between
 seeds, methods and times of training. *Within* groups, ranks are taken and centered in each group,
@@ -17,10 +18,11 @@ seeds, methods and times of training. *Within* groups, ranks are taken and cente
 .. math:: \rho_w = \frac{\sum_g \sum_{i \in g} (r_i - \bar r_g)(s_i - \bar s_g)}
     {\sqrt{\sum_g \sum_{i \in g} (r_i - \bar r_g)^2 \; \sum_g \sum_{i \in g} (s_i - \bar s_g)^2}},
 
-so differences between groups do not contribute. The interval resamples whole runs, since the
-checkpoints of one run are not independent. Runs of one seed share base, data and sampling noise, so
-the intervals are too narrow with few seeds, within methods above all. Both numbers of a point come
-from the same samples, so they share part of their noise, and the correlation is slightly too large.
+so differences between groups do not contribute; groups of few evaluations are left out. The
+interval resamples whole runs, since the checkpoints of one run are not independent. Runs of one
+seed share base, data and sampling noise, so the intervals are too narrow with few seeds, within
+methods above all. Both numbers of a point come from the same samples, so they share part of their
+noise, and the correlation is slightly too large.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import rankdata
@@ -41,17 +44,25 @@ from undrift.study.record import (
     Correlation,
     Correlations,
     Cost,
+    Mean,
     MeanInterval,
     Ratios,
     StudyRow,
 )
 
-METRICS = ("mmd_sq", "empirical_mmd_sq", "frechet", "kernel_distance", "precision", "recall")
-"""What is compared: the cumulative error of the samples, against both references, and quality."""
+ERRORS = ("mmd_sq", "empirical_mmd_sq")
+"""The cumulative error of the samples, against both references."""
+QUALITY = ("frechet", "frechet_ratio", "kernel_distance", "sliced", "precision", "recall")
+"""Scores in the features of each network."""
+UNBIASED = ("mmd_sq", "kernel_distance")
+"""Scores whose mean is 0 for samples of the data's distribution."""
 NUM_RESAMPLES = 500
 CHAIN = ("sampler", "num_inference_steps")
-LEAST = 4
-"""Points below which no correlation is given."""
+LEAST = 8
+"""Evaluations, in all and of each group, below which no correlation is given."""
+LEAST_RUNS = 4
+"""Runs below which it has no interval."""
+T = TypeVar("T")
 
 
 def paired(rows: Sequence[StudyRow]) -> list[Change]:
@@ -70,17 +81,53 @@ def paired_best(rows: Sequence[StudyRow]) -> list[Change]:
     """The same with each method on its best sampler, at the same number of network calls.
 
     Returns:
-        One change for each protocol, budget, number of calls, method and metric; none where there
-        is one sampler.
+        One change for each network by which samplers are chosen, protocol, budget, number of calls,
+        method and metric; none where there is one sampler.
     """
+    return [
+        replace(change, network=network)
+        for network, best in best_rows(rows).items()
+        for change in _against_plain(best, "protocol", "budget", "network_calls")
+        if change.network in (None, network)
+    ]
+
+
+def means(rows: Sequence[StudyRow]) -> list[Mean]:
+    """Mean over seeds of each score without bias, on each chain and with the best samplers."""
+    found = _means(rows, *CHAIN)
+    for network, best in best_rows(rows).items():
+        own = [mean for mean in _means(best, "network_calls") if mean.network in (None, network)]
+        found += [replace(mean, network=network) for mean in own]
+    return found
+
+
+def _means(rows: Sequence[StudyRow], *fields: str) -> list[Mean]:
+    fields = ("protocol", "budget", "method", *fields)
+    found = []
+    for group, own in _grouped(rows, *fields).items():
+        for network, metric in _metrics(own):
+            values = [score(row, metric, network) for row in own]
+            known = [value for value in values if value is not None]
+            if metric in UNBIASED and known:
+                about = dict(zip(fields, group, strict=True))
+                mean = vars(mean_interval(known))
+                found.append(Mean(**mean, metric=metric, network=network, **about))
+    return found
+
+
+def best_rows(rows: Sequence[StudyRow]) -> dict[str, list[StudyRow]]:
+    """By network, the rows with the best samplers in its features; none of one sampler."""
     if len({row.sampler for row in rows}) < 2:
-        return []
-    best = [row for row in rows if row.is_best_sampler]
-    return _against_plain(best, "protocol", "budget", "network_calls")
+        return {}
+    networks = dict.fromkeys(name for row in rows for name in row.quality)
+    return {
+        name: [row for row in rows if name in row.quality and row.quality[name].is_best_sampler]
+        for name in networks
+    }
 
 
 def with_best_samplers(rows: Sequence[StudyRow]) -> list[StudyRow]:
-    """The same rows, those marked whose sampler is the best at their number of network calls.
+    """The same rows, marked in each network where the sampler is best at its network calls.
 
     The best for a method and a seed is the one with the lowest mean Fréchet distance over the other
     seeds of the method.
@@ -89,13 +136,37 @@ def with_best_samplers(rows: Sequence[StudyRow]) -> list[StudyRow]:
     for own in _grouped(rows, "protocol", "budget", "network_calls", "method").values():
         for (seed,), of_seed in _grouped(own, "seed").items():
             others = _grouped([r for r in own if r.seed != seed] or of_seed, "sampler")
-            best.add(id(min(of_seed, key=lambda row: _mean_frechet(others.get((row.sampler,))))))
-    return [replace(row, is_best_sampler=id(row) in best) for row in rows]
+            for name in of_seed[0].quality:
+                means = [_mean_frechet(others.get((row.sampler,)), name) for row in of_seed]
+                best.add((id(of_seed[means.index(min(means))]), name))
+    return [
+        replace(
+            row,
+            quality={
+                name: replace(judgment, is_best_sampler=(id(row), name) in best)
+                for name, judgment in row.quality.items()
+            },
+        )
+        for row in rows
+    ]
 
 
-def _mean_frechet(rows: Sequence[StudyRow] | None) -> float:
-    known = [row.frechet for row in rows or () if row.frechet is not None]
+def _mean_frechet(rows: Sequence[StudyRow] | None, network: str) -> float:
+    values = [score(row, "frechet", network) for row in rows or ()]
+    known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else math.inf
+
+
+def score(row: StudyRow, metric: str, network: str | None) -> float | None:
+    """A score of a row: an error in pixels, or the quality in the features of a network."""
+    value = getattr(row if network is None else row.quality.get(network), metric, None)
+    return None if value is None else float(value)
+
+
+def _metrics(rows: Sequence[StudyRow]) -> list[tuple[str | None, str]]:
+    """Networks and metrics that rows have."""
+    networks = dict.fromkeys(name for row in rows for name in row.quality)
+    return [*((None, metric) for metric in ERRORS), *product(networks, QUALITY)]
 
 
 def _against_plain(rows: Sequence[StudyRow], *fields: str) -> list[Change]:
@@ -125,12 +196,13 @@ def changes(
     found = []
     for group, own in _grouped(rows, *fields).items():
         pairs = [(base, row) for row in own if (base := baseline(row))]
-        for metric in METRICS:
-            values = [(getattr(a, metric), getattr(b, metric), b.seed) for a, b in pairs]
+        for network, metric in _metrics(own):
+            values = [(*(score(r, metric, network) for r in pair), pair[1].seed) for pair in pairs]
             known = [(a, b, seed) for a, b, seed in values if a is not None and b is not None]
             if not known or any(a <= 0 for a, _, _ in known):
                 continue
-            which: dict[str, Any] = {**dict(zip(fields, group, strict=True)), "metric": metric}
+            which: dict[str, Any] = dict(zip(fields, group, strict=True))
+            which |= {"metric": metric, "network": network}
             which |= {"changes": [b / a - 1 for a, b, _ in known], "seeds": [s for *_, s in known]}
             found.append(Change(**vars(mean_interval(which["changes"])), **which))
     return found
@@ -181,16 +253,17 @@ def correlations(points: Iterable[StudyRow]) -> list[Correlations]:
     """
     found = []
     for (sampler, steps), own in _grouped(points, *CHAIN).items():
-        for metric in ("mmd_sq", "mmd_sq_low"):
-            known = [p for p in own if getattr(p, metric) is not None and p.frechet is not None]
+        for network, metric in product(own[0].quality, ("mmd_sq", "mmd_sq_low")):
+            pairs = [(score(p, metric, None), score(p, "frechet", network), p) for p in own]
+            known = [(x, y, p) for x, y, p in pairs if x is not None and y is not None]
             if len(known) < LEAST:
                 continue
             parts = {
-                "overall": _with_interval(known, metric),
-                "within_seed": _with_interval(known, metric, "seed"),
-                "within_method": _with_interval(known, metric, "protocol", "method"),
+                "overall": _with_interval(known),
+                "within_seed": _with_interval(known, "seed"),
+                "within_method": _with_interval(known, "protocol", "method"),
             }
-            found.append(Correlations(sampler, steps, metric, **parts))
+            found.append(Correlations(sampler, steps, network, metric, **parts))
     return found
 
 
@@ -219,16 +292,28 @@ def distinct(rows: Iterable[StudyRow]) -> list[StudyRow]:
     return list({(row.run, row.step or row.steps, row.chain): row for row in rows}.values())
 
 
-def _with_interval(points: Sequence[StudyRow], metric: str, *fields: str) -> Correlation | None:
-    def correlated(points: Sequence[StudyRow]) -> float | None:
-        x, y = ([getattr(point, name) for point in points] for name in (metric, "frechet"))
-        return spearman(x, y, [_group(point, fields) for point in points])
+Point = tuple[float, float, StudyRow]
+"""An error, a quality, and whose they are."""
 
-    runs, rho = list(_grouped(points, "run").values()), correlated(points)
-    if rho is None:
+
+def _with_interval(points: Sequence[Point], *fields: str) -> Correlation | None:
+    """The rank correlation within groups of enough evaluations; None if there is no such group."""
+    points = [
+        point
+        for own in _grouped(points, *fields, of=lambda point: point[2]).values()
+        if len(own) >= LEAST
+        for point in own
+    ]
+
+    def correlated(points: Sequence[Point]) -> float | None:
+        x, y, rows = zip(*points, strict=True)
+        return spearman(x, y, [_group(row, fields) for row in rows])
+
+    runs = list(_grouped(points, "run", of=lambda point: point[2]).values())
+    if not points or (rho := correlated(points)) is None:
         return None
     generator, drawn = np.random.default_rng(0), []
-    for _ in range(NUM_RESAMPLES if len(runs) >= LEAST else 0):
+    for _ in range(NUM_RESAMPLES if len(runs) >= LEAST_RUNS else 0):
         chosen = generator.integers(len(runs), size=len(runs))
         drawn.append(correlated([point for k in chosen for point in runs[k]]))
     known = [value for value in drawn if value is not None]
@@ -240,9 +325,11 @@ def _group(row: StudyRow, fields: Sequence[str]) -> tuple[Any, ...]:
     return tuple(getattr(row, field) for field in fields)
 
 
-def _grouped(rows: Iterable[StudyRow], *fields: str) -> dict[tuple[Any, ...], list[StudyRow]]:
-    """Rows by the values of these fields, in order of appearance."""
-    groups: dict[tuple[Any, ...], list[StudyRow]] = {}
-    for row in rows:
-        groups.setdefault(_group(row, fields), []).append(row)
+def _grouped(
+    items: Iterable[T], *fields: str, of: Callable[[T], Any] = lambda item: item
+) -> dict[tuple[Any, ...], list[T]]:
+    """Items by the values of these fields of them or of their rows, in order of appearance."""
+    groups: dict[tuple[Any, ...], list[T]] = {}
+    for item in items:
+        groups.setdefault(_group(of(item), fields), []).append(item)
     return groups

@@ -11,8 +11,8 @@ from typing import Any
 
 from undrift.data.grids import image_grid, write_png
 from undrift.data.images import ImageData
-from undrift.quality.feature_choice import choose_features
-from undrift.quality.scorer import Scorer
+from undrift.quality.feature_choice import choose_judges
+from undrift.quality.judges import Judges
 from undrift.study.config import DATA_GRID, StudyConfig
 from undrift.study.evaluations import GRID_IMAGES, Evaluations, Outcome
 from undrift.study.jobs import Job
@@ -40,16 +40,15 @@ class Worker:
         return load(self.config.base)
 
     @cached_property
-    def scorer(self) -> Scorer:
-        """The scorer of all models."""
-        features = choose_features(self.config.features, self.data)
-        config = self.config
-        return Scorer(self.data, config.num_samples, config.num_reference, features)
+    def judges(self) -> Judges:
+        """The scorers of all models."""
+        features = choose_judges(self.config.features, self.data)
+        return Judges(self.data, self.config.num_samples, features, self.config.num_reference)
 
     def show_data(self) -> None:
         """Keep a grid of the data, for visual comparison with samples."""
         if not (self.folder / DATA_GRID).is_file():
-            write_png(image_grid(self.scorer.reference[:GRID_IMAGES]), self.folder / DATA_GRID)
+            write_png(image_grid(self.judges.reference[:GRID_IMAGES]), self.folder / DATA_GRID)
 
     def training(self, job: Job, steps: int) -> TrainConfig:
         """The configuration of a run.
@@ -68,7 +67,7 @@ class Worker:
             InvalidInput: If the run cannot be trained, or another plan or other data made it.
         """
         training = self.training(job, steps)
-        evaluations = Evaluations(self.config, self.scorer, self.folder, job, steps)
+        evaluations = Evaluations(self.config, self.judges, self.folder, job, steps)
         result = complete(training, self.data, evaluations.of_step)
         return evaluations.outcome(float(result["train_cpu_s"]))
 
