@@ -63,6 +63,33 @@ def test_an_optimal_transport_costs_what_it_moves(count):
     assert frechet_distance(x, y) == pytest.approx(float(expected), rel=1e-9)
 
 
+@pytest.mark.parametrize("decades", [1, 6, 12, 18])
+@pytest.mark.parametrize("rank", [60, 40])
+@pytest.mark.parametrize("gap", [0.5, 1e-3])
+def test_covariances_that_commute_have_a_closed_form_however_singular(decades, rank, gap):
+    """The sum of squared differences of standard deviations, to a millionth, and both ways."""
+    basis = torch.linalg.qr(normal(60, 60)).Q
+    spread = torch.logspace(0, -decades / 2, 60, dtype=torch.float64)
+    spread[rank:] = 0
+    other = spread * (1 + gap * normal(60, seed=1).abs())
+    cov_x, cov_y = (basis * spread.square() @ basis.T, basis * other.square() @ basis.T)
+    expected = float((spread - other).square().sum())
+    zero = torch.zeros(60)
+    for pair in ((cov_x, cov_y), (cov_y, cov_x)):
+        found = gaussian_distance(zero, pair[0], zero, pair[1])
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_both_ways_to_a_distance_agree(monkeypatch):
+    x, y = FrechetStatistics.of(normal(200, 40)), FrechetStatistics.of(normal(90, 40, seed=1) * 2)
+    fast = x.distance(y)
+    monkeypatch.setattr("undrift.quality.frechet.ROUNDING", -1.0)
+    called = []
+    svdvals = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda a: called.append(1) or svdvals(a))
+    assert x.distance(y) == pytest.approx(fast, rel=1e-10) and called
+
+
 def test_features_that_never_vary_do_no_harm():
     x = torch.cat([normal(100, 3), torch.zeros(100, 5), torch.full((100, 1), 1e3)], dim=1)
     y = x.clone()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from study_record import study
+from study_record import TWO, study
 from undrift.cli import main
 from undrift.data.grids import image_grid
 from undrift.exceptions import InvalidInput
@@ -138,6 +138,22 @@ def test_quality_is_drawn_against_network_calls_a_curve_for_each_method(tmp_path
         assert f"{method}: Fréchet {fmean(best):.2f} with {calls} calls" in words
     [one] = networks(study(seeds=(0, 1), protocols=("branched",)))
     assert quality_plots(one, "branched", "steps") == {}
+
+
+def test_each_network_that_judges_has_its_verdict_tables_and_plots(tmp_path):
+    found = study(seeds=(0, 1), protocols=("branched",), networks=TWO)
+    page = render_study(found, tmp_path)
+    pictures, markdown = study_markdown(found, tmp_path, "files")
+    for view, (name, scale) in zip(networks(found), TWO, strict=True):
+        assert f"<span>branched, equal steps, {name}</span>" in page
+        assert f"**Branched, equal steps, {name}**" in markdown
+        assert f"at equal steps ({name}), persistent lowers Fréchet distance" in markdown
+        assert f"changes-branched-{name}.svg" in pictures
+        table = results_table(view, "branched", "steps")
+        cell = table.rows[0][table.columns.index("Fréchet distance")]
+        own = [r["quality"][name]["frechet"] for r in found["rows"]
+               if (r["method"], r["budget"]) == ("plain", "steps")]  # fmt: skip
+        assert cell.startswith(f"{fmean(own):.2f} ±"), scale
 
 
 def test_a_study_of_one_seed_and_method_has_a_page(tmp_path):

@@ -241,6 +241,21 @@ def test_the_best_sampler_of_a_seed_is_chosen_on_the_others():
     assert paired_best([r for r in marked if r.sampler == "a"]) == []
 
 
+def test_each_network_chooses_its_best_sampler():
+    def both(method, sampler, one, two):
+        quality = judged(one, "one") | judged(two, "two")
+        return replace(row(method, 0, (sampler, 5), 5, one), quality=quality)
+
+    rows = [both("plain", "a", 2.0, 8.0), both("plain", "b", 4.0, 4.0)]
+    rows += [both("x", "a", 3.0, 4.0), both("x", "b", 1.0, 6.0)]
+    marked = with_best_samplers(rows)
+    samplers = {name: [r.sampler for r in best] for name, best in best_rows(marked).items()}
+    assert samplers == {"one": ["a", "b"], "two": ["b", "a"]}
+    found = {(c.network, c.metric): c.changes for c in paired_best(marked)}
+    assert found["one", "frechet"] == [-0.5] and found["two", "frechet"] == [0.0]
+    assert found["one", "mmd_sq"] == [-0.5] and found["two", "mmd_sq"] == [-0.25]
+
+
 def test_changes_correlations_and_costs_do_not_mix_chains():
     chains = [("a", 5), ("b", 5)]
     rows = [row(m, s, c, 5, (1 + k) * (2 if m == "x" else 1) * (1 + s))

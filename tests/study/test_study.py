@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from undrift.quality.scorer import Scorer
 from undrift.remedies.registry import parse
 from undrift.study import statistics as study_statistics
 from undrift.study import worker
-from undrift.study.check import check, try_building
+from undrift.study.check import check, check_judges, try_building
 from undrift.study.config import StudyConfig
 from undrift.study.jobs import Job, jobs
 from undrift.study.record import Judgment, MeanInterval, StudyRecord, StudyRow
@@ -434,6 +435,44 @@ def test_more_checkpoints_of_the_same_runs_do_not_narrow_the_interval():
     once, often = (correlations(copies)[0].overall for copies in (points, points * 20))
     assert often.rho == pytest.approx(once.rho)
     assert often.interval == pytest.approx(once.interval)
+
+
+def test_a_network_in_which_a_method_is_trained_cannot_judge(tmp_path):
+    own = with_method("persistent", features="efficientnet-lite1+pixels", population=64)
+    judges = ["classifier", "efficientnet-lite1"]
+    wanted = "^features: efficientnet-lite1 cannot judge method x, which is trained in it"
+    with pytest.raises(InvalidInput, match=wanted):
+        run_study(plan(methods=own, features=judges), tmp_path / "study", progress=False)
+    assert not (tmp_path / "study").exists()
+    data = load_data("digits", limit=20)
+    for fine in (None, "pixels", ["classifier", "efficientnet-lite2"]):
+        check_judges(plan(methods=own, features=fine), data)
+
+
+def test_each_of_several_networks_judges_as_it_does_alone(tmp_path):
+    config = plan(methods={"plain": MethodConfig()}, num_samples=50)
+    alone = run_study(replace(config, features="pixels"), tmp_path, progress=False)
+    both = run_study(replace(config, features=["classifier", "pixels"]), tmp_path, progress=False)
+    [[one], [two]] = alone.rows, both.rows
+    assert list(two.quality) == list(both.judged_by["networks"]) == ["classifier", "pixels"]
+    assert two.quality["pixels"] == one.quality["pixels"] != two.quality["classifier"]
+    assert two.mmd_sq == one.mmd_sq and one.quality["pixels"].sliced > 0
+    assert two.frechet_ratio == fmean(own.frechet_ratio for own in two.quality.values())
+    assert StudyRecord.load(tmp_path / "study.json").rows == both.rows
+
+
+def test_the_record_says_whether_an_unbiased_score_is_distinguishable_from_nothing():
+    rows = [
+        replace(r, quality={"net": Judgment(frechet=1.0, kernel_distance=value)})
+        for seed, value in enumerate((0.1, -0.2, 0.3))
+        for r in [row("x", seed, "steps", 1.0 + seed / 10, 1.0)]
+    ]
+    found = {(mean.metric, mean.network): mean for mean in study_statistics.means(rows)}
+    assert found.keys() == {("mmd_sq", None), ("kernel_distance", "net")}
+    low, high = found["kernel_distance", "net"].interval
+    assert low < 0 < high and found["kernel_distance", "net"].num_seeds == 3
+    assert found["mmd_sq", None].mean == pytest.approx(1.1)
+    assert found["mmd_sq", None].interval[0] > 0
 
 
 def test_a_scorer_says_which_features_it_uses():
