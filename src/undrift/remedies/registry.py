@@ -10,6 +10,7 @@ from undrift.remedies.band_energy import BandEnergy
 from undrift.remedies.epsilon_scaling import EpsilonScaling
 from undrift.remedies.moments import Moments
 from undrift.remedies.remedy import Remedy, choices_of
+from undrift.remedies.restart import Restart
 from undrift.remedies.snr_correction import SNRCorrection
 from undrift.remedies.tail_correction import TailCorrection
 from undrift.remedies.time_shift import TimeShift
@@ -29,6 +30,7 @@ REMEDIES: dict[str, type[Remedy]] = {
         Moments,
         BandEnergy,
         TailCorrection,
+        Restart,
     )
 }
 """Each remedy by its name."""
