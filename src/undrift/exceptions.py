@@ -16,6 +16,23 @@ class InvalidInput(ValueError):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """Work that was asked to stop and has saved what it did; the message says how it goes on.
+
+    Arguments:
+        message: One line.
+        number: The signal that asked.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message, number)
+        self.message, self.number = message, number
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return self.message
+
+
 def check_choice(what: str, value: str, known: Collection[str]) -> None:
     """Check that the value of an option is one of those that are known; a similar one is named.
 

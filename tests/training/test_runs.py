@@ -1,6 +1,9 @@
 """Run directories, from Python and from the command line: whole, never overwritten, resumable."""
 
 import json
+import os
+import shlex
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from undrift.data.images import ImageData
 from undrift.diffusion.pipelines import load_pipeline
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.options import RegularizerConfig
+from undrift.storage.lock import locked
 from undrift.training.checkpoint import STATE_FILE, last_checkpoint
 from undrift.training.config import (
     ChainConfig,
@@ -25,7 +29,8 @@ from undrift.training.config import (
     TrainConfig,
 )
 from undrift.training.records import read_log
-from undrift.training.runs import new_folder, train
+from undrift.training.run_folder import new_folder
+from undrift.training.runs import train
 from undrift.training.trainer import Trainer
 
 IMAGES = ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
@@ -222,13 +227,8 @@ def test_resume_refuses_what_is_not_the_same_run(tmp_path):
     other = ImageData(IMAGES.images[:10], "noise")
     with pytest.raises(InvalidInput, match="has changed since the run was saved"):
         train(again, other, progress=False)
-    file = last_checkpoint(tmp_path / "run" / "checkpoints") / STATE_FILE
-    file.write_bytes(b"PK no zip at all")
-    with pytest.raises(InvalidInput, match="is no checkpoint that can be read"):
-        train(again, IMAGES, progress=False)
-    del before[str(file.relative_to(tmp_path))]
     after = {name: path.read_bytes() for name, path in files(tmp_path).items()}
-    assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
+    assert after == before
 
 
 def test_a_run_that_is_complete_may_be_resumed(tmp_path):
@@ -330,3 +330,164 @@ def test_bad_input_is_one_line_and_code_two(flags, message, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and not out
     assert not [*tmp_path.iterdir()]
+
+
+def stop_at(step, monkeypatch):
+    """Let a run end before the checkpoint of a step."""
+    save = Trainer.save_checkpoint
+
+    def stopped(self, folder):
+        if self.step == step:
+            raise KeyboardInterrupt
+        return save(self, folder)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(output="run", log_every=3), IMAGES, progress=False)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 8])
+def test_the_log_of_a_resumed_run_is_that_of_one_that_was_not_stopped(
+    step, tmp_path, monkeypatch, caplog
+):
+    train(config(output=str(tmp_path / "whole"), log_every=3), IMAGES, progress=False)
+    stop_at(step, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    train(config(output="run", log_every=3, resume=True), IMAGES, progress=False)
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == (
+        tmp_path / "whole" / "log.jsonl"
+    ).read_bytes()
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+    assert ("before its first checkpoint: starting it anew" in caplog.text) == (step == 2)
+
+
+def test_only_a_run_without_a_checkpoint_is_started_anew(tmp_path, monkeypatch):
+    again = config(output="run", resume=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "holidays.jpg").write_text("mine")
+    with pytest.raises(InvalidInput, match="holds holidays.jpg and no checkpoint"):
+        train(again, IMAGES, progress=False)
+    (tmp_path / "run" / "holidays.jpg").unlink()
+    stop_at(2, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="steps: 8 there, 9 now"):
+        train(replace(again, steps=9), IMAGES, progress=False)
+    (tmp_path / "run" / "config.yaml").write_text("- torn")
+    with pytest.raises(InvalidInput, match="config.yaml is damaged"):
+        train(again, IMAGES, progress=False)
+
+
+def flip_a_bit(path, place):
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
+def test_one_flipped_bit_in_a_checkpoint_is_found_and_the_one_before_it_used(
+    place, tmp_path, monkeypatch, caplog
+):
+    train(config("persistent", output="run"), IMAGES, progress=False)
+    before, log = weights(tmp_path / "run"), (tmp_path / "run" / "log.jsonl").read_bytes()
+    again = config("persistent", output="run", resume=True)
+    newest = last_checkpoint(tmp_path / "run" / "checkpoints")
+    for file in sorted(newest.iterdir()):
+        whole = file.read_bytes()
+        flip_a_bit(file, place)
+        caplog.clear()
+        train(again, IMAGES, progress=False)
+        assert "damaged" in caplog.text and "the checkpoint before it" in caplog.text
+        torch.testing.assert_close(weights(tmp_path / "run"), before, rtol=0, atol=0)
+        assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+        if (newest / STATE_FILE).name == file.name:
+            assert len(file.read_bytes()) == len(whole)  # the run wrote it again
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        flip_a_bit(path / STATE_FILE, place)
+    with pytest.raises(InvalidInput, match="no other checkpoint can be read: start the run again"):
+        train(again, IMAGES, progress=False)
+    with pytest.raises(InvalidInput, match="is damaged"):
+        train(config(output="other", start_from="run"), IMAGES, progress=False)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
+def test_one_flipped_bit_in_a_pipeline_is_found_and_resume_writes_it_again(place, tmp_path):
+    train(config(output="run", steps=2), IMAGES, progress=False)
+    before = weights(tmp_path / "run")
+    for file in sorted((tmp_path / "run" / "pipeline").rglob("*.*")):
+        flip_a_bit(file, place)
+        with pytest.raises(InvalidInput, match="damaged|missing"):
+            load_pipeline("run")
+        train(config(output="run", steps=2, resume=True), IMAGES, progress=False)
+        torch.testing.assert_close(load_pipeline("run").unet.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        (r"training_state\.pt: ema\.shadow_params\[0\]", lambda t: t.ema.shadow_params[0]),
+        (
+            r"training_state\.pt: optimizer\.state\.0\.exp_avg",
+            lambda t: t.optimizer.state[next(iter(t.bare_network.parameters()))]["exp_avg"],
+        ),
+        (
+            r"training_state\.pt: network\.conv_in\.weight",
+            lambda t: t.bare_network.conv_in.weight.data,
+        ),
+        (r"regularizer-0\.pt: ", lambda t: t.regularizer.rollout.states[0].x),
+    ],
+)
+def test_a_state_that_is_not_finite_is_refused_by_name(name, spoil, tmp_path):
+    trainer = Trainer(config("persistent"), IMAGES)
+    trainer.run(until=2)
+    spoil(trainer).view(-1)[0] = float("nan")
+    path = trainer.save_checkpoint(tmp_path / "run" / "checkpoints")
+    with pytest.raises(InvalidInput, match=f"{name}.* holds NaN or infinity"):
+        Trainer(config("persistent"), IMAGES).load_checkpoint(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_says_how_it_goes_on(
+    number, tmp_path, monkeypatch, capsys
+):
+    torch.save(IMAGES.images, tmp_path / "images.pt")
+    flags = [*FLAGS, f"--data={tmp_path / 'images.pt'}", "--log-every=3", "--checkpoint-every=100"]
+    assert main(["train", *flags, "--output", "whole"]) == 0
+    step = Trainer._step
+
+    def asked(self):
+        if self.step == 1:
+            os.kill(os.getpid(), number)
+        return step(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_step", asked)
+        assert main(["train", *flags, "--output", "my run"]) == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    command = capsys.readouterr().err.rpartition("go on with: ")[2].strip()
+    assert [path.name for path in (tmp_path / "my run" / "checkpoints").iterdir()] == [
+        "step-00000002"
+    ]
+    assert main([*shlex.split(command)[1:], "--quiet"]) == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "my run")
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "my run")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    train(config(output="run"), IMAGES, progress=False)
+    before = {name: path.read_bytes() for name, path in files(tmp_path).items()}
+    with locked("run", inside=True):
+        for resume in (True, False):
+            with pytest.raises(InvalidInput, match="another process of undrift|is there already"):
+                train(config(output="run", resume=resume), IMAGES, progress=False)
+    assert {name: path.read_bytes() for name, path in files(tmp_path).items()} == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", '{"loss": 1}', '{"step": 1, "loss": "x"}', '{"step": 1e999}', "[" * 10**5, "\xff"],
+)
+def test_a_damaged_line_of_a_log_is_named(line, tmp_path):
+    (tmp_path / "log.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n{{"st')
+    with pytest.raises(InvalidInput, match="log.jsonl is damaged: line 2 is no row"):
+        read_log(tmp_path)

@@ -13,6 +13,7 @@ from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.spaces import PixelSpace
+from undrift.storage.manifest import MANIFEST, Damaged, seal
 from undrift.storage.writing import appearing
 from undrift.training.building import build_network, build_regularizer
 from undrift.training.checkpoint import KEPT_CHECKPOINTS, STATE_FILE, last_checkpoint
@@ -339,7 +340,8 @@ def test_weights_that_are_not_finite_are_named(base, tmp_path):
     state = torch.load(file, weights_only=True)
     state["network"]["conv_in.weight"][0, 0, 0, 0] = math.nan
     torch.save(state, file)
-    with pytest.raises(InvalidInput, match=r"NaN or infinity in conv_in\.weight"):
+    seal(file.parent)
+    with pytest.raises(InvalidInput, match=r"network\.conv_in\.weight holds NaN or infinity"):
         Trainer(config(start_from=str(tmp_path / "bad")), IMAGES)
 
 
@@ -480,12 +482,16 @@ def test_a_checkpoint_that_does_not_fit_or_cannot_be_read_is_one_line(tmp_path):
     with pytest.raises(InvalidInput, match="has changed since the run was saved"):
         Trainer(config("persistent"), changed).load_checkpoint(path)
     (path / "regularizer-0.pt").unlink()
-    with pytest.raises(InvalidInput, match="regularizer-0.pt is no checkpoint that can be read"):
+    with pytest.raises(Damaged, match="regularizer-0.pt is missing"):
         Trainer(config("persistent"), IMAGES).load_checkpoint(path)
     (path / STATE_FILE).write_bytes((path / STATE_FILE).read_bytes()[:1000])
+    with pytest.raises(Damaged, match="training_state.pt is damaged"):
+        Trainer(config("persistent"), IMAGES).load_checkpoint(path)
+    seal(path)
     with pytest.raises(InvalidInput, match="is no checkpoint that can be read"):
         Trainer(config("persistent"), IMAGES).load_checkpoint(path)
     torch.save({"epoch": 3}, path / STATE_FILE)
+    seal(path)
     with pytest.raises(InvalidInput, match="no checkpoint of undrift train: it contains no config"):
         Trainer(config("persistent"), IMAGES).load_checkpoint(path)
 
@@ -537,7 +543,7 @@ def test_two_processes_train_one_model(tmp_path):
     debug_launcher(in_each_process, (tmp_path,), num_processes=2)
     files = sorted(file.name for file in last_checkpoint(tmp_path).iterdir())
     own = [f"{name}-{rank}.pt" for name in ("objective", "regularizer") for rank in (0, 1)]
-    assert files == [*own, STATE_FILE]
+    assert files == [MANIFEST, *own, STATE_FILE]
     with pytest.raises(InvalidInput, match="was made by 2 processes: use as many"):
         Trainer(config("persistent", steps=4), IMAGES).load_checkpoint(last_checkpoint(tmp_path))
 

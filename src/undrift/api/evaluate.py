@@ -12,7 +12,7 @@ from undrift.progress import progress_bar
 from undrift.quality.feature_choice import choose_judges
 from undrift.quality.judges import Judges
 from undrift.reporting.evaluation import KIND, SCHEMA_VERSION
-from undrift.training.runs import versions
+from undrift.training.run_folder import versions
 
 logger = logging.getLogger("undrift")
 

@@ -18,7 +18,7 @@ from undrift.reporting.page import is_page
 from undrift.reporting.study import write_study_markdown, write_study_report
 from undrift.study.record import FILE as STUDY
 from undrift.study.record import StudyRecord
-from undrift.training.records import DATA_GRID, LOG, read_log
+from undrift.training.records import DATA_GRID, read_log
 
 MARKDOWN = ".md"
 PAGE = "report.html"
@@ -142,7 +142,7 @@ def _add_run(folder: Path, found: Records) -> None:
         raise InvalidInput(f"{folder} holds no profile yet: run undrift measure {folder} first")
     found["profiles"] += without_parts([ErrorProfile.load(file) for file in files])
     name = name_of(folder)
-    if rows := _log(folder):
+    if rows := read_log(folder):
         found["training_logs"].append((name, rows))
     _add_grids(folder, name, found)
     for file in sorted((folder / "evaluations").glob("*.json")):
@@ -154,13 +154,6 @@ def without_parts(profiles: Sequence[ErrorProfile]) -> list[ErrorProfile]:
     parts = [part for profile in profiles for part in profile.how.get("merged") or []]
     kept = [profile for profile in profiles if dict(profile.how) not in parts]
     return sorted(kept, key=lambda profile: profile.created)
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    try:
-        return read_log(folder)
-    except ValueError:
-        raise InvalidInput(f"{folder / LOG} is damaged: a line is no JSON") from None
 
 
 def _add_grids(folder: Path, name: str, found: Records) -> None:

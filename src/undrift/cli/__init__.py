@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from undrift import __version__
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import Interrupted, InvalidInput
 
 COMMANDS = {
     "demo": "train on digits, measure plain against regularized, write a report",
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after ``undrift`` on the command line; ``sys.argv[1:]`` when None.
 
     Returns:
-        0 on success, 2 if the input cannot be used, 130 if interrupted, 141 if the reader of the
-        output closed its pipe.
+        0 on success, 2 if the input cannot be used, 130 if interrupted (143 by SIGTERM), 141 if the
+        reader of the output closed its pipe.
     """
     if sys.stderr is None:  # closed: messages go nowhere, never among the results
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or ("stdout" if error.errno in _FULL else None)
         reason = error.strerror or str(error)
         return _complain(f"{where}: {reason}" if where else reason)
+    except Interrupted as stopped:
+        print("undrift:", stopped, file=sys.stderr)
+        return 128 + stopped.number
     except KeyboardInterrupt:
         print("undrift: interrupted", file=sys.stderr)
         return 130

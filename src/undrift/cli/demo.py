@@ -51,7 +51,8 @@ def run(config: Config) -> dict[str, Any]:
     from undrift.reporting.tables import console_table
     from undrift.study.demo import demo_study, measure_models
     from undrift.study.run import run_study
-    from undrift.training.runs import load, new_folder
+    from undrift.training.run_folder import new_folder
+    from undrift.training.runs import load
 
     _check(config)
     started, called = time.perf_counter(), session()

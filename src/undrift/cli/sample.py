@@ -50,7 +50,7 @@ def _sampled(config: Config) -> dict[str, Any]:
     from undrift.api.sample import sample
     from undrift.measurement.reading import write_json
     from undrift.storage.writing import appearing
-    from undrift.training.runs import new_folder
+    from undrift.training.run_folder import new_folder
 
     sampler = inputs.chain(config)
     options = {"seed": config.seed, "batch_size": config.batch_size}

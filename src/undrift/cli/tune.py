@@ -60,7 +60,7 @@ def run(config: Config) -> dict[str, Any]:
 def _saved(config: Config, tuning: Tuning, name: str) -> tuple[dict[str, Any], Path]:
     """The record of a search, and its file, with a plot of the curve next to it."""
     from undrift.measurement.reading import write_json
-    from undrift.training.runs import versions
+    from undrift.training.run_folder import versions
 
     result, called = tuning.to_dict(), session().command
     result["how"] |= {"model": config.run, "command": called, "versions": versions()}

@@ -27,6 +27,7 @@ from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput, reason_of
+from undrift.storage.manifest import check_if_sealed
 
 logger = logging.getLogger("undrift")
 PIPELINE_INDEX = "model_index.json"
@@ -223,6 +224,7 @@ def load_pipeline(
 
     if folder.exists():
         _check_index(folder / PIPELINE_INDEX)
+        check_if_sealed(folder)
     options = {"use_safetensors": None if allow_pickle else True, "torch_dtype": dtype}
     try:
         if folder.exists() and not allow_pickle:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import Interrupted, InvalidInput
 from undrift.storage.lock import locked
 from undrift.storage.writing import sweep
 from undrift.study import statistics
@@ -27,7 +28,8 @@ from undrift.study.jobs import Job, jobs
 from undrift.study.progress import StudyProgress
 from undrift.study.record import FILE, Failure, StudyRecord, StudyRow
 from undrift.study.worker import Worker
-from undrift.training.runs import versions
+from undrift.training.run_folder import versions
+from undrift.training.stopping import interrupt
 
 Ending = Outcome | str
 """The result of a run, or the reason of its failure."""
@@ -57,6 +59,7 @@ def run_study(
 
     Raises:
         InvalidInput: Before any training, if the plan or the data cannot be used.
+        Interrupted: After Ctrl-C or SIGTERM, once the runs in progress have written checkpoints.
     """
     check(config)
     worker = Worker(config, folder)
@@ -67,7 +70,11 @@ def run_study(
     how = worker.judges.how()
     folder.mkdir(parents=True, exist_ok=True)
     num_before = _num_rows(folder)
-    with locked(folder, inside=True), StudyProgress(config, folder, show=progress) as bar:
+    with (
+        _stoppable(command),
+        locked(folder, inside=True),
+        StudyProgress(config, folder, show=progress) as bar,
+    ):
         sweep(folder)
         worker.show_data()
         before(how)
@@ -178,10 +185,15 @@ def _workers(config: StudyConfig, worker: Worker) -> Iterator[Callable[[Job, int
 
         yield here
         return
-    arguments = (config, worker.folder, os.getpid())
-    pool = ProcessPoolExecutor(config.workers, get_context("spawn"), _start_worker, arguments)
+    context = get_context("spawn")
+    stop = context.Event()
+    arguments = (config, worker.folder, os.getpid(), stop)
+    pool = ProcessPoolExecutor(config.workers, context, _start_worker, arguments)
     try:
         yield lambda job, steps: pool.submit(_in_worker, job, steps)
+    except BaseException:
+        stop.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -198,11 +210,11 @@ def _attempt(worker: Worker, job: Job, steps: int) -> Ending:
 _worker: Worker | None = None
 
 
-def _start_worker(config: StudyConfig, folder: Path, parent: int) -> None:
+def _start_worker(config: StudyConfig, folder: Path, parent: int, stop: Event) -> None:
     global _worker
     torch.set_num_threads(1)
     _worker = Worker(config, folder)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
 
 
 def _in_worker(job: Job, steps: int) -> Ending:
@@ -210,8 +222,28 @@ def _in_worker(job: Job, steps: int) -> Ending:
     return _attempt(_worker, job, steps)
 
 
-def _end_with(parent: int) -> None:
-    """End this worker with its study, so that two processes never write into one folder."""
+def _end_with(parent: int, stop: Event) -> None:
+    """End this worker with its study, which saves its run first if the study is asked to stop."""
     while os.getppid() == parent:
-        time.sleep(0.5)
+        if stop.wait(0.5):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
     os._exit(1)
+
+
+@contextmanager
+def _stoppable(command: str | None) -> Iterator[None]:
+    """Let SIGTERM end a study like Ctrl-C, with the command by which it goes on."""
+    ours = threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as asked:
+        number = asked.number if isinstance(asked, Interrupted) else signal.SIGINT
+        again = command or "undrift.compare with the same plan and folder"
+        raise Interrupted(f"stopped; what is done is saved; go on with: {again}", number) from None
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -11,13 +10,15 @@ from typing import Any
 
 from undrift.data.grids import image_grid, write_png
 from undrift.data.images import ImageData
+from undrift.exceptions import InvalidInput
+from undrift.measurement.reading import load_json
 from undrift.quality.feature_choice import choose_judges
 from undrift.quality.judges import Judges
+from undrift.storage.manifest import is_intact
 from undrift.study.config import DATA_GRID, StudyConfig
 from undrift.study.evaluations import GRID_IMAGES, Evaluations, Outcome
 from undrift.study.jobs import Job
 from undrift.study.resume import same_data, same_plan
-from undrift.training.checkpoint import last_checkpoint
 from undrift.training.config import TrainConfig
 from undrift.training.runs import load, train
 from undrift.training.trainer import Trainer
@@ -82,18 +83,13 @@ def complete(
     """
     assert config.output is not None
     output = Path(config.output)
-    if (output / "result.json").is_file():
+    result = output / "result.json"
+    if result.is_file():
         same_data(output, data)
-        return dict(json.loads((output / "result.json").read_text()))
-    resume = last_checkpoint(output / "checkpoints") is not None
-    if output.exists() and not resume:
-        _set_aside(output)
-    return train(replace(config, resume=resume), data, progress=False, on_step=look)
-
-
-def _set_aside(output: Path) -> None:
-    """Rename the folder of a run that was stopped before its first checkpoint."""
-    k = 1
-    while (aside := output.with_name(f"{output.name}.stopped-{k}")).exists():
-        k += 1
-    output.rename(aside)
+    if result.is_file() and is_intact(output / "pipeline"):
+        found = load_json(result, "result of a run")
+        if isinstance(found, dict) and isinstance(found.get("train_cpu_s"), float):
+            return found
+        raise InvalidInput(f"{result} is damaged: delete it, and the run writes it again")
+    resume = output.exists()
+    return train(replace(config, resume=resume), data, progress=False, on_step=look, wait=True)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from undrift.diffusion.pipelines import load_pipeline
 from undrift.exceptions import InvalidInput, reason_of
+from undrift.storage.manifest import check_sealed
 from undrift.training.config import TrainConfig
 
 STATE_FILE = "training_state.pt"
@@ -28,10 +30,14 @@ FREE_TO_CHANGE = (
 """Options that determine where a run is written and what is logged, not its result."""
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first, whether they are whole or not."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a run, or None."""
-    found = sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file())
-    return found[-1] if found else None
+    return next(iter(checkpoints(folder)), None)
 
 
 def forget_old_checkpoints(folder: Path) -> None:
@@ -51,17 +57,38 @@ def read_state(file: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
         needs: Names that it has to hold.
 
     Raises:
-        InvalidInput: If it is missing or damaged, or another kind of file.
+        InvalidInput: If it is missing or damaged, another kind of file, or not finite.
     """
     try:
         state = dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever a damaged file makes the unpickler raise: one line
         reason = reason_of(error)
         raise InvalidInput(f"{file} is no checkpoint that can be read: {reason}") from error
+    check_finite(state, str(file))
     missing = [name for name in needs if name not in state]
     if missing:
         raise InvalidInput(f"{file} is no checkpoint of undrift train: it contains no {missing[0]}")
     return state
+
+
+def check_finite(state: Any, name: str) -> None:  # noqa: ANN401
+    """Check that all tensors in nested mappings and sequences are finite.
+
+    Arguments:
+        state: What is checked.
+        name: What it is called in messages.
+
+    Raises:
+        InvalidInput: Names the first tensor that is not.
+    """
+    if isinstance(state, Mapping):
+        for key, part in state.items():
+            check_finite(part, f"{name}: {key}" if name.endswith(".pt") else f"{name}.{key}")
+    elif isinstance(state, (list, tuple)):
+        for index, part in enumerate(state):
+            check_finite(part, f"{name}[{index}]")
+    elif isinstance(state, Tensor) and not bool(torch.isfinite(state).all()):
+        raise InvalidInput(f"{name} holds NaN or infinity: start from an earlier checkpoint")
 
 
 def same_run(saved: Mapping[str, Any], config: TrainConfig, checkpoint: Path) -> None:
@@ -144,16 +171,12 @@ class StartingPoint:
         """
         checkpoint = last_checkpoint(Path(path) / "checkpoints")
         if checkpoint is not None:
-            state = read_state(checkpoint / STATE_FILE, NEEDED_TO_START)
-            start, weights = cls(str(path), state=state), state["network"]
-        else:
-            start = cls(str(path), pipeline=load_pipeline(path))
-            network = getattr(start.pipeline, "unet", None)
-            weights = network.state_dict() if network is not None else {}
-        for name, value in weights.items():
-            if not bool(torch.isfinite(value).all()):
-                raise InvalidInput(f"{path}: the weights hold NaN or infinity in {name}")
-        return start
+            check_sealed(checkpoint, needs=[STATE_FILE])
+            return cls(str(path), state=read_state(checkpoint / STATE_FILE, NEEDED_TO_START))
+        pipeline = load_pipeline(path)
+        network = getattr(pipeline, "unet", None)
+        check_finite(network.state_dict() if network is not None else {}, f"{path}: unet")
+        return cls(str(path), pipeline=pipeline)
 
     def inherit(self, config: TrainConfig) -> TrainConfig:
         """The configuration with the network and the chain of the run that it starts from.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TypeAlias
+
+from undrift.exceptions import InvalidInput
 
 LOG = "log.jsonl"
 DATA_GRID = "data.png"
@@ -16,8 +19,38 @@ def read_log(folder: Path) -> list[Row]:
     """The rows that a run has logged; an incomplete last line is ignored.
 
     Raises:
-        ValueError: If another line is no JSON.
+        InvalidInput: If another line is no row.
     """
+    rows = []
+    for number, (row, _) in enumerate(_rows(folder), start=1):
+        if row is None:
+            raise InvalidInput(f"{folder / LOG} is damaged: line {number} is no row of numbers")
+        rows.append(row)
+    return rows
+
+
+def lines_until(folder: Path, step: int) -> list[str]:
+    """The lines of the log of a run up to a step, without those that are torn or damaged."""
+    return [line for row, line in _rows(folder) if row and row["step"] <= step]
+
+
+def _rows(folder: Path) -> list[tuple[Row | None, str]]:
+    """Each complete line of a log and its row, None where it has none."""
     file = folder / LOG
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    text = file.read_bytes().decode("utf-8", errors="replace") if file.exists() else ""
+    return [(_row(line), f"{line}\n") for line in text.split("\n")[:-1]]
+
+
+def _row(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(row, dict) and "step" in row and all(map(_is_number, row.values()))
+    return row if is_row else None
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max

@@ -16,32 +16,28 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, fields, replace
-from importlib.metadata import version
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 
 from undrift.data.grids import image_grid, write_png
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import Interrupted
 from undrift.measurement.reading import write_json
 from undrift.progress import progress_bar
-from undrift.storage.lock import is_transient, locked
-from undrift.storage.writing import sweep, written
-from undrift.training.checkpoint import last_checkpoint
+from undrift.storage.writing import blaming
 from undrift.training.config import DataConfig, TrainConfig
-from undrift.training.records import DATA_GRID, LOG, Row, read_log
+from undrift.training.records import LOG, Row, read_log
+from undrift.training.run_folder import GRID_IMAGES, claimed
+from undrift.training.stopping import command_to_resume, stop_requests
 from undrift.training.trainer import Trainer
 
-PACKAGES = ("undrift", "torch", "diffusers", "accelerate", "numpy")
-GRID_IMAGES = 64
 GRID_STEPS = 100  # at most, for visual inspection
 
 
@@ -52,6 +48,7 @@ def train(
     accelerator: Any = None,
     progress: bool = True,
     on_step: Callable[[Trainer], None] = lambda trainer: None,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """Run a training, or what is left of it, in its run directory.
 
@@ -60,19 +57,22 @@ def train(
         data: The images; loaded as the configuration says when None.
         accelerator: Devices, processes, precision; a new one when None.
         progress: Whether to draw a progress bar on stderr.
-        on_step: Called after each step with the trainer, which it must not change.
+        on_step: Called after each step, before its checkpoint, with the trainer, which it must not
+            change.
+        wait: Whether to wait for another process that writes the run, instead of refusing.
 
     Returns:
         The result: the folder, steps, last losses, processor seconds of the training steps.
 
     Raises:
         InvalidInput: If an option or the data cannot be used; nothing is written then.
+        Interrupted: After Ctrl-C or SIGTERM, once the step is taken and a checkpoint written.
     """
     data = data if data is not None else load(config)
     trainer = Trainer(config, data, accelerator)
     config = trainer.config
     main = trainer.accelerator.is_main_process
-    with _claimed(config, trainer) as folder:
+    with claimed(config, trainer, wait=wait) as folder:
         return _train(config, trainer, folder, progress=progress and main, on_step=on_step)
 
 
@@ -85,25 +85,29 @@ def _train(
     on_step: Callable[[Trainer], None],
 ) -> dict[str, Any]:
     """Take the steps that are left, and write what a run leaves behind."""
-    main = trainer.accelerator.is_main_process
-    checkpoint_every = config.checkpoint_every or max(1, config.steps // 10)
+    main, alone = trainer.accelerator.is_main_process, trainer.accelerator.num_processes == 1
     sample_every = max(1, config.steps // 4) if config.sample_every is None else config.sample_every
     label = f"training {folder.name}"
     with (
         progress_bar(label, config.steps, show=progress) as tick,
-        _log(folder, trainer, config) as write,
+        _Log(folder, trainer.unlogged, config, trainer.step) if main else nullcontext() as log,
+        stop_requests(alone) as asked,
     ):
         tick(trainer.step)
 
         def record(row: Row) -> None:
             tick(1)
-            write(row)
-            step = trainer.step
-            if sample_every and step % sample_every == 0 and main:
-                _write_grid(trainer, folder / "samples" / f"step-{step:08d}.png")
-            if step % checkpoint_every == 0 or step == config.steps:
-                trainer.save_checkpoint(folder / "checkpoints")
+            if log:
+                log.write(row)
+            if sample_every and trainer.step % sample_every == 0 and main:
+                _write_grid(trainer, folder / "samples" / f"step-{trainer.step:08d}.png")
             on_step(trainer)
+            if is_checkpoint(config, trainer.step) or asked():
+                if log:
+                    log.sync()
+                trainer.save_checkpoint(folder / "checkpoints")
+            if number := asked():
+                raise Interrupted(_how_to_go_on(trainer, folder), number)
 
         trainer.run(record)
     result = _result(folder, trainer)
@@ -113,135 +117,66 @@ def _train(
     return result
 
 
+def is_checkpoint(config: TrainConfig, step: int) -> bool:
+    """Whether the state after a step is kept."""
+    every = config.checkpoint_every or max(1, config.steps // 10)
+    return step % every == 0 or step == config.steps
+
+
+def _how_to_go_on(trainer: Trainer, folder: Path) -> str:
+    command = command_to_resume(folder, replace(trainer.config, data=trainer.asked.data))
+    return f"stopped after step {trainer.step}, which is saved; go on with: {command}"
+
+
 def load(config: DataConfig, limit: int | None = None) -> ImageData:
     """The images that a configuration names, or the first few of them."""
     options = {f.name: getattr(config, f.name) for f in fields(DataConfig)}
     return load_data(options.pop("data"), limit=limit, **options)
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """Make ``parent/name-K`` with the first K that is free."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for k in range(1, 1_000_000):
-        folder = parent / f"{name}-{k}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise InvalidInput(f"no free folder in {parent}: clear it")
+class _Log:
+    """The log of a run: a row for a few steps, their mean; the rows that wait are the trainer's.
 
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that matter, and the machine."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    found |= {name: version(name) for name in PACKAGES}
-    return found | {"threads": str(torch.get_num_threads())}
-
-
-@contextmanager
-def _claimed(config: TrainConfig, trainer: Trainer) -> Iterator[Path]:
-    """The folder of a run, resumed or new, which no other process writes."""
-    main = trainer.accelerator.is_main_process
-    folder = _folder_to_resume(config) if config.resume else _new_folder(config, trainer)
-    with locked(folder, inside=True) if main else nullcontext():
-        if main:
-            sweep(folder, folder / "checkpoints", folder / "samples")
-        if config.resume:
-            _resume(folder, trainer)
-        elif main:
-            _check_empty(folder)
-            _describe(folder, trainer)
-        yield folder
-
-
-def _new_folder(config: TrainConfig, trainer: Trainer) -> Path:
-    """An empty folder for a new run; a second run never overwrites a first."""
-    if config.output is None:
-        if trainer.accelerator.num_processes > 1:
-            raise InvalidInput("several processes need to agree on a folder: give --output")
-        name = re.sub(r"\W+", "-", Path(config.data).name) or "data"
-        return new_folder(Path("runs"), f"{name}-{config.method}")
-    folder = Path(config.output)
-    if trainer.accelerator.is_main_process:
-        _check_empty(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    trainer.accelerator.wait_for_everyone()
-    return folder
-
-
-def _check_empty(folder: Path) -> None:
-    """Check that a folder holds nothing but what a process killed at its start has left.
-
-    Raises:
-        InvalidInput: If it does, or is a file.
+    Arguments:
+        folder: The run.
+        waiting: Rows of the steps since the last row of the log.
+        config: How many steps a row stands for, and the last one; whether to log for TensorBoard.
+        step: The step that was taken last.
     """
-    if folder.exists() and not (folder.is_dir() and all(map(is_transient, folder.iterdir()))):
-        raise InvalidInput(
-            f"{folder} is there already: choose another --output, or resume it with --resume"
-        )
 
+    def __init__(self, folder: Path, waiting: list[Row], config: TrainConfig, step: int) -> None:
+        self.path, self.waiting, self.config = folder / LOG, waiting, config
+        self._open = ExitStack()
+        with blaming(self.path):
+            self.file = self._open.enter_context(self.path.open("a", encoding="utf-8"))
+        self.board: Any = _tensorboard(folder, step) if config.tensorboard else None
+        if self.board:
+            self._open.callback(self.board.close)
 
-def _folder_to_resume(config: TrainConfig) -> Path:
-    if config.output is None:
-        raise InvalidInput("--resume needs the folder of the run: give --output")
-    folder = Path(config.output)
-    if not folder.is_dir():
-        raise InvalidInput(f"no such run: {folder}: leave --resume out to start it")
-    return folder
+    def write(self, row: Row) -> None:
+        """Take the row of a step."""
+        self.waiting.append(row)
+        if row["step"] % self.config.log_every and row["step"] != self.config.steps:
+            return
+        mean = _mean(self.waiting)
+        self.waiting.clear()
+        with blaming(self.path):
+            self.file.write(json.dumps(mean) + "\n")
+            self.file.flush()
+        for key, value in mean.items() if self.board else ():
+            self.board.add_scalar(key, value, int(mean["step"]))
 
+    def sync(self) -> None:
+        """Bring the rows to the disk, before a checkpoint that counts on them."""
+        with blaming(self.path):
+            os.fsync(self.file.fileno())
 
-def _resume(folder: Path, trainer: Trainer) -> None:
-    """Load the last checkpoint, and cut the log back to it."""
-    checkpoint = last_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
-        raise InvalidInput(f"{folder} contains no checkpoint to resume from: start it again")
-    trainer.load_checkpoint(checkpoint)
-    if trainer.accelerator.is_main_process:
-        rows = [row for row in read_log(folder) if row["step"] <= trainer.step]
-        with written(folder / LOG) as part:
-            part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    def __enter__(self) -> Self:
+        return self
 
-
-def _describe(folder: Path, trainer: Trainer) -> None:
-    import yaml
-
-    resolved = asdict(replace(trainer.asked, output=str(folder)))
-    with written(folder / "config.yaml") as part:
-        part.write_text(yaml.safe_dump(resolved, sort_keys=False), "utf-8")
-    made = {"data": dict(trainer.data.how), "chain": trainer.sampler.describe()}
-    if trainer.config.variant:  # the defaults of the variant
-        made["regularizer"] = asdict(trainer.config.regularizer)
-    write_json(folder / "versions.json", {"versions": versions(), **made})
-    images = trainer.data.images
-    if images.shape[1] in (1, 3):  # others have no picture
-        spread = images[:: max(1, len(images) // GRID_IMAGES)][:GRID_IMAGES]
-        write_png(image_grid(spread), folder / DATA_GRID)
-
-
-@contextmanager
-def _log(folder: Path, trainer: Trainer, config: TrainConfig) -> Iterator[Callable[[Row], None]]:
-    """Yield a function that takes the row of every step and writes the mean of a few."""
-    if not trainer.accelerator.is_main_process:
-        yield lambda row: None
-        return
-    waiting: list[Row] = []
-    with ExitStack() as stack:
-        file = stack.enter_context((folder / LOG).open("a"))
-        board: Any = stack.enter_context(_tensorboard(folder)) if config.tensorboard else None
-
-        def write(row: Row) -> None:
-            waiting.append(row)
-            if row["step"] % config.log_every and row["step"] != config.steps:
-                return
-            mean = _mean(waiting)
-            waiting.clear()
-            file.write(json.dumps(mean) + "\n")
-            file.flush()
-            for key, value in mean.items() if board else ():
-                board.add_scalar(key, value, int(mean["step"]))
-
-        yield write
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # what could not be written has been reported
+            self._open.close()
 
 
 def _mean(rows: list[Row]) -> Row:
@@ -255,10 +190,11 @@ def _mean(rows: list[Row]) -> Row:
     return mean
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, step: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return cast(Callable[[str], Any], SummaryWriter)(str(folder / "tensorboard"))
+    make = cast(Callable[..., Any], SummaryWriter)
+    return make(str(folder / "tensorboard"), purge_step=step + 1)
 
 
 def _write_grid(trainer: Trainer, path: Path) -> None:

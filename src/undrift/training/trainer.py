@@ -23,6 +23,7 @@ from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.guard import MainLossGuard
 from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
+from undrift.storage.manifest import check_sealed, seal
 from undrift.storage.writing import appearing
 from undrift.training import building, checkpoint
 from undrift.training.check import check
@@ -79,6 +80,7 @@ class Trainer:
         )
         self.step = 0
         self.cpu_seconds = 0.0
+        self.unlogged: list[Row] = []
 
     def _objective(self) -> Objective:
         """The loss of the method, over the chain that it follows if it is one of samples."""
@@ -233,6 +235,7 @@ class Trainer:
         """Write the averaged weights as a pipeline of diffusers, completely or not at all."""
         with appearing(path) as part:
             save_pipeline(self.averaged_network(), self.scheduler, part)
+            seal(part)
 
     def save_checkpoint(self, folder: Path) -> Path:
         """Write all state, and delete all but the last checkpoints."""
@@ -240,9 +243,12 @@ class Trainer:
         main, wait = self.accelerator.is_main_process, self.accelerator.wait_for_everyone
         with appearing(path, when=main, agree=wait) as part:
             if main:
-                torch.save(self._state(), part / checkpoint.STATE_FILE)
+                _save(self._state(), part / checkpoint.STATE_FILE)
             for file, own in self._own.items():
-                torch.save(own.state_dict(), part / file)
+                _save(own.state_dict(), part / file)
+            wait()
+            if main:
+                seal(part)
         if main:
             checkpoint.forget_old_checkpoints(folder)
         return path
@@ -251,27 +257,32 @@ class Trainer:
         """Resume from a checkpoint.
 
         Raises:
-            InvalidInput: If it was made with another configuration, or is damaged.
+            Damaged: If its files are not what was written.
+            InvalidInput: If it was made with another configuration, or is not finite.
         """
         file = path / checkpoint.STATE_FILE
+        check_sealed(path, needs=[file.name])
         state = checkpoint.read_state(file, needs=("config", "network", "step"))
         checkpoint.same_run(state["config"], self.config, path)
         if state["num_processes"] != self.accelerator.num_processes:
             raise InvalidInput(
                 f"{path} was made by {state['num_processes']} processes: use as many"
             )
+        own_states = {name: checkpoint.read_state(path / name) for name in self._own}
         for name, part in self._shared.items():
             part.load_state_dict(state[name])
         self.ema.to(self.accelerator.device)
         self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
+        self.unlogged[:] = state["unlogged"]
         for name, own in self._own.items():
-            own.load_state_dict(checkpoint.read_state(path / name))
+            own.load_state_dict(own_states[name])
 
     def _state(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "num_processes": self.accelerator.num_processes,
             "cpu_seconds": self.cpu_seconds,
+            "unlogged": [dict(row) for row in self.unlogged],
             "config": asdict(self.config),
             "image_shape": self.data.image_shape,
             **{name: part.state_dict() for name, part in self._shared.items()},
@@ -291,6 +302,12 @@ class Trainer:
         parts = {"objective": self.objective, "regularizer": self.regularizer}
         rank = self.accelerator.process_index
         return {f"{name}-{rank}.pt": part for name, part in parts.items() if part is not None}
+
+
+def _save(state: dict[str, Any], file: Path) -> None:
+    """Write a state; an error of the system is not lost in torch."""
+    with file.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def _accelerator(config: TrainConfig) -> Any:
