@@ -20,7 +20,7 @@ from undrift.measurement.reading import write_json
 from undrift.quality.feature_choice import choose_features
 from undrift.remedies.registry import REMEDIES, remedy_named
 from undrift.remedies.search import LEAST_DATA
-from undrift.training.runs import versions
+from undrift.training.run_folder import versions
 
 logger = logging.getLogger("undrift")
 
