@@ -15,6 +15,7 @@ from undrift.reporting.content import TITLE, QualityRow, ReportInput
 from undrift.reporting.evaluation import quality_rows
 from undrift.reporting.html import write_report
 from undrift.reporting.page import is_page
+from undrift.reporting.studies import write_studies
 from undrift.reporting.study import write_study_markdown, write_study_report
 from undrift.study.record import FILE as STUDY
 from undrift.study.record import StudyRecord
@@ -39,10 +40,11 @@ def report(
 
     Arguments:
         sources: Profiles, as objects or files; folders of runs, which give their profiles, log,
-            last sample grid and evaluations; or one study (a file whose name ends with
-            ``study.json``), which has a separate page.
+            last sample grid and evaluations; or studies (files whose names end with
+            ``study.json``), which have pages of their own: one study in full, several by their
+            quality against network calls.
         output: The file to write; an older report in its place is replaced, nothing else is. A
-            study becomes Markdown where this ends in ``.md``.
+            study becomes Markdown where this ends in ``.md``, and several studies only so.
         title: Heading of the page.
         command: The command line, for the page.
 
@@ -56,8 +58,8 @@ def report(
     return write(collect(sources), Path(output), title, command)
 
 
-def collect(sources: Source | Iterable[Source]) -> Records | Path:
-    """The records of profiles and runs; of a study, its file.
+def collect(sources: Source | Iterable[Source]) -> Records | list[Path]:
+    """The records of profiles and runs; of studies, their files.
 
     Raises:
         InvalidInput: If there are none, or one cannot be read.
@@ -65,14 +67,15 @@ def collect(sources: Source | Iterable[Source]) -> Records | Path:
     given = [sources] if isinstance(sources, Source) else list(sources)
     if not given:
         raise InvalidInput("nothing to report on: give profiles or runs")
+    files = [None if isinstance(one, ErrorProfile) else _study_file(Path(one)) for one in given]
+    if studies := [file for file in files if file]:
+        if len(studies) < len(given):
+            raise InvalidInput("a study has a separate page: give studies without profiles or runs")
+        return studies
     found: Records = {"profiles": [], "training_logs": [], "sample_grids": [], "quality": []}
     for source in given:
         if isinstance(source, ErrorProfile):
             found["profiles"].append(source)
-        elif study := _study_file(Path(source)):
-            if len(given) > 1:
-                raise InvalidInput("a study has a separate page: give its study.json alone")
-            return study
         elif Path(source).is_dir():
             _add_run(Path(source), found)
         else:
@@ -80,7 +83,7 @@ def collect(sources: Source | Iterable[Source]) -> Records | Path:
     return found
 
 
-def write(found: Records | Path, output: Path, title: str = TITLE, command: str = "") -> Path:
+def write(found: Records | list[Path], output: Path, title: str = TITLE, command: str = "") -> Path:
     """Write the page of the records, and return its path.
 
     Raises:
@@ -91,13 +94,17 @@ def write(found: Records | Path, output: Path, title: str = TITLE, command: str 
         return _write(found, output, title, command)
 
 
-def _write(found: Records | Path, output: Path, title: str, command: str) -> Path:
+def _write(found: Records | list[Path], output: Path, title: str, command: str) -> Path:
     is_markdown = output.suffix == MARKDOWN
-    if isinstance(found, Path):
-        study = StudyRecord.load(found).to_dict()
+    if isinstance(found, list):
+        studies = [StudyRecord.load(file).to_dict() for file in found]
+        if len(studies) == 1 and is_markdown:
+            return write_study_markdown(studies[0], found[0].parent, output)
+        if len(studies) == 1:
+            return write_study_report(studies[0], found[0].parent, _page(output))
         if is_markdown:
-            return write_study_markdown(study, found.parent, output)
-        return write_study_report(study, found.parent, _page(output))
+            return write_studies(studies, output)
+        raise InvalidInput(f"{output}: several studies become Markdown: give a .md file")
     if is_markdown:
         raise InvalidInput(f"{output}: Markdown is available for studies only: give a .html file")
     return write_report(ReportInput(title, command=command, **found), output)

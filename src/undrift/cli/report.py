@@ -19,8 +19,9 @@ class Config:
 
     Arguments:
         sources: Profiles (JSON files of undrift measure), and runs: a run gives its profiles,
-            its training log, its last sample grid and its evaluations; or one study (a study.json
-            of undrift compare), which has a separate page.
+            its training log, its last sample grid and its evaluations; or a study (a study.json
+            of undrift compare), which has a separate page; several studies become one Markdown
+            page with their quality against network calls.
         output: File to write; an older report in its place is replaced, nothing else is.
         title: Heading of the page.
     """
@@ -43,9 +44,10 @@ def run(config: Config) -> dict[str, Any]:
     check_output(output)
     found = collect(config.sources)
     path = write(found, output, config.title, session().command)
-    if isinstance(found, Path):
+    if isinstance(found, list):
         print(f"report  {path}")
-        return {"report": str(path), "rows": len(StudyRecord.load(found).rows)}
+        rows = sum(len(StudyRecord.load(file).rows) for file in found)
+        return {"report": str(path), "rows": rows}
     show(console_table(found["profiles"]))
     print(f"report  {path}")
     return {"report": str(path), "profiles": [profile.label for profile in found["profiles"]]}

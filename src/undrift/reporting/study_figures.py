@@ -171,7 +171,7 @@ def _quality_plot(rows: Sequence[Row], names: Sequence[str], title: str) -> Plot
                     [*own], means, spread, label=name, capsize=3, color=color(k), marker=marker(k)
                 )
             every = [v for (_, kind), own in values.items() if kind == metric for v in own.values()]
-            _positive_scale(axes.yaxis, np.concatenate(every).tolist())
+            positive_scale(axes.yaxis, np.concatenate(every).tolist())
             log_scale(axes.xaxis)
             axes.set_xticks(calls, [str(count) for count in calls])
             axes.set_xlabel("network calls")
@@ -294,8 +294,8 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
                 linewidths=1.0 if is_final else 1.4,
                 zorder=3 if is_final else 2,
             )
-        _positive_scale(axes.xaxis, [p["mmd_sq"] for p in points])
-        _positive_scale(axes.yaxis, [p["frechet"] for p in points])
+        positive_scale(axes.xaxis, [p["mmd_sq"] for p in points])
+        positive_scale(axes.yaxis, [p["frechet"] for p in points])
         axes.grid(visible=True, axis="both", color=GRID)
         axes.set_xlabel("D₀²")
         axes.set_title("Fréchet distance")
@@ -304,7 +304,7 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
     return draw(f"scatter{suffix(study)}", alt, draw_on, (984, 420), (340, 320))
 
 
-def _positive_scale(axis: XAxis | YAxis, values: Sequence[float]) -> None:
+def positive_scale(axis: XAxis | YAxis, values: Sequence[float]) -> None:
     """A logarithmic axis for positive values over more than a factor of eight."""
     if min(values) > 0 and max(values) / min(values) > 8:
         log_scale(axis, subs=(1.0, 2.0, 5.0))
