@@ -211,7 +211,7 @@ def test_the_band_that_is_off_the_most_is_named_with_its_size():
     assert f"13 % too weak ({low:.0f} to {high:.0f} %)." in drift
     assert spread == "Segments amplify this error: μ = 1.40 (1.30 to 1.50) from t = 2 to 0."
     assert factors_of(found).of == "μ, from 2 half waves"
-    assert np.nanmax(factors_of(found).values) == 1.4
+    assert np.nanmax(factors_of(found).found.values) == 1.4
 
 
 def test_one_band_in_twenty_is_not_an_error():

@@ -787,3 +787,39 @@ def test_in_a_browser_the_data_can_be_downloaded(browser, tmp_path, report, page
     tab.click("#run [data-copy] >> nth=0")
     tab.wait_for_selector("text=Copied")
     tab.close()
+
+
+def test_in_a_browser_the_figure_tells_its_values_hides_models_and_magnifies(
+    browser, tmp_path, report, page
+):
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(path.as_uri())
+    svg, tip = tab.locator("#overview .wide svg"), tab.locator(".tip")
+    points = json.loads(svg.get_attribute("data-points"))
+    last = next(i for i, p in enumerate(points) if p[3].startswith("plain, t = 0: D² = "))
+    box, view = svg.bounding_box(), [*map(float, svg.get_attribute("viewBox").split())]
+    scale = box["width"] / view[2]
+    x, y = (box[key] + points[last][i] * scale for i, key in enumerate("xy"))
+    tab.mouse.move(x, y)
+    value = report.profiles[0]["states"][-1]["error"]["mmd_sq"] * 1e3
+    assert f"D² = {value:.2f}×10⁻³ (" in tip.inner_text()
+    # a hidden model is drawn no more and says nothing
+    tab.click("#overview .legend button >> nth=0")
+    assert tab.locator('#overview .wide [id*="-s0-line-0"]').is_hidden()
+    assert tab.locator('#overview .wide [id*="-s1-line-0"]').is_visible()
+    tab.mouse.move(x, y)
+    assert not tip.is_visible() or not tip.inner_text().startswith("plain,")
+    # keys walk over the values of what is shown; Escape gives the whole figure again
+    svg.focus()
+    tab.keyboard.press("ArrowRight")
+    assert tip.inner_text().startswith("persistent, t = ")
+    tab.mouse.move(box["x"] + 100, box["y"] + 60)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 300, box["y"] + 160)
+    tab.mouse.up()
+    assert float(svg.get_attribute("viewBox").split()[2]) == pytest.approx(200 / scale, rel=0.02)
+    tab.keyboard.press("Escape")
+    assert [*map(float, svg.get_attribute("viewBox").split())] == view
+    tab.close()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.patches import Rectangle
 
-from undrift.reporting.bands import Band, bands
+from undrift.reporting.bands import Band, bands, energy_error
 from undrift.reporting.canvas import GRID, INK, MUTED, Canvas, Plot, color, draw, thin_ticks
 from undrift.reporting.content import Profile
 from undrift.reporting.evidence import Estimate
-from undrift.reporting.numbers import percent_number
+from undrift.reporting.numbers import bracket, percent_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +33,7 @@ class Cell(NamedTuple):
     """What one cell of a map shows: text, signed size, whether it is beyond its error bar."""
 
     text: str
+    words: str
     size: float
     is_clear: bool
 
@@ -50,7 +51,7 @@ def _log_cell(key: str) -> Callable[[Band, int], Cell | None]:
         if found is None:
             return None
         text = percent_number(math.expm1(found.value), signed=True)
-        return Cell(text, found.value, not found.low <= 0 <= found.high)
+        return Cell(text, energy_error(found), found.value, not found.low <= 0 <= found.high)
 
     return cell
 
@@ -60,7 +61,8 @@ def _factor_cell(band: Band, index: int) -> Cell | None:
     if found is None:
         return None
     size = math.log(max(abs(found.value), 0.05)) if found.value > 0 else -math.log(20)
-    return Cell(f"{found.value:.2f}", size, not found.low <= 1 <= found.high)
+    words = f"μ = {bracket(found.value, found.low, found.high)}"
+    return Cell(f"{found.value:.2f}", words, size, not found.low <= 1 <= found.high)
 
 
 MAPS = (
@@ -84,7 +86,7 @@ def band_map(profile: Profile, name: str = "bands") -> Plot | None:
 
     def draw_on(canvas: Canvas) -> None:
         for axes, panel in zip(canvas.panels(len(shown), columns=1), shown, strict=True):
-            _draw(axes, found, panel, canvas.is_narrow)
+            _draw(canvas, axes, found, panel)
 
     rows = 27 * len(found)
     sizes = (984, (rows + 78) * len(shown)), (340, (rows + 78) * len(shown))
@@ -98,8 +100,12 @@ def _cells(found: Sequence[Band], panel: Map) -> list[tuple[int, int, Cell]]:
     return [(row, k, cell) for row, k, cell in cells if cell]
 
 
-def _draw(axes: Axes, found: Sequence[Band], panel: Map, is_narrow: bool) -> None:
+def _draw(canvas: Canvas, axes: Axes, found: Sequence[Band], panel: Map) -> None:
     cells, count = _cells(found, panel), len(found[0].times)
+    is_narrow = canvas.is_narrow
+    heads = [f"{found[row].name}, t = {found[row].times[k]:g}: " for row, k, _ in cells]
+    texts = [f"{head}{cell.words}" for head, (*_, cell) in zip(heads, cells, strict=True)]
+    canvas.mark(axes, [k for _, k, _ in cells], [row for row, *_ in cells], texts)
     largest = max((abs(cell.size) for *_, cell in cells if cell.is_clear), default=1.0) or 1.0
     for row, k, cell in cells:
         tint = color(STRONG if cell.size > 0 else WEAK)

@@ -3,7 +3,8 @@ r"""The scalar error budget of a profile: what drifts, band by band of frequenci
 A profile may hold energies of frequency bands. The error of an energy is a difference of
 logarithms, :math:`e_t = \log E_{p_t} S - \log E_{q_t} S`, which reads as a percentage,
 :math:`100\,(\exp e_t - 1)`. Of several bands, the one with the largest error at the end of the
-chain is named where its interval excludes 0 at 95 % for all bands together (Bonferroni).
+chain, by the nearer end of its interval, is named where that excludes 0 at 95 % for all bands
+together (Bonferroni).
 """
 
 from __future__ import annotations
@@ -105,9 +106,13 @@ def _words(name: str, statistic: Mapping[str, Any], lows: list[float]) -> str:
 
 
 def largest(found: list[Band]) -> Band | None:
-    """The band whose error at the end is the largest of those distinguishable from 0."""
-    off = [band for band in found if band.is_off]
-    return max(off, key=lambda band: abs(band.final.value), default=None)  # type: ignore[union-attr]
+    """The band whose error at the end is the largest, at least: by the nearer end of its interval.
+
+    None where no band is off.
+    """
+    ends = [(k, band.final) for k, band in enumerate(found) if band.is_off]
+    sizes = [(min(abs(e.low), abs(e.high)), k) for k, e in ends if e]
+    return found[max(sizes)[1]] if sizes else None
 
 
 def energy_error(error: Estimate) -> str:

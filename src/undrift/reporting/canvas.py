@@ -8,12 +8,13 @@ here touches pyplot, and the same data give the same bytes.
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -43,12 +44,22 @@ def color(index: int) -> str:
     return f"#0000c{index % NUM_COLORS}"
 
 
+class Mark(NamedTuple):
+    """A point of a drawing, and what it means."""
+
+    axes: Axes
+    place: tuple[float, float]
+    text: str
+    series: int
+
+
 @dataclass(frozen=True)
 class Canvas:
     """A figure to draw on, and whether it is the narrow one."""
 
     figure: Figure
     is_narrow: bool
+    marks: list[Mark] = field(default_factory=list)
 
     def panels(self, count: int, columns: int = 2, **options: Any) -> list[Axes]:
         """Return that many axes: in a row of columns on wide pages, stacked on narrow ones."""
@@ -57,6 +68,32 @@ class Canvas:
         for spare in axes[count:]:
             spare.remove()
         return list(axes[:count])
+
+    def mark(
+        self, axes: Axes, x: ArrayLike, y: ArrayLike, texts: Sequence[str], series: int = -1
+    ) -> None:
+        """Say what the points of a drawing mean: the script of a page shows it under the pointer.
+
+        Arguments:
+            axes: Where they are drawn.
+            x: Their places; a point that is not finite has none.
+            y: Likewise.
+            texts: What is said at each.
+            series: Number of the model that they belong to, which a reader can hide.
+        """
+        places = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
+        for place, text in zip(places, texts, strict=True):
+            if np.isfinite(place).all():
+                self.marks.append(Mark(axes, (float(place[0]), float(place[1])), text, series))
+
+    def points(self) -> str:
+        """All marks as JSON, in the units of the drawing: x, y, series, text."""
+        height = 72 * self.figure.get_figheight()
+        found = []
+        for axes, place, text, series in self.marks:
+            x, y = axes.transData.transform(place) * 72 / self.figure.dpi
+            found.append([round(float(x), 1), round(float(height - y), 1), series, text])
+        return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -83,22 +120,25 @@ def draw(
                 "constrained", w_pad=0.06, h_pad=0.06, wspace=0.05, hspace=0.07
             )
             figure.patch.set_alpha(0.0)
-            draw_on(Canvas(figure, is_narrow))
-            drawn.append(_svg(figure, f"{name}-{'narrow' if is_narrow else 'wide'}", alt))
+            canvas = Canvas(figure, is_narrow)
+            draw_on(canvas)
+            drawn.append(_svg(canvas, f"{name}-{'narrow' if is_narrow else 'wide'}", alt))
     return Plot(*drawn)
 
 
-def _svg(figure: Figure, name: str, alt: str) -> str:
+def _svg(canvas: Canvas, name: str, alt: str) -> str:
     """Return the figure as an ``<svg>`` element without prologue, metadata or foreign names."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    canvas.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = _compact(re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text))
     text = text.replace("xlink:href=", "href=")
     box = re.search(r'viewBox="([^"]*)"', text)
-    head = f'<svg viewBox="{box.group(1) if box else ""}" role="img" aria-label="{escape(alt)}">'
+    points = f' data-points="{escape(canvas.points())}"' if canvas.marks else ""
+    head = f'<svg viewBox="{box.group(1) if box else ""}" role="img" aria-label="{escape(alt)}"'
+    head += f"{points}>"
     text = re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)
     text = _own_names(text, name)
     return re.sub(r"#0000(e\d|c\d)\b", _variable, text)

@@ -153,7 +153,7 @@ def _plots(report: ReportInput) -> dict[str, Any]:
     widths = [column(profile, "error.bandwidth") for profile in profiles]
     return plots | {
         "kinds": kinds,
-        "has_factors": is_chain and any(np.isfinite(factors_of(p).values).any() for p in profiles),
+        "has_factors": is_chain and any(factors_of(p).is_defined for p in profiles),
         "kinds_of_models": {name: kinds[name] for name in names},
         "kinds_of_logs": {name: kinds[name] for name, _ in logs},
         "memorizes": any(is_memorizing(state) for p in profiles for state in states(p)),

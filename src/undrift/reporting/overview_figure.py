@@ -29,6 +29,7 @@ from undrift.reporting.chain_figures import (
     shade_null,
 )
 from undrift.reporting.content import Profile, labels, states
+from undrift.reporting.numbers import bracket
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,14 +39,25 @@ NUDGE = 0.008
 """Distance between the whiskers of two models, as a share of the axis."""
 
 
-class Factors(NamedTuple):
-    """The amplifications of a model at its states, NaN where undefined, and what they are of."""
+class Values(NamedTuple):
+    """Values at the states of a model with the ends of their intervals, NaN where undefined."""
 
-    of: str
     times: NDArray[np.float64]
     values: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+
+
+class Factors(NamedTuple):
+    """The amplifications of a model, and what they are of."""
+
+    of: str
+    found: Values
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether there is any."""
+        return bool(np.isfinite(self.found.values).any())
 
 
 def overview_plot(profiles: Sequence[Profile], exponent: int) -> Plot | None:
@@ -58,16 +70,16 @@ def overview_plot(profiles: Sequence[Profile], exponent: int) -> Plot | None:
     if not any(len(profile["states"]) > 1 for profile in profiles):
         return None
     every = list(enumerate(map(factors_of, profiles)))
-    factors = [(i, found) for i, found in every if np.isfinite(found.values).any()]
+    factors = [(i, found) for i, found in every if found.is_defined]
     has_factors = bool(factors)
     axis = TimeAxis.of(profiles)
 
     def draw_on(canvas: Canvas) -> None:
         ratios = {"height_ratios": [5, 3] if has_factors else [1]}
         top, *below = canvas.panels(1 + has_factors, columns=1, gridspec_kw=ratios)
-        _cumulative(top, axis, profiles, exponent)
+        _cumulative(canvas, top, axis, profiles, exponent)
         for axes in below:
-            _amplification(axes, axis, factors, len(profiles))
+            _amplification(canvas, axes, axis, factors, profiles)
         for axes in (top, *below):
             axis.apply(axes, canvas.is_narrow)
         if below:
@@ -79,33 +91,66 @@ def overview_plot(profiles: Sequence[Profile], exponent: int) -> Plot | None:
     return draw("overview", words, draw_on, (700, heights[0]), (350, heights[1]))
 
 
-def _cumulative(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], exponent: int) -> None:
+def _cumulative(
+    canvas: Canvas, axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], exponent: int
+) -> None:
     every = []
     shade_null(axes, axis, profiles)
     for i, profile in enumerate(profiles):
-        values, (low, high) = (
+        found = Values(
+            column(profile, "t"),
             column(profile, CUMULATIVE.key),
-            interval_ends(profile, CUMULATIVE.key),
+            *interval_ends(profile, CUMULATIVE.key),
         )
-        x = _beside(axis, column(profile, "t"), i, len(profiles))
-        axes.vlines(x, low, high, color=color(i), linewidth=1.5, alpha=0.8)
-        draw_line(axes, x, values, i, linewidth=1.8)
-        every += [values, low, high]
+        _series(canvas, axes, _beside(axis, found.times, i, len(profiles)), found, i)
+        texts = [
+            f"D² = {bracket(*row, exponent)}" if np.isfinite(row).all() else ""
+            for row in zip(found.values, found.low, found.high, strict=True)
+        ]
+        _say(canvas, axes, axis, found, texts, i, labels(profiles)[i])
+        every += [found.values, found.low, found.high]
     axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
     linear_scale(axes.yaxis, np.concatenate(every), "cumulative error D²ₜ", exponent)
 
 
 def _amplification(
-    axes: Axes, axis: TimeAxis, found: Sequence[tuple[int, Factors]], count: int
+    canvas: Canvas,
+    axes: Axes,
+    axis: TimeAxis,
+    factors: Sequence[tuple[int, Factors]],
+    profiles: Sequence[Profile],
 ) -> None:
-    for i, factors in found:
-        x = _beside(axis, factors.times, i, count)
-        axes.vlines(x, factors.low, factors.high, color=color(i), linewidth=1.5, alpha=0.8)
-        draw_line(axes, x, factors.values, i, linewidth=1.8)
+    for i, (of, found) in factors:
+        _series(canvas, axes, _beside(axis, found.times, i, len(profiles)), found, i)
+        rows = zip(found.values, found.low, found.high, strict=True)
+        texts = [f"{of[0]} = {bracket(*row) if np.isfinite(row).all() else row[0]}" for row in rows]
+        _say(canvas, axes, axis, found, texts, i, labels(profiles)[i])
     axes.axhline(1, color=MUTED, linewidth=1.0, zorder=1)
-    names = list(dict.fromkeys(factors.of for _, factors in found))
+    names = list(dict.fromkeys(of for _, (of, _) in factors))
     axes.set_title(f"amplification {' or '.join(names)}")
-    factor_scale(axes.yaxis, np.concatenate([factors.values for _, factors in found]))
+    factor_scale(axes.yaxis, np.concatenate([found.values for _, (_, found) in factors]))
+
+
+def _series(canvas: Canvas, axes: Axes, x: NDArray[np.float64], found: Values, i: int) -> None:
+    """One line with whiskers, whose names in the drawing say which model it is of."""
+    panel = canvas.figure.axes.index(axes)
+    whiskers = axes.vlines(x, found.low, found.high, color=color(i), linewidth=1.5, alpha=0.8)
+    whiskers.set_gid(f"s{i}-whiskers-{panel}")
+    draw_line(axes, x, found.values, i, linewidth=1.8, gid=f"s{i}-line-{panel}")
+
+
+def _say(
+    canvas: Canvas,
+    axes: Axes,
+    axis: TimeAxis,
+    found: Values,
+    texts: Sequence[str],
+    i: int,
+    name: str,
+) -> None:
+    """Say what each value is, where the pointer is near it."""
+    heads = [f"{name}, t = {t:g}: {text}" for t, text in zip(found.times, texts, strict=True)]
+    canvas.mark(axes, axis.place(found.times), found.values, heads, i)
 
 
 def _beside(axis: TimeAxis, times: ArrayLike, i: int, count: int) -> NDArray[np.float64]:
@@ -132,18 +177,17 @@ def factors_of(profile: Profile) -> Factors:
     for i, factor in pairs:
         ends = (factor.low, factor.high) if math.isfinite(factor.low) else (math.nan, math.nan)
         rows[:, i] = factor.value, *ends
-    return Factors(of, times, *rows)
+    return Factors(of, Values(times, *rows))
 
 
 def _describe(found: Sequence[tuple[int, Factors]], names: Sequence[str]) -> str:
     """The alternative text of the amplifications."""
     texts = []
-    for i, factors in found:
-        known = np.isfinite(factors.values)
-        ends = factors.values[known][[0, -1]], factors.times[known][[0, -1]]
-        (first, last), (start, stop) = ends
+    for i, (of, values) in found:
+        known = np.isfinite(values.values)
+        (first, last), (start, stop) = (x[known][[0, -1]] for x in (values.values, values.times))
         texts.append(
-            f" Amplification ({factors.of}) of {names[i]}: {first:.3g} at t = {start:g}, "
+            f" Amplification ({of}) of {names[i]}: {first:.3g} at t = {start:g}, "
             f"{last:.3g} at t = {stop:g}."
         )
     return "".join(texts)

@@ -111,7 +111,8 @@ def standalone(plot: Plot) -> str:
     size = f' width="{float(box[1]):.0f}" height="{float(box[2]):.0f}"' if box else ""
     style = f"<style>{asset('colors.css')}{_ALONE}</style>"
     head = f'<svg xmlns="http://www.w3.org/2000/svg"{size} '
-    return re.sub(r"^<svg ([^>]*>)", lambda m: f"{head}{m[1]}{style}", plot.wide, count=1) + "\n"
+    still = re.sub(r' data-points="[^"]*"', "", plot.wide, count=1)
+    return re.sub(r"^<svg ([^>]*>)", lambda m: f"{head}{m[1]}{style}", still, count=1) + "\n"
 
 
 def embedded(data: Any) -> Markup:  # noqa: ANN401

@@ -83,12 +83,12 @@ def _propagation(profile: Profile) -> str:
 def _factors(
     found: Sequence[tuple[int, Estimate]], what: str, symbol: str, times: Sequence[float]
 ) -> str:
-    """Where the factors lie beyond their error bars, with the one that is farthest from 1."""
+    """Where the factors lie beyond their error bars, with the one that is beyond 1 the most."""
     more = [pair for pair in found if pair[1].low > 1]
-    less = [pair for pair in found if pair[1].high < 1]
+    less = [pair for pair in found if pair[1].low > -1 and pair[1].high < 1]
     if not more and not less:
         return ""
-    index, factor = max(more or less, key=lambda pair: abs(pair[1].value - 1))
+    index, factor = max(more or less, key=lambda pair: max(pair[1].low - 1, 1 - pair[1].high))
     place = f"{symbol} = {bracket(factor.value, factor.low, factor.high)} "
     place += f"from t = {times[index - 1]:g} to {times[index]:g}"
     if more and less:
