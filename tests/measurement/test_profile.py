@@ -15,8 +15,10 @@ from undrift.exceptions import InvalidInput
 from undrift.measurement.cumulative import cumulative_error
 from undrift.measurement.merge import combined_p_value, merge_profiles
 from undrift.measurement.profile import ErrorProfile
-from undrift.measurement.state import Criterion, ErrorState, with_ratios
+from undrift.measurement.state import ErrorState, with_ratios
 from undrift.mmd.kernels import RBFMixture
+from undrift.mmd.two_sample import mmd_estimate
+from undrift.reporting.evidence import cumulative
 from undrift.reporting.findings import verdict
 
 
@@ -53,12 +55,11 @@ def test_a_profile_comes_back_as_it_was(tmp_path):
         ]
     )
     how = {"seed": 3, "kernel": {"multipliers": [0.5, 1.0]}, "none": None}
-    made = ErrorProfile(states, 10, 20, how, "λ", "2030-01-01", Criterion(0.05, 1.0))
+    made = ErrorProfile(states, 10, 20, how, "λ", "2030-01-01")
     path = made.save(tmp_path / "deep" / "profile.json")
     assert ErrorProfile.load(path) == made
     data = json.loads(path.read_text("utf-8"))
     assert data["schema_version"] == 3 and data["states"][0]["error"]["interval"] == [0.0, 0.1]
-    assert data["criterion"] == {"max_p_value": 0.05, "min_standard_errors": 1.0}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -102,7 +103,7 @@ def broken(**changes):
         (broken(interval=[1.0, math.nan]), "interval"),
         (broken(t=0.0), "times do not decrease"),
         (broken(num_samples="many"), "damaged"),
-        (broken(criterion={"max": 1}), "damaged"),
+        (broken(criterion={"max": 1}), "criterion is unknown"),
     ],
 )
 def test_what_is_no_profile_is_refused_in_one_line(data, words, tmp_path):
@@ -123,16 +124,38 @@ def test_unreadable_files_are_refused(tmp_path):
 # -- ratios ------------------------------------------------------------------------------------
 
 
-def test_the_criterion_needs_both_the_test_and_the_error_bar():
-    rule = Criterion()
-    assert rule.is_met(state(mmd_sq=1e-2, se=1e-3, p_value=0.01))
-    assert not rule.is_met(state(mmd_sq=1e-2, se=1e-3, p_value=0.011))
-    assert not rule.is_met(state(mmd_sq=1e-2, se=6e-3, p_value=0.005))
-    assert not rule.is_met(state(mmd_sq=1e-2, se=1e-3, p_value=None))
-    # the least p-value of B permutations is 1 / (1 + B)
-    for level in (0.01, 0.05, 0.003):
-        count = Criterion(level).num_permutations
-        assert 1 / (1 + count) <= level < 1 / count
+@pytest.mark.parametrize(
+    ("numbers", "is_there"),
+    [
+        ({}, True),
+        ({"p_value": 0.05}, True),
+        ({"p_value": 0.051}, False),
+        ({"p_value": None}, True),
+        ({"se": 6e-3}, False),
+        ({"mmd_sq": -1e-2, "interval": (0.0, 0.0)}, False),
+    ],
+)
+def test_ratios_findings_and_tests_have_one_criterion_for_an_error(numbers, is_there):
+    """The interval excludes 0 and p is at most 0.05: λ is given exactly where a page says so."""
+    before = state(1.0, **numbers)
+    after = with_ratios([before, state(0.0, inherited_sq=1e-3)])[1]
+    assert before.error.is_detected is is_there
+    assert (after.amplification is not None) is is_there
+    page = cumulative(ErrorProfile((before,), 9, 9).to_dict()["states"][0])
+    assert page.is_detected is is_there
+
+
+def test_one_measurement_s_interval_and_p_value_agree():
+    """Between both ends of the range where it is open: at p = 0.05 exactly."""
+    outcomes = set()
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = (torch.randn(60, 2, generator=generator) for _ in range(2))
+        found = mmd_estimate(x + 0.15, y, num_permutations=39, generator=generator)
+        is_there = found.confidence_interval(0.95)[0] > 0
+        assert is_there is (found.p_value <= 0.05)
+        outcomes.add(is_there)
+    assert outcomes == {True, False}
 
 
 positive = st.floats(1e-4, 1.0)

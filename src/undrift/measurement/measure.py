@@ -29,7 +29,7 @@ from undrift.measurement.cost import announce_cost
 from undrift.measurement.data import check_data_range, conditioned, data_for
 from undrift.measurement.forward_draws import ForwardDraws, Reference, default_count
 from undrift.measurement.profile import ErrorProfile
-from undrift.measurement.state import Criterion, with_ratios
+from undrift.measurement.state import with_ratios
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import MIN_SAMPLES
@@ -37,6 +37,9 @@ from undrift.progress import progress_bar
 from undrift.seeds import stream_seed
 
 logger = logging.getLogger("undrift")
+
+MIN_PERMUTATIONS = 39
+"""The fewest that have a quantile of 97.5 %, the end of a 95 % interval."""
 
 States = int | Literal["all"] | Sequence[float]
 
@@ -227,10 +230,8 @@ def _check_sizes(sizes: dict[str, int | None], batch: int) -> None:
 
 
 def _check_permutations(count: int, budget: bool) -> None:
-    criterion = Criterion()
-    if count < criterion.num_permutations and (count != 0 or budget):
+    if count < MIN_PERMUTATIONS and (count != 0 or budget):
         raise InvalidInput(
-            f"num_permutations is {count}: amplifications are taken where p ≤ "
-            f"{criterion.max_p_value}, which needs at least {criterion.num_permutations}"
-            + ("" if budget else ", or 0 for no p-values")
+            f"num_permutations is {count}: 95 % intervals, and amplifications where they exclude "
+            f"0, need at least {MIN_PERMUTATIONS}" + ("" if budget else ", or 0 for no p-values")
         )

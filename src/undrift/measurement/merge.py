@@ -58,7 +58,7 @@ def merge_profiles(profiles: Sequence[ErrorProfile]) -> ErrorProfile:
     Each number becomes the mean weighted by sample size, and the budget's ratios are taken anew.
 
     Arguments:
-        profiles: At least one; label, criterion and the rest of ``how`` are the first one's.
+        profiles: At least one; label and the rest of ``how`` are the first one's.
 
     Raises:
         InvalidInput: If the profiles are of other states, of another chain or other data, or made
@@ -84,7 +84,7 @@ def merge_profiles(profiles: Sequence[ErrorProfile]) -> ErrorProfile:
         how["modular"] = _merge_modular([p.how.get("modular") for p in profiles])
     return replace(
         first,
-        states=with_ratios(states, first.criterion),
+        states=with_ratios(states),
         num_samples=total,
         num_forward=sum(p.num_forward for p in profiles),
         how=how,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from undrift.exceptions import InvalidInput
 from undrift.measurement.reading import Record, Schema, write_json
 from undrift.measurement.scalar_state import Statistic
-from undrift.measurement.state import Criterion, ErrorState
+from undrift.measurement.state import ErrorState
 from undrift.reporting.numbers import plus_minus, probability
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class ErrorProfile(Record):
         how: How it was made, in plain data: sampler, data, kernel, seed, versions, command.
         label: What it is called in reports.
         created: When it was made, as ISO 8601 writes it.
-        criterion: When a cumulative error counts as distinguishable from 0, for the amplifications.
         statistics: What the ``scalars`` of each state are about.
     """
 
@@ -42,7 +41,6 @@ class ErrorProfile(Record):
     how: Mapping[str, Any] = field(default_factory=dict)
     label: str = "model"
     created: str = ""
-    criterion: Criterion = field(default_factory=Criterion)
     statistics: tuple[Statistic, ...] = ()
 
     @property

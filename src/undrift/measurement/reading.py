@@ -137,9 +137,9 @@ def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401
         ValueError: If a name is unknown or missing, or a value has another type or is not finite.
 
     Example:
-        >>> from undrift.measurement.state import Criterion
-        >>> read_record(Criterion, {"max_p_value": 0.05})
-        Criterion(max_p_value=0.05, min_standard_errors=2.0)
+        >>> from undrift.measurement.state import KLLimits
+        >>> read_record(KLLimits, {"lower": 0.5}).lower
+        0.5
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{name or kind.__name__} is {data!r}")

@@ -27,7 +27,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from undrift.reporting.numbers import Z_95, interval
+from undrift.reporting.numbers import Z_95, interval, is_distinguishable
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class ScalarError:
         """Whether the error is distinguishable from 0: its 95 % interval excludes 0."""
         if self.error is None or self.error_se is None:
             return False
-        low, high = interval(self.error, self.error_se)
-        return low > 0 or high < 0
+        return is_distinguishable(*interval(self.error, self.error_se))
 
     def after(self, before: ScalarError) -> ScalarError:
         """The same with its amplification of the error before, where that is detected."""

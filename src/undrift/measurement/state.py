@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from undrift.measurement.scalar_state import ScalarError, with_amplifications
+from undrift.reporting.numbers import is_distinguishable
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class CumulativeError:
     interval: tuple[float, float]
     p_value: float | None = None
     bandwidth: float | None = None
+
+    @property
+    def is_detected(self) -> bool:
+        """Whether it is distinguishable from 0, by the one criterion of all pages."""
+        return self.mmd_sq > 0 and is_distinguishable(*self.interval, self.p_value)
 
 
 @dataclass(frozen=True)
@@ -215,52 +221,19 @@ class ErrorState:
         return self.budget.amplification if self.budget else None
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """When a cumulative error is distinguishable from 0, so that a ratio to it is meaningful.
-
-    Both must hold: the first is a test of exact level at every sample size, the second keeps the
-    error of the denominator below half of it.
-
-    Arguments:
-        max_p_value: Largest p-value.
-        min_standard_errors: Least distance from 0, in standard errors.
-
-    Example:
-        >>> Criterion().num_permutations
-        99
-    """
-
-    max_p_value: float = 0.01
-    min_standard_errors: float = 2.0
-
-    @property
-    def num_permutations(self) -> int:
-        """The least number of permutations that can give such a p-value."""
-        return math.ceil(1 / self.max_p_value - 1e-9) - 1
-
-    def is_met(self, state: ErrorState) -> bool:
-        """Whether the cumulative error of a state is distinguishable from 0; needs a p-value."""
-        if state.p_value is None or state.p_value > self.max_p_value:
-            return False
-        return state.mmd_sq > self.min_standard_errors * state.mmd_sq_se
-
-
-def with_ratios(
-    states: Sequence[ErrorState], criterion: Criterion | None = None
-) -> tuple[ErrorState, ...]:
+def with_ratios(states: Sequence[ErrorState]) -> tuple[ErrorState, ...]:
     r"""The same states with roots, amplifications and downstream gains from their squares.
 
     .. math:: \lambda = I / D_{t'}, \qquad G_t = \prod_{s < t} \lambda_s
 
-    A gain is None where any later amplification is None.
+    An amplification is given where the error before is distinguishable from 0 (its 95 % interval
+    excludes 0 and its p-value is at most 0.05). A gain is None where any later one is None.
     """
-    criterion = criterion or Criterion()
     done: list[ErrorState] = []
     for state in states:
         if state.budget is not None:
             fresh, inherited = _root(state.budget.fresh_sq), _root(state.budget.inherited_sq)
-            is_resolved = done and criterion.is_met(done[-1])
+            is_resolved = done and done[-1].error.is_detected
             ratio = inherited / math.sqrt(done[-1].mmd_sq) if is_resolved else None
             roots = replace(state.budget, fresh=fresh, inherited=inherited, amplification=ratio)
             state = replace(state, budget=roots)

@@ -22,9 +22,13 @@ import math
 from dataclasses import dataclass, replace
 
 from undrift.reporting.content import Profile, State, number, states
-from undrift.reporting.numbers import Z_95, estimate, interval, percent, percent_number
-
-SIGNIFICANCE = 0.05
+from undrift.reporting.numbers import (
+    estimate,
+    interval,
+    is_distinguishable,
+    percent,
+    percent_number,
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Estimate:
 
     @property
     def is_detected(self) -> bool:
-        """Whether its interval, and its p-value where it has one, distinguish it from zero."""
-        return self.low > 0 and (self.p_value is None or self.p_value <= SIGNIFICANCE)
+        """Whether it is above zero by the one criterion of all pages."""
+        return self.value > 0 and is_distinguishable(self.low, self.high, self.p_value)
 
     @property
     def text(self) -> str:
@@ -206,7 +210,7 @@ def _segment(previous: State, state: State) -> Segment:
         fresh_se=None if square_se is None or fresh <= 0 else square_se / (2 * fresh),
         square=square,
         square_se=math.inf if square_se is None else square_se,
-        is_detected=square_se is not None and square > Z_95 * square_se,
+        is_detected=square_se is not None and Estimate(square, square_se).is_detected,
         gain=number(state, "downstream_gain"),
     )
 

@@ -12,6 +12,8 @@ from statistics import NormalDist
 MISSING = "–"
 Z_95 = NormalDist().inv_cdf(0.975)
 """Half width of a normal 95 % interval, in standard errors."""
+SIGNIFICANCE = 0.05
+"""Largest p-value of what is distinguishable from zero: a 95 % interval excludes zero there."""
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -137,6 +139,20 @@ def plus_minus(value: float, se: float, exponent: int | None = None) -> str:
 def interval(value: float, se: float) -> tuple[float, float]:
     """Return the normal 95 % interval of an estimate."""
     return value - Z_95 * se, value + Z_95 * se
+
+
+def is_distinguishable(low: float, high: float, p_value: float | None = None) -> bool:
+    """Return whether an estimate is distinguishable from zero: the one criterion of all pages.
+
+    Its 95 % interval excludes zero, and its p-value, where it has one, is at most 0.05. For one
+    measurement of an MMD² the two agree.
+
+    >>> is_distinguishable(0.1, 0.3), is_distinguishable(-0.3, -0.1), is_distinguishable(-0.1, 0.3)
+    (True, True, False)
+    >>> is_distinguishable(0.1, 0.3, p_value=0.06)
+    False
+    """
+    return (low > 0 or high < 0) and (p_value is None or p_value <= SIGNIFICANCE)
 
 
 def probability(p_value: float | None) -> str:

@@ -18,7 +18,8 @@ import math
 from statistics import NormalDist
 
 from undrift.reporting.content import Profile, number
-from undrift.reporting.evidence import SIGNIFICANCE, final_state
+from undrift.reporting.evidence import final_state
+from undrift.reporting.numbers import SIGNIFICANCE
 
 POWER = 0.8
 MOST_SAMPLES = 10_000_000
