@@ -42,12 +42,12 @@ def equal_contributions(times: Sequence[float], parts: Sequence[float], count: i
     r"""The timesteps of a grid of whose steps each contributes the same.
 
     Arguments:
-        times: Descending times of the states that were measured, from T to 0.
+        times: Descending times of the states that were measured, from the first of the chain to 0.
         parts: Contribution of each segment between them.
-        count: Number of steps, at most T.
+        count: Number of steps.
 
     Returns:
-        Descending timesteps of diffusers, the first of which is T − 1, all different.
+        Descending timesteps of diffusers, all different, the first that of the chain.
 
     Example:
         >>> equal_contributions([100, 50, 0], [1.0, 1.0], 4)

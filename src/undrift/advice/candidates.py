@@ -265,15 +265,15 @@ class Candidates:
                 break
         raise InvalidInput(f"{remedy.text} takes more than {self.network_calls} network calls")
 
-    def first_order(self) -> Sampler | None:
-        """The chain of DDIM on even steps, which a budget is measured on; None without betas."""
+    def first_order(self, like: Candidate) -> Sampler | None:
+        """The chain of DDIM on the time grid of a candidate; None for a model without betas."""
         from diffusers import DPMSolverMultistepScheduler
 
         if not has_table(self.scheduler):
             return None
         with quiet_diffusers():
             base = converted(self.scheduler, DPMSolverMultistepScheduler)
-            options = dict.fromkeys(FLAGS, False) | _ODE | {"timestep_spacing": "trailing"}
+            options = dict.fromkeys(FLAGS, False) | _LINSPACE | _ODE | GRIDS[like.grid]
             scheduler = type(base).from_config(base.config, solver_order=1, **options)
         return DiffusersSampler(self.network, scheduler, self.network_calls)
 

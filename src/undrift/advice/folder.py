@@ -24,6 +24,7 @@ from undrift.remedies.registry import parse
 
 SCHEDULER = "best_scheduler"
 SCRIPT = "sample.py"
+TUNED = "fine-tuned"
 
 
 def with_scheduler(pipeline: Any, scheduler: Any) -> Any:  # noqa: ANN401
@@ -68,6 +69,7 @@ def write_folder(
     advised: Candidate | None,
     best: Candidate,
     data: str,
+    tuned: Any = None,  # noqa: ANN401
 ) -> None:
     """Write the pipeline with the advised scheduler, and the lines for the best candidate.
 
@@ -78,10 +80,13 @@ def write_folder(
         advised: The candidate whose scheduler the pipeline gets; its own when None.
         best: The best candidate.
         data: Name of the data, which some remedies are estimated from.
+        tuned: The pipeline of the fine-tuned model, if there is one.
     """
     scheduler = pipeline.scheduler if advised is None else advised.scheduler
     with quiet_diffusers():
         with_scheduler(pipeline, scheduler).save_pretrained(folder, safe_serialization=True)
+        if tuned is not None:
+            with_scheduler(tuned, scheduler).save_pretrained(folder / TUNED)
         best.scheduler.save_pretrained(folder / SCHEDULER)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCRIPT).write_text(script(best, data), "utf-8")
@@ -136,6 +141,9 @@ def _readme(advice: AdviceRecord, advised: Candidate | None, best: Candidate) ->
         lines += [
             f"`{SCHEDULER}`: a configuration that this class of pipelines reads cannot say it."
         ]
+    for each in advice.finalists:
+        if each.label.startswith(TUNED):
+            lines += ["", advice.compared(each), f"The fine-tuned model is in `{TUNED}`."]
     return "\n".join([*lines, "", f"`{FILE}` has all that was tried, compared by {name}.", ""])
 
 

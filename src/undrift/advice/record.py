@@ -129,8 +129,7 @@ class AdviceRecord(Record):
     @property
     def helps(self) -> bool:
         """Whether the held-out half says that the best is better than what the model has."""
-        change = self.finalist(self.best).against_present.get(self.metric)
-        return change is not None and change.is_better
+        return self.finalist(self.best).against_present[self.metric].is_better
 
     @property
     def equals(self) -> list[str]:
@@ -140,15 +139,17 @@ class AdviceRecord(Record):
 
     @property
     def verdict(self) -> str:
-        """What may be said, in one sentence."""
-        change = self.finalist(self.best).against_present.get(self.metric)
-        if change is None:
-            return "The candidates could not be compared on the held-out half."
+        """What may be said of the best, in one sentence."""
+        return self.compared(self.finalist(self.best))
+
+    def compared(self, finalist: Finalist) -> str:
+        """What may be said of a finalist against the present sampler, in one sentence."""
+        change = finalist.against_present[self.metric]
         low, high = change.interval
         word = "better than" if change.is_better else "worse than"
         word = word if change.is_distinguishable else "not distinguishable from"
         return (
-            f"On the held-out half {self.best} is {word} the model's own {self.present}: "
+            f"On the held-out half {finalist.label} is {word} the model's own {self.present}: "
             f"{METRICS[self.metric]} {change.value:.3g} against {change.reference:.3g}, a change "
             f"of {change.difference:.2g} (95 % interval {low:.2g} to {high:.2g})."
         )

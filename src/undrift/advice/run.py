@@ -1,8 +1,8 @@
 r"""The advice for a model: search on one half of the data, judgment on the other.
 
-1. Every solver on every time grid, the computed one among them, by successive halving on the search
-   half.
-2. Every remedy at a few strengths on the best of them, likewise.
+1. Every solver on every time grid that has a name, by successive halving on the search half.
+2. A chain of first order is measured on the best of these grids, and the solvers are tried on the
+   grid that is computed from its budget; and every remedy at a few strengths on the best solver.
 3. The best few, and the best that a scheduler's configuration can say, against the scheduler that
    the model has, on the held-out half with other noise. Their order is that of the search: the best
    of it is the one that is judged, so that its interval has not been selected.
@@ -18,6 +18,7 @@ from typing import Any
 
 from undrift.advice.allocation import contributions, equal_contributions
 from undrift.advice.candidates import Candidate, Candidates
+from undrift.advice.fine_tune import FineTune
 from undrift.advice.folder import runs_in_pipeline
 from undrift.advice.judgment import Judgment, is_enough
 from undrift.advice.record import AdviceRecord, Finalist
@@ -125,6 +126,7 @@ def advice_for(
     trials: Trials,
     model: str,
     *,
+    fine_tune: FineTune | None = None,
     progress: bool = True,
 ) -> tuple[AdviceRecord, Candidate | None, Candidate]:
     """Search, and judge the best.
@@ -137,6 +139,7 @@ def advice_for(
         plan: Data and sizes.
         trials: Keeps what is found.
         model: Name of the model.
+        fine_tune: A fine-tune on the chain of the best, which is judged too.
         progress: Whether to draw a progress bar on stderr.
 
     Returns:
@@ -152,22 +155,28 @@ def advice_for(
     _announce(plan, present, total, progress)
     with progress_bar(f"advising {model}", total, show=progress) as tick:
         search = plan.searching(trials, tick)
-        every = [*solvers, *_computed(candidates, solvers, plan, trials, tick)]
-        leading = search.best(every, FINALISTS)
-        said = _said(leading, every, in_pipeline, search)
-        remedied = [
-            each
-            for kind in remedies
-            for each in candidates.remedied(leading[0], kind, plan.search, plan.seed)
-        ]
+        leading = search.best(solvers, FINALISTS)
+        said = _said(leading, solvers, in_pipeline, search)
+        further = _computed(candidates, solvers, leading[0], plan, trials, tick)
+        for kind in remedies:
+            further += candidates.remedied(leading[0], kind, plan.search, plan.seed)
+        best = [*leading[: FINALISTS - 1], *search.best(further, 2), *([said] if said else [])]
         last = len(search.scorers) - 1
-        best = [*leading[: FINALISTS - 1], *search.best(remedied, 1), *([said] if said else [])]
-        best.sort(key=lambda each: search.value(each, last))
-        best = list(dict.fromkeys(best))
+        best = sorted(dict.fromkeys(best), key=lambda each: search.value(each, last))
         judgment = Judgment(plan.scorer, search.metric, plan.seed, tick)
-        rows = trials.result(
+        rows: list[Any] = trials.result(
             "finalists",
             lambda: [asdict(each) for each in judgment.finalists(present, best, in_pipeline)],
+        )
+    if fine_tune is not None:
+        fits = in_pipeline(best[0])
+        tuned = fine_tune.candidate(pipeline, best[0], plan.search, progress=progress)
+        rows = rows + trials.result(
+            tuned.label,
+            lambda: [
+                asdict(each)
+                for each in judgment.finalists(present, [best[0], tuned], lambda _: fits)[1:]
+            ],
         )
     finalists = tuple(read_record(Finalist, row) for row in rows)
     if said and _is_worse(finalists, said.label, search.metric):
@@ -191,12 +200,13 @@ def advice_for(
 def _computed(
     candidates: Candidates,
     solvers: Sequence[Candidate],
+    leading: Candidate,
     plan: Plan,
     trials: Trials,
     tick: Callable[[int], None],
 ) -> list[Candidate]:
-    """The solvers on the grid that is computed from the measured budget of the first order."""
-    chain = candidates.first_order()
+    """The solvers on the grid that is computed from the budget of a chain on the best grid."""
+    chain = candidates.first_order(leading)
     if chain is None or candidates.network_calls < 3:
         return []
     name = "budget"
@@ -247,8 +257,8 @@ def _is_worse(finalists: Sequence[Finalist], label: str, metric: str) -> bool:
 def _planned(plan: Plan, search: Search, num_solvers: int, remedies: Sequence[type[Remedy]]) -> int:
     """Samples that all rounds draw, about: how many candidates fit is known on the way."""
     strengths = sum(len(kind.strengths.grid) for kind in remedies)
-    held_out = (FINALISTS + 2) * plan.num_samples
-    searches = search.planned(num_solvers, FINALISTS) + search.planned(strengths, 1)
+    held_out = (FINALISTS + 3) * plan.num_samples
+    searches = search.planned(num_solvers, FINALISTS) + search.planned(strengths + 6, 2)
     return searches + 2 * plan.search_samples + held_out
 
 

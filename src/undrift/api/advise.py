@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undrift.advice.candidates import Candidates
+from undrift.advice.fine_tune import RUN, START, FineTune
 from undrift.advice.folder import write_folder
 from undrift.advice.record import FILE, AdviceRecord
 from undrift.advice.run import Plan, advice_for
@@ -75,21 +76,32 @@ def advise(
         choice.batch_size,
         choice.seed,
     )
+    fine_tune = _fine_tune(choice, folder, pipeline, plan)
     settings = {
         **plan.how(),
         "network_calls": choice.num_inference_steps,
         "weights": weights_digest(network),
         "scheduler": dict(pipeline.scheduler.config),
         "solvers": choice.solvers,
+        "fine_tune": choice.fine_tune,
         "remedies": sorted(kind.remedy for kind in kinds),
         "versions": versions(),
     }
     trials = Trials(folder, settings)
     found = advice_for(
-        pipeline, candidates, solvers, kinds, plan, trials, inputs.name_of(model), progress=progress
+        pipeline,
+        candidates,
+        solvers,
+        kinds,
+        plan,
+        trials,
+        inputs.name_of(model),
+        fine_tune=fine_tune,
+        progress=progress,
     )
     if folder is not None:
-        write_folder(folder, pipeline, *found, images.name)
+        tuned = load_pipeline(folder / RUN) if fine_tune else None
+        write_folder(folder, pipeline, *found, images.name, tuned)
         write_json(folder / FILE, found[0].to_dict())
         trials.forget()
     return found[0]
@@ -101,9 +113,26 @@ def check_folder(folder: Path | None) -> None:
     Raises:
         InvalidInput: If it holds anything else.
     """
-    is_started = folder is not None and (folder / TRIALS).is_file()
-    if not (is_started and folder is not None and [*folder.iterdir()] == [folder / TRIALS]):
+    kept = {TRIALS, RUN, START}
+    there = {path.name for path in folder.iterdir()} if folder and folder.is_dir() else set()
+    if TRIALS not in there or there - kept:
         files.check_free(folder, folder=True)
+
+
+def _fine_tune(
+    choice: AdviseChoice,
+    folder: Path | None,
+    pipeline: Any,  # noqa: ANN401
+    plan: Plan,
+) -> FineTune | None:
+    """The fine-tune that was asked for, if it can be made."""
+    if not choice.fine_tune:
+        return None
+    if folder is None:
+        raise InvalidInput("fine_tune writes a training run: give output")
+    found = FineTune(choice.fine_tune, folder, choice.seed)
+    found.check(pipeline, plan.search)
+    return found
 
 
 def _chain(choice: AdviseChoice, pipeline: Any) -> ChainChoice:  # noqa: ANN401

@@ -50,8 +50,16 @@ def run(config: Config) -> dict[str, Any]:
     print(f"verdict  {advice.verdict}")
     if advice.equals:
         print(f"equal    not distinguishable from the best: {'; '.join(advice.equals)}")
+    for each in advice.finalists:
+        if each.label.startswith("fine-tuned"):
+            print(f"tuned    {advice.compared(each)}")
     print(f"tried    {len(advice.tried)} candidates, {folder}/{FILE}")
     print(f"folder   {folder}: {advice.in_folder}")
+    if not config.fine_tune:
+        print(
+            "next     --fine-tune STEPS trains on with the regularizer on the chain of the best "
+            "solver, and judges that too"
+        )
     return advice.to_dict() | {"saved": folder, "verdict": advice.verdict, "helps": advice.helps}
 
 
