@@ -16,6 +16,7 @@ from undrift.study.statistics import (
     paired,
     paired_best,
     paired_remedies,
+    predictions,
     with_best_samplers,
 )
 
@@ -134,6 +135,7 @@ def _with_evaluations(found, methods):
         found,
         checkpoints=checkpoints,
         correlations=correlations(points),
+        predictions=predictions(points),
         remedies=remedies,
         paired_remedies=paired_remedies(found.rows, remedies),
         profiles=[

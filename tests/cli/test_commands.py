@@ -16,6 +16,8 @@ from undrift.data.grids import image_grid, picture
 from undrift.data.load import load_data
 from undrift.diffusion.pipelines import load_pipeline
 from undrift.measurement.state import with_ratios
+from undrift.reporting.evaluation import interval_texts, quality_rows
+from undrift.reporting.numbers import scientific
 
 # -- measure -----------------------------------------------------------------------------------
 
@@ -153,6 +155,13 @@ def test_evaluate_scores_the_samples(place, capsys):
         assert 0 <= found["precision"] <= 1 and 0 <= found["recall"] <= 1
     both = result(capsys, *argv, "--features", "classifier,pixels")
     assert both["quality"] == classified["quality"] | pixels["quality"]
+    names, texts = [row[1] for row in quality_rows(both)], interval_texts(both)
+    shown = dict(zip(names, texts, strict=True))
+    kernel = both["quality"]["pixels"]
+    ends = [kernel["kernel_distance"] + z * kernel["kernel_distance_se"] for z in (-1.96, 1.96)]
+    assert shown["Kernel distance (pixels)"] == " to ".join(scientific(end, 3) for end in ends)
+    assert shown["D₀²"] == " to ".join(scientific(end, 3) for end in both["interval"])
+    assert shown["Fréchet distance (pixels)"] == "–"  # 60 samples are too few for it
     ratios = [found["frechet_ratio"] for found in both["quality"].values()]
     assert both["frechet_ratio"] == pytest.approx(sum(ratios) / 2)
     assert pixels["mmd_sq"] == classified["mmd_sq"] == both["mmd_sq"]

@@ -149,6 +149,7 @@ def test_each_network_that_judges_has_its_verdict_tables_and_plots(tmp_path):
         assert f"**Branched, equal steps, {name}**" in markdown
         assert f"at equal steps ({name}), persistent lowers Fréchet distance" in markdown
         assert f"changes-branched-{name}.svg" in pictures
+        assert f"| pixels | Fréchet distance ({name}) | 0.9" in markdown
         table = results_table(view, "branched", "steps")
         cell = table.rows[0][table.columns.index("Fréchet distance")]
         own = [r["quality"][name]["frechet"] for r in found["rows"]

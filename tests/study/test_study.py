@@ -457,6 +457,9 @@ def test_each_of_several_networks_judges_as_it_does_alone(tmp_path):
     assert list(two.quality) == list(both.judged_by["networks"]) == ["classifier", "pixels"]
     assert two.quality["pixels"] == one.quality["pixels"] != two.quality["classifier"]
     assert two.mmd_sq == one.mmd_sq and one.quality["pixels"].sliced > 0
+    assert two.own_mmd_sq == one.own_mmd_sq is not None
+    # the error in the features of pixels is the error in pixels
+    assert one.quality["pixels"].feature_mmd_sq == pytest.approx(one.mmd_sq, abs=1e-5)
     assert two.frechet_ratio == fmean(own.frechet_ratio for own in two.quality.values())
     assert StudyRecord.load(tmp_path / "study.json").rows == both.rows
 

@@ -31,15 +31,16 @@ POSITIONALS = ("run",)
 
 def run(config: Config) -> dict[str, Any]:
     """Draw samples, score them, save and show the numbers."""
-    from undrift.reporting.evaluation import quality_rows
+    from undrift.reporting.evaluation import interval_texts, quality_rows
     from undrift.reporting.numbers import scientific
 
     with files.reserved(config.output):
         result, path = _evaluated(config)
+    pairs = zip(quality_rows(result), interval_texts(result), strict=True)
     table(
         f"{result['label']}: {result['num_samples']:,} samples",
-        ["", "value", "standard error"],
-        [[name, scientific(x, 3), scientific(se)] for _, name, x, se in quality_rows(result)],
+        ["", "value", "standard error", "95 % interval"],
+        [[name, scientific(x, 3), scientific(se), text] for (_, name, x, se), text in pairs],
     )
     print(f"evaluation  {path}")
     return result | {"saved": str(path)}

@@ -98,7 +98,9 @@ class Judges:
     def how(self) -> dict[str, Any]:
         """All that the scores depend on besides the chain and the seed."""
         parts = {name: each.how() for name, each in self.scorers.items()}
-        shared = {key: self.first.how()[key] for key in ("num_samples", "num_reference", "data")}
+        shared = {
+            key: self.first.how()[key] for key in ("num_samples", "num_reference", "data", "scores")
+        }
         own = ("features", "score_name", "num_resamples", "warning")
         networks = {name: {key: part[key] for key in own} for name, part in parts.items()}
         return {**shared, "networks": networks}

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,11 @@ class Scorer:
         return RBFMixture().fit(self.reference)
 
     @cached_property
+    def feature_kernel(self) -> RBFMixture:
+        """The kernel of the error in the features, fixed by those of the reference."""
+        return RBFMixture().fit(self.reference_features)
+
+    @cached_property
     def data_set_offset(self) -> float:
         r""":math:`D_0^2` against the data set itself less that against its population."""
         y, kernel = self.reference.flatten(1), self.kernel
@@ -155,7 +160,10 @@ class Scorer:
         check_states(samples, 0, "the sampler's images")
         x, y = extract_features(samples, self.features), self.reference_features
         kernel = kernel_distance(x, y)
+        error = mmd_estimate(x, y, kernel=self.feature_kernel, num_permutations=0)
         return Quality(
+            feature_mmd_sq=error.mmd_sq,
+            feature_mmd_sq_se=error.standard_error,
             kernel_distance=kernel.mmd_sq,
             kernel_distance_se=kernel.standard_error,
             **self._frechet(x, y, seed),
@@ -234,6 +242,7 @@ class Scorer:
             "features": dict(getattr(self.features, "how", {"features": "pixels"})),
             "score_name": score_name(self.features),
             "warning": self.warning,
+            "scores": sorted(field.name for field in fields(Scores)),
         }
 
 

@@ -33,7 +33,7 @@ class FinalError:
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of a set of samples in the features of one network. None: too few samples for it.
+    r"""Quality of a set of samples in the features of one network. None: too few samples for it.
 
     Arguments:
         frechet: Fréchet distance, biased upward.
@@ -44,6 +44,8 @@ class Quality:
         frechet_ratio_se: Its standard error.
         kernel_distance: Unbiased MMD² under the cubic kernel.
         kernel_distance_se: Its standard error.
+        feature_mmd_sq: :math:`D_0^2` in the features instead of pixels, to the population.
+        feature_mmd_sq_se: Its standard error.
         sliced: Sliced Wasserstein distance (MIND), biased upward.
         sliced_se: Its standard error.
         precision: Share of samples inside of the data's manifold.
@@ -59,6 +61,8 @@ class Quality:
     frechet_ratio_se: float | None = None
     kernel_distance: float | None = None
     kernel_distance_se: float | None = None
+    feature_mmd_sq: float | None = None
+    feature_mmd_sq_se: float | None = None
     sliced: float | None = None
     sliced_se: float | None = None
     precision: float | None = None

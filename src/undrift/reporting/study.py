@@ -18,6 +18,7 @@ from undrift.reporting.study_chains import (
     findings,
     networks,
     parts,
+    prediction_table,
 )
 from undrift.reporting.study_content import (
     PROTOCOLS,
@@ -115,6 +116,7 @@ def _html_parts(study: Study, folder: Path) -> dict[str, Any]:
         "remedies": _remedies(views),
         "scatter": [drawn for view in views for drawn in _scatter(view, names)],
         "correlations": correlation_table(study),
+        "predictions": prediction_table(study),
         "method_kinds": {name: chip(k) for k, name in enumerate(names)},
         "images": [
             (where(protocol, "", part), page.inline_images(grids))
@@ -283,7 +285,8 @@ def _markdown_parts(study: Study, folder: Path, picture: Picture) -> Iterator[st
     yield f"{LEGEND} {HOW_BEST}" if best_samplers(views[0]) else LEGEND
     sections = [results_table(part, *group) for part in every for group in groups(part)]
     sections += _remedies(views)
-    for section in [*sections, correlation_table(study), cost_table(study)]:
+    about_all = [correlation_table(study), prediction_table(study), cost_table(study)]
+    for section in [*sections, *about_all]:
         if section is not None:
             yield f"**{section.title[:1].upper()}{section.title[1:]}**"
             yield markdown_table(section)

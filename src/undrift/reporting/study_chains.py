@@ -12,6 +12,7 @@ from undrift.reporting.findings import Finding
 from undrift.reporting.numbers import MISSING
 from undrift.reporting.study_content import (
     CORRELATIONS,
+    NAMES,
     Row,
     Study,
     correlation,
@@ -108,6 +109,22 @@ def correlation_table(study: Study) -> Table | None:
     columns = ["chain", *CORRELATIONS.values()]
     title = "Rank correlation of D₀² with the Fréchet distance"
     return Table(title, columns, body, num_names=1) if body else None
+
+
+def prediction_table(study: Study) -> Table | None:
+    """Rank correlation of the error in each space with quality in each other network."""
+    kinds = {"overall": "overall", "within_seed": "within seeds", "within_chain": "within chains"}
+    body = [
+        [
+            {"own": "own features"}.get(row["space"], row["space"]),
+            f"{NAMES[row['metric']]} ({row['network']})",
+            *(rho_text(row[kind]) if row[kind] else MISSING for kind in kinds),
+        ]
+        for row in study["predictions"]
+    ]
+    title = "Which error predicts quality: rank correlation of D₀² with other networks"
+    columns = ["D₀² in", "quality", *kinds.values()]
+    return Table(title, columns, body, num_names=2) if body else None
 
 
 def _chain(row: Row) -> tuple[Any, Any]:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
 from accelerate import PartialState
+from torch import Tensor
 
 from undrift.data.grids import image_grid, write_png
 from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
@@ -24,6 +25,7 @@ from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy, UnfitChain
 from undrift.study.config import BASE, Chain, StudyConfig
 from undrift.study.jobs import Job
+from undrift.study.own_features import OwnFeatures
 from undrift.study.record import Judgment, ProfileState, RemedyProfile, StudyRow
 from undrift.training.trainer import Trainer
 
@@ -133,10 +135,26 @@ class Evaluations:
             samples = self.judges.draw(drawn_by, self.job.seed)
             if grid:
                 write_png(image_grid(samples[:GRID_IMAGES]), file.with_suffix(".png"))
-            scores = self.judges.scores(samples, self.job.seed)
+            scores = self.judges.scores(samples, self.job.seed) | self._own_error(samples)
             about = about_chain(chain, drawn_by, self.judges.data.image_shape)
             write_json(file, about | scores | {"how": how})
         return self._kept(file)
+
+    def _own_error(self, samples: Tensor) -> Row:
+        """The error in the features of the base, if the run continues one."""
+        if self.own_features is None:
+            return {}
+        found = self.own_features.error(samples)
+        return {"own_mmd_sq": found.mmd_sq, "own_mmd_sq_se": found.standard_error}
+
+    @cached_property
+    def own_features(self) -> OwnFeatures | None:
+        """The features of the base that the run continues."""
+        if self.job.base is None:
+            return None
+        base = self.job.base.folder(self.study, self.config.base.steps)
+        sampler = sampler_by_name(load_pipeline(base).to(PartialState().device))
+        return OwnFeatures(sampler, self.judges.reference)
 
     def _kept(self, file: Path) -> Row:
         """The scores in a file, and the grid next to it."""

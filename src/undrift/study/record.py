@@ -49,6 +49,8 @@ class StudyRow:
         interval: 95 % interval of the error against the population.
         frechet_ratio: Mean over networks of the Fréchet distance relative to held-out images (FDr).
         quality: Quality in the features of each network, by its name.
+        own_mmd_sq: The error against the population in the features of the base that the run
+            continues, which is another one for each seed; null for a run that continues none.
         grid: File of a grid of its samples, in the folder of the study.
         step: Training step whose averaged weights were evaluated, before the last.
         remedy: Name of the remedy of its sampler.
@@ -74,6 +76,8 @@ class StudyRow:
     interval: tuple[float, float] | None = None
     frechet_ratio: float | None = None
     quality: dict[str, Judgment] = field(default_factory=dict)
+    own_mmd_sq: float | None = None
+    own_mmd_sq_se: float | None = None
     grid: str | None = None
     step: int | None = None
     remedy: str | None = None
@@ -191,6 +195,27 @@ class Correlations:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """Rank correlation of an error with quality in a network that it is not taken in.
+
+    Arguments:
+        space: Where the error is taken: pixels, own (the features of the base), or a network.
+        network: The network that judges quality.
+        metric: ``frechet`` or ``kernel_distance``.
+        overall: Over all evaluations, of all chains.
+        within_seed: Within seeds, in which the base is the same.
+        within_chain: Within chains, where only training differs.
+    """
+
+    space: str
+    network: str
+    metric: str
+    overall: Correlation | None
+    within_seed: Correlation | None
+    within_chain: Correlation | None
+
+
+@dataclass(frozen=True)
 class ProfileState:
     """Cumulative error after one state of a chain."""
 
@@ -237,6 +262,8 @@ class StudyRecord(Record):
         checkpoints: Evaluations of intermediate weights (``judge_every``).
         correlations: On each chain, the rank correlation of ``mmd_sq`` and its lower limit with
             the Fréchet distance; none until the study is complete, or of too few evaluations.
+        predictions: The same for the error in each space and the quality in each other network,
+            over all chains.
         is_complete: Whether all runs have been made.
         remedies: Evaluations of samplers with remedies.
         paired_remedies: Their mean relative changes against the same runs without.
@@ -259,6 +286,7 @@ class StudyRecord(Record):
     costs: list[Cost] = field(default_factory=list)
     checkpoints: list[StudyRow] = field(default_factory=list)
     correlations: list[Correlations] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
     is_complete: bool = False
     remedies: list[StudyRow] = field(default_factory=list)
     paired_remedies: list[Change] = field(default_factory=list)

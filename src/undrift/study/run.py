@@ -106,6 +106,7 @@ def _record(worker: Worker, endings: Mapping[Job, Ending], command: str | None) 
         costs=statistics.costs(rows),
         checkpoints=checkpoints,
         correlations=statistics.correlations(points),
+        predictions=statistics.predictions(points),
         is_complete=is_complete,
         remedies=remedies,
         paired_remedies=statistics.paired_remedies(rows, remedies),

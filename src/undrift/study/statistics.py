@@ -46,6 +46,7 @@ from undrift.study.record import (
     Cost,
     Mean,
     MeanInterval,
+    Prediction,
     Ratios,
     StudyRow,
 )
@@ -264,6 +265,29 @@ def correlations(points: Iterable[StudyRow]) -> list[Correlations]:
                 "within_method": _with_interval(known, "protocol", "method"),
             }
             found.append(Correlations(sampler, steps, network, metric, **parts))
+    return found
+
+
+def predictions(points: Sequence[StudyRow]) -> list[Prediction]:
+    """Rank correlation of the error in each space with the quality in each other network.
+
+    Arguments:
+        points: Evaluations.
+
+    Returns:
+        One for each space, other network and metric that enough evaluations have.
+    """
+    networks = list(dict.fromkeys(name for point in points for name in point.quality))
+    errors: dict[str, tuple[str, str | None]]
+    errors = {"pixels": ("mmd_sq", None), "own": ("own_mmd_sq", None)}
+    errors |= {name: ("feature_mmd_sq", name) for name in networks}
+    found = []
+    for space, network, metric in product(errors, networks, ("frechet", "kernel_distance")):
+        both = [(score(p, *errors[space]), score(p, metric, network), p) for p in points]
+        known = [(x, y, p) for x, y, p in both if x is not None and y is not None]
+        if space != network and (overall := _with_interval(known)):
+            within = (_with_interval(known, "seed"), _with_interval(known, *CHAIN))
+            found.append(Prediction(space, network, metric, overall, *within))
     return found
 
 
