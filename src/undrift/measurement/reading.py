@@ -41,6 +41,8 @@ def write_json(
     path: str | os.PathLike[str],
     value: Any,  # noqa: ANN401
     default: Callable[[Any], Any] | None = str,
+    *,
+    rows: bool = False,
 ) -> Path:
     """Write plain data, completely or not at all; numbers that JSON does not know become null.
 
@@ -48,14 +50,28 @@ def write_json(
         path: The file.
         value: The data.
         default: What makes plain data of other objects; None to refuse them.
+        rows: Whether each row of the lists in a mapping is on one line.
 
     Returns:
         The file.
     """
-    text = json.dumps(_finite(value), indent=1, default=default)
+    plain = _finite(value)
+    text = _in_rows(plain, default) if rows else json.dumps(plain, indent=1, default=default)
     with written(path) as part:
         part.write_text(text + "\n", "utf-8")
     return Path(path)
+
+
+def _in_rows(value: Mapping[str, Any], default: Callable[[Any], Any] | None) -> str:
+    """A mapping as JSON, each value on a line, and each row of a list."""
+    lines = []
+    for key, item in value.items():
+        text = json.dumps(item, default=default)
+        if isinstance(item, list) and item:
+            text = ",\n  ".join(json.dumps(row, default=default) for row in item)
+            text = f"[\n  {text}\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 @dataclass(frozen=True)

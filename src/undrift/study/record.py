@@ -6,7 +6,7 @@ the keys of the objects in its lists. Nothing here needs torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -301,5 +301,17 @@ class StudyRecord(Record):
     created: str = ""
 
     def save(self, folder: Path) -> Path:
-        """Write ``study.json`` atomically into the folder of the study."""
-        return write_json(folder / FILE, self.to_dict())
+        """Write ``study.json`` atomically, a row on each line, without nulls that are defaults."""
+        schema = {"kind": self.schema.kind, "schema_version": self.schema.version}
+        return write_json(folder / FILE, schema | _compact(self), rows=True)
+
+
+def _compact(value: Any) -> Any:  # noqa: ANN401
+    """Plain data of dataclasses, without the fields that are null and are so by default."""
+    if is_dataclass(value):
+        pairs = [(own, getattr(value, own.name)) for own in fields(value)]
+        kept = [(own.name, item) for own, item in pairs if (item, own.default) != (None, None)]
+        return {name: _compact(item) for name, item in kept}
+    if isinstance(value, dict):
+        return {key: _compact(item) for key, item in value.items()}
+    return [_compact(item) for item in value] if isinstance(value, (list, tuple)) else value
