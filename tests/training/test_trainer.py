@@ -581,6 +581,11 @@ def test_what_compares_the_states_can_be_chosen(options):
         ({"features": "pixels+pixels"}, "has a space twice"),
         ({"features": "network", "population": 64}, "nothing yet: give --start-from"),
         ({"kernel": "cubic"}, "compares a population: give population"),
+        ({"averaging": "moving"}, "moving averages a population: give --regularizer.population"),
+        (
+            {"averaging": "moving", "population": 9, "kernel": "energy"},
+            "rbf or laplace, not energy",
+        ),
     ],
 )
 def test_comparisons_that_cannot_be_made_are_refused(options, message):
@@ -654,6 +659,9 @@ def test_several_spaces_are_compared_and_a_run_resumes_with_them(base, tmp_path)
     resumed.load_checkpoint(last_checkpoint(tmp_path))
     resumed.run()
     assert_same(weights(whole), weights(resumed))
+    moving = replace(options, kernel="laplace", averaging="moving", features="pixels")
+    _, rows = train(config("persistent", regularizer=moving))
+    assert all(math.isfinite(row["regularizer_null"]) for row in rows[:1])
     (population, *_) = resumed.regularizer.comparison.populations.values()
     sizes = [block.queue.shape[1] for block in population.blocks]
     assert sizes[0] == 1280 and sizes[-1] == 64 and len(sizes) == 7

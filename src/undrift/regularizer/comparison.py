@@ -19,6 +19,7 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernel import Kernel
+from undrift.regularizer.options import Averaging
 from undrift.regularizer.population import Population
 from undrift.regularizer.processes import gather
 from undrift.regularizer.resumable import Resumable
@@ -121,23 +122,25 @@ class PopulationComparison(Comparison):
 
     Each time of the chain has its own population (:mod:`undrift.regularizer.population`), and its
     bandwidths are fixed by the first forward draws. The first term of a time takes all forward
-    draws, the others as many as there are states.
+    draws, the others a quarter as many as there are states: each costs a pass of the space.
 
     Arguments:
-        size: Length of the queue of generated states.
+        size: Number of generated states.
+        averaging: Whether these are kept in a queue, or as a moving average.
         populations: By time.
     """
 
     size: int = 2048
+    averaging: Averaging = "queue"
     populations: dict[float, Population] = field(default_factory=dict)
 
     def num_forward(self, t: float, num_states: int, num_forward: int) -> int:
-        """All of them at the first term of a time, then as many as there are states."""
-        return min(num_states, num_forward) if t in self.populations else num_forward
+        """All of them at the first term of a time, then a quarter as many as there are states."""
+        return min(max(2, num_states // 4), num_forward) if t in self.populations else num_forward
 
     def loss(self, states: Tensor, forward: Tensor, t: float) -> Tensor:
         """The loss of the states as a part of their population, which they join."""
-        population = self.populations.setdefault(t, Population(self.size, self.kernel))
+        population = self.populations.setdefault(t, self._empty())
         with torch.no_grad():
             population.renew(self.features(forward, t))
         return population.compare(self.features(states, t))
@@ -153,6 +156,9 @@ class PopulationComparison(Comparison):
         for t in times:
             self.loss(draw(self.size), draw(num_forward), t)
 
+    def _empty(self) -> Population:
+        return Population(self.size, self.kernel, self.averaging)
+
     def state_dict(self) -> dict[str, Any]:
         """The populations, and what the space needs."""
         populations = {t: population.state_dict() for t, population in self.populations.items()}
@@ -162,7 +168,7 @@ class PopulationComparison(Comparison):
         """Restore the populations and the space."""
         super().load_state_dict(state)
         for t, saved in state["populations"].items():
-            self.populations[t] = Population(self.size, self.kernel)
+            self.populations[t] = self._empty()
             self.populations[t].load_state_dict(saved)
 
 

@@ -96,6 +96,7 @@ class CumulativeErrorRegularizer(Resumable):
             - ``rho``: ρ of the exponential weights.
             - ``population``: Generated states of each time that the states of a term are compared
               as a part of (:mod:`undrift.regularizer.population`); 0 compares them alone.
+            - ``averaging``: ``"queue"``, or ``"moving"`` (:mod:`undrift.regularizer.embedding`).
             - ``seed``: Seed of the regularizer's random streams.
 
     Attributes:
@@ -145,7 +146,7 @@ class CumulativeErrorRegularizer(Resumable):
             )
         space = space or PixelSpace()
         self.comparison: Comparison = (
-            PopulationComparison(space, kernel, config.population)
+            PopulationComparison(space, kernel, config.population, config.averaging)
             if config.population
             else BatchComparison(space, kernel, "v" if released else "u")
         )

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from undrift.exceptions import InvalidInput, Limits, check_choice
 
 Variant = Literal["official", "full", "truncated", "persistent"]
+Averaging = Literal["queue", "moving"]
 
 
 @dataclass
@@ -56,6 +57,9 @@ class RegularizerConfig:
             the starting network's estimate of the data, where states have noise.
         population: Generated states that the states of a term are compared as a part of, the last
             that were made; 0 compares each batch of states alone.
+        averaging: How a population is kept: the states themselves in a queue; or moving, a moving
+            average of random Fourier features (of the kernels rbf and laplace), whose cost does not
+            depend on the size of the population.
         start: Share of the training steps that are plain before the first term.
         seed: Seed of the regularizer's random stream, combined with that of the run.
     """
@@ -79,6 +83,7 @@ class RegularizerConfig:
     bandwidth: float = 1.0
     features: str = "pixels"
     population: int = 0
+    averaging: Averaging = "queue"
     start: float = 0.0
     seed: int = 0
 
@@ -164,7 +169,7 @@ UNUSED: dict[Variant, set[str]] = {
     "official": {
         *("num_cohorts", "stride", "gradient_steps", "gradient_share", "num_inference_steps"),
         "main_loss_limit",
-        *("kernel", "bandwidth", "features", "population"),
+        *("kernel", "bandwidth", "features", "population", "averaging"),
     },
 }
 """Options of the regularizer that have no effect with a variant."""
@@ -180,7 +185,7 @@ LIMITS: dict[str, Limits] = {
 """Ranges of the regularizer's options."""
 OF_TERM = (
     *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
-    *("every", "window", "stride", "gradient_steps", "rho", "population", "seed"),
+    *("every", "window", "stride", "gradient_steps", "rho", "population", "averaging", "seed"),
 )
 """Options that are numbers of the term itself, which its constructor takes as they are."""
 

@@ -38,6 +38,8 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput, Limits
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import RBFMixture
+from undrift.regularizer.embedding import EmbeddedBlock
+from undrift.regularizer.options import Averaging
 from undrift.regularizer.units import Units
 
 
@@ -77,23 +79,51 @@ class Block:
         self.queue = torch.cat([before, own])
         return 2 * (near / (len(self.queue) - 1) - far).mean()
 
+    def renew(self, features: Tensor) -> None:
+        """Replace the oldest forward draws."""
+        new = self.units(features)
+        self.forward = torch.cat([self.forward[len(new) :], new])
+
+    def discrepancy(self) -> tuple[float, float]:
+        """The unbiased MMD² of queue and forward draws, and that of halves of these."""
+        halves = self.forward.split(-(-len(self.forward) // 2))
+        value = unbiased_mmd_sq(self.kernel, self.queue, self.forward)
+        return float(value), float(unbiased_mmd_sq(self.kernel, *halves))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return vars(self) | {"units": vars(self.units), "kernel": self.kernel.to_dict()}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Block:
+        """The block of a saved state."""
+        units, kernel = Units(**state["units"]), Kernel.from_dict(state["kernel"])
+        return cls(**dict(state) | {"units": units, "kernel": kernel})
+
+
+KINDS: dict[Averaging, Any] = {"queue": Block, "moving": EmbeddedBlock}
+
 
 @dataclass
 class Population:
     """What is generated at one state of a chain, and what it is compared with.
 
     Arguments:
-        size: N, the length of the queue.
+        size: N, the number of generated states.
         kernel: The kernel; its bandwidth is fixed by the first forward draws.
+        averaging: Whether the states are kept in a queue, or their mean embedding as a moving
+            average (:mod:`undrift.regularizer.embedding`).
     """
 
     size: int = 2048
     kernel: Kernel = field(default_factory=RBFMixture)
-    blocks: list[Block] = field(default_factory=list)
+    averaging: Averaging = "queue"
+    blocks: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check the length of the queue."""
+        """Check the size."""
         Limits(2).check("population", self.size)
+        self.kind = KINDS[self.averaging]
 
     @torch.no_grad()
     def renew(self, forward: Sequence[Tensor]) -> None:
@@ -103,11 +133,10 @@ class Population:
             forward: Their features, in blocks with shapes :math:`(M, G_k, D_k)`.
         """
         if not self.blocks:
-            self.blocks = [Block.of(features, self.kernel) for features in forward]
+            self.blocks = [self.kind.of(features, self.kernel) for features in forward]
             return
         for block, features in zip(self.blocks, forward, strict=True):
-            new = block.units(features)
-            block.forward = torch.cat([block.forward[len(new) :], new])
+            block.renew(features)
 
     def compare(self, generated: Sequence[Tensor]) -> Tensor:
         """L of a batch of generated states, with gradient; the batch joins the queue.
@@ -132,29 +161,17 @@ class Population:
 
         The second is the null floor. Both are means over blocks.
         """
-        found = []
-        for block in self.blocks:
-            halves = block.forward.split(-(-len(block.forward) // 2))
-            pairs = (block.queue, block.forward), halves
-            found.append([float(unbiased_mmd_sq(block.kernel, x, y)) for x, y in pairs])
+        found = [block.discrepancy() for block in self.blocks]
         value, null = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
         return value, null
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
-        return {
-            "blocks": [
-                vars(b) | {"units": vars(b.units), "kernel": b.kernel.to_dict()}
-                for b in self.blocks
-            ]
-        }
+        return {"blocks": [block.state_dict() for block in self.blocks]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state."""
-        self.blocks = [
-            Block(**b | {"units": Units(**b["units"]), "kernel": Kernel.from_dict(b["kernel"])})
-            for b in state["blocks"]
-        ]
+        self.blocks = [self.kind.restored(saved) for saved in state["blocks"]]
 
 
 def unbiased_mmd_sq(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from undrift.exceptions import InvalidInput, Limits
 from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.options import LIMITS as REGULARIZER_LIMITS
+from undrift.regularizer.options import RegularizerConfig
 from undrift.training.config import TrainConfig
 
 COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "chain.num_steps")
@@ -49,5 +50,26 @@ def check(config: TrainConfig) -> None:
         )
     if "features" in config.in_use["regularizer"]:
         config.regularizer.spaces  # noqa: B018 - refuses unknown names
+    if "averaging" in config.in_use["regularizer"]:
+        _check_averaging(config.regularizer)
     if config.tensorboard and find_spec("tensorboard") is None:
         raise InvalidInput("--tensorboard needs the package: pip install tensorboard")
+
+
+def _check_averaging(options: RegularizerConfig) -> None:
+    """Check that a moving average has a population and a kernel that it can be of.
+
+    Raises:
+        InvalidInput: If one is missing.
+    """
+    if options.averaging == "queue":
+        return
+    if not options.population:
+        raise InvalidInput(
+            "--regularizer.averaging moving averages a population: give --regularizer.population, "
+            "such as 2048"
+        )
+    if options.kernel not in ("rbf", "laplace"):
+        raise InvalidInput(
+            f"--regularizer.averaging moving needs the kernel rbf or laplace, not {options.kernel}"
+        )
