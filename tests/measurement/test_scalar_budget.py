@@ -214,7 +214,8 @@ def test_every_profile_has_the_errors_and_keeps_them_in_its_file(tmp_path):
     assert ErrorProfile.load(profile.save(tmp_path / "p.json")) == profile
     plain = measure(AffineSampler(CHAIN), data, budget=False, **options)
     for one, other in zip(plain.final.scalars, profile.final.scalars, strict=True):
-        assert one == ScalarError(other.error, other.error_se, other.error_data_se)
+        assert (one.error, one.error_se) == (other.error, other.error_se)
+        assert one.inherited is one.fresh is one.amplification is None
 
 
 def test_a_band_without_energy_has_no_error():

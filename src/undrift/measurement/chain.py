@@ -165,7 +165,8 @@ class ChainMeasurement:
                 rolled = chains.replay(self.pairs.at(chains.before[0]), self.pairs.labels)
                 check_states(rolled, t, "states of chains from forward draws")
                 state = replace(state, budget=self._budget(x, rolled, t, kernel))
-            state = replace(state, scalars=self.scalars.at(t, x, rolled))
+            scalars, effective = self.scalars.at(t, x, rolled), self.scalars.effective_time()
+            state = replace(state, scalars=scalars, effective_time=effective)
             if self.exposure:
                 labels = chains.all_labels, self.forward.labels_of(rows)
                 norms = self._epsilon_norms(x, y, t, len(times), labels)

@@ -25,14 +25,16 @@ included, its energy would be too small by 2/n of the data's part against sample
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler
+from undrift.measurement.effective_time import EnergyTable
 from undrift.measurement.forward_draws import PairedDraws
-from undrift.measurement.scalar_state import ScalarError
+from undrift.measurement.scalar_state import EffectiveTime, ScalarError
 from undrift.measurement.statistics import Statistics
 
 
@@ -78,6 +80,7 @@ class ScalarBudget:
         own = len(data) / (len(data) - 1) if draws.is_population else 1.0
         squares = self.statistics.values(data - self.center)
         self.of_data = torch.where(self.is_energy, squares * own**2, squares * own)
+        self.table = EnergyTable.of(sampler, self.of_data[:, self.is_energy].mean(0))
         self.before: tuple[float, Influences] | None = None
 
     def at(self, t: float, states: Tensor, rolled: Tensor | None = None) -> tuple[ScalarError, ...]:
@@ -105,14 +108,50 @@ class ScalarBudget:
             pair = parts["inherited"], before[1]
             found |= {"covariance": self._covariance(*pair)}
             found |= {"data_covariance": self._data_covariance(*pair)}
+        times = self._band_times(t, error.value, found["error_se"])
         known = torch.stack([values.isfinite() for values in found.values()]).all(0)
         rows = {name: values.tolist() for name, values in found.items()}
         return tuple(
-            ScalarError(**{name: values[k] for name, values in rows.items()})
+            _timed(ScalarError(**{name: values[k] for name, values in rows.items()}), *times[k])
             if known[k]
             else ScalarError(None, None, None)
             for k in range(len(known))
         )
+
+    def effective_time(self) -> EffectiveTime | None:
+        """The time that the last states look like, by all bands; None where no band tells.
+
+        So it is where the fit is at an end of the schedule: the energies lie beyond it.
+        """
+        assert self.before is not None
+        (t, error), of = self.before, self.is_energy
+        errors, variances = error.value[of], self._covariance(error, error)[of]
+        known = errors.isfinite() & (variances > 0)
+        weights = torch.where(known, 1 / variances, 0.0)
+        logs = torch.where(known, self.table.logs, 0.0)
+        table = EnergyTable(self.table.times, logs)
+        now = torch.tensor([t], dtype=torch.float64)
+        time = table.best(table.at(now)[0][0] + torch.where(known, errors, 0.0), weights)
+        pull = weights * table.at(time)[1][0]
+        norm = (pull * table.at(time)[1][0]).sum()
+        own = torch.where(known, self._contributions(error)[:, of], 0.0) @ pull / norm
+        data = torch.where(known, error.data[:, of], 0.0) @ pull / norm / len(error.data)
+        se = float(own.square().sum().sqrt())
+        first, last = float(table.times[0]), float(table.times[-1])
+        if not (first < float(time) < last and se < last - first):
+            return None
+        return EffectiveTime(float(time), se, min(float(data.square().sum().sqrt()), se))
+
+    def _band_times(self, t: float, errors: Tensor, se: Tensor) -> list[tuple[float, float]]:
+        """Effective time and its standard error of each energy; not numbers where there is none."""
+        now = torch.tensor([t], dtype=torch.float64)
+        of, times = self.is_energy, torch.full((2, len(errors)), torch.nan, dtype=torch.float64)
+        found = self.table.nearest(self.table.at(now)[0][0] + errors[of], t)
+        slopes = self.table.at(found.nan_to_num())[1].diagonal()
+        error = se[of] / slopes.abs()
+        is_short = error < float(self.table.times[-1] - self.table.times[0])
+        times[0, of], times[1, of] = torch.where(is_short, found, torch.nan), error
+        return [(float(time), float(error)) for time, error in times.T]
 
     def _scale(self, t: float) -> tuple[float, float]:
         return (1.0, 0.0) if t == 0 else self.sampler.scale(t)
@@ -184,6 +223,15 @@ class ScalarBudget:
     def _data_covariance(self, a: Influences, b: Influences) -> Tensor:
         """The part of the covariances that other chains on the same data share, (K,)."""
         return (a.data * b.data).sum(0) / len(a.data) ** 2
+
+
+def _timed(error: ScalarError, time: float, se: float) -> ScalarError:
+    """The error of a statistic with its effective time, if it has one."""
+    if not math.isfinite(time):
+        return error
+    assert error.error_se and error.error_data_se is not None
+    data_se = se * error.error_data_se / error.error_se
+    return replace(error, effective_time=time, effective_time_se=se, effective_time_data_se=data_se)
 
 
 def _coefficients(values: Tensor, controls: Tensor) -> Tensor:

@@ -57,6 +57,21 @@ class Statistic:
 
 
 @dataclass(frozen=True)
+class EffectiveTime:
+    """The time whose forward draws have energies nearest to those of the sampler's states.
+
+    Arguments:
+        time: The time, of all bands together, weighted by their precision.
+        time_se: Its standard error.
+        time_data_se: The part of it that is due to the data.
+    """
+
+    time: float
+    time_se: float
+    time_data_se: float
+
+
+@dataclass(frozen=True)
 class ScalarError:
     r"""The error of one statistic at one state, and the budget of the segment that ends there.
 
@@ -76,6 +91,10 @@ class ScalarError:
         amplification: :math:`\mu`, inherited over the error before; None where that is not
             distinguishable from 0.
         amplification_interval: Its 95 % interval, by Fieller's theorem.
+        effective_time: The time at which forward draws have this energy; None for a mean, and where
+            there is none, or its standard error is longer than the chain.
+        effective_time_se: Its standard error.
+        effective_time_data_se: The part of it that is due to the data.
     """
 
     error: float | None
@@ -91,6 +110,9 @@ class ScalarError:
     data_covariance: float | None = None
     amplification: float | None = None
     amplification_interval: tuple[float, float] | None = None
+    effective_time: float | None = None
+    effective_time_se: float | None = None
+    effective_time_data_se: float | None = None
 
     @property
     def is_detected(self) -> bool:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from undrift.measurement.scalar_state import ScalarError, with_amplifications
+from undrift.measurement.scalar_state import EffectiveTime, ScalarError, with_amplifications
 from undrift.reporting.numbers import is_distinguishable
 
 
@@ -175,6 +175,7 @@ class ErrorState:
         kl: Limits of the cumulative error in nats.
         modular: The modular error of the segment that ends here, in nats.
         scalars: The errors of statistics, in the order of the profile's ``statistics``.
+        effective_time: The time that the states look like by the energies of their bands.
         downstream_gain: Product of the amplifications of all later segments, by which an error made
             here contributes to the error of the samples.
     """
@@ -188,6 +189,7 @@ class ErrorState:
     kl: KLLimits | None = None
     modular: SegmentModularError | None = None
     scalars: tuple[ScalarError, ...] = ()
+    effective_time: EffectiveTime | None = None
     downstream_gain: float | None = None
 
     @property
