@@ -4,17 +4,20 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test test-faults lint bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.installed ## train on digits, measure plain against regularized, write a report
 	$(BIN)/undrift demo
 
 test: .venv/.installed-dev ## run the tests and the doctests
 	$(BIN)/python -m pytest -n 2
+
+test-faults: .venv/.installed-dev ## kill commands and fill their disk at every file operation; takes minutes
+	$(BIN)/python tests/faults/trials.py
 
 lint: .venv/.installed-dev ## check style and types
 	$(BIN)/ruff check .

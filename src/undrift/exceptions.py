@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from difflib import get_close_matches
 from typing import NamedTuple
+from unicodedata import category
 
 
 class InvalidInput(ValueError):
@@ -92,6 +93,16 @@ class Limits(NamedTuple):
 
 
 FINITE = Limits(-math.inf, ends="()")
+
+
+def printable(text: str) -> str:
+    r"""A text without control characters, which could write anywhere on a terminal.
+
+    Example:
+        >>> printable("\x1b[2Jname") == r"\x1b[2Jname"
+        True
+    """
+    return "".join(c if category(c) != "Cc" or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def reason_of(error: BaseException, most: int = 200) -> str:

@@ -1,4 +1,4 @@
-"""A configuration dataclass from named values: YAML read, names and values checked.
+"""A configuration dataclass from named values: names and values checked.
 
 ``jsonargparse`` checks and converts the values and builds the dataclass. Values go by the dotted
 names of the fields, such as ``regularizer.every``.
@@ -9,42 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 
-from undrift.api.options import Option, options, plain, spell
+from undrift.api.options import Option, branches, options, plain, spell
 from undrift.exceptions import InvalidInput
+from undrift.storage.reading import parse_yaml
 
 T = TypeVar("T")
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that refuses a name that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping, if no name comes twice in it."""
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.YAMLError(f"the name {twice[0]!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file holds an empty one.
-
-    Raises:
-        InvalidInput: If the file holds no YAML, no mapping, or a name twice.
-        OSError: If the file cannot be read.
-    """
-    try:
-        values = yaml.load(Path(path).read_text("utf-8"), UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict | None):
-        raise InvalidInput(f"{path} holds no options: write 'name: value' in each line")
-    return values or {}
 
 
 def named(
@@ -95,6 +69,9 @@ def build(
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_loader
 
+    for option in options(config):
+        if _is_no_number(option.hint, value := values.get(option.key)):
+            raise InvalidInput(f"{written(option)}: expected {spell(option.hint)}, got {value!r}")
     set_loader("words", _read_word, (yaml.YAMLError,))
     parser = ArgumentParser(exit_on_error=False, parser_mode="words")
     parser.add_class_arguments(config, "config")
@@ -111,9 +88,23 @@ def build(
         raise InvalidInput(plain(message)) from error
 
 
+def _is_no_number(hint: Any, value: Any) -> bool:
+    """Whether a value is a text, or holds one, where only numbers are meant: 010, 1:30."""
+    kinds = set(branches(hint)) - {NoneType}
+    if isinstance(value, list):
+        kinds = {part for kind in kinds for part in get_args(kind)}
+    texts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+    return bool(kinds) and kinds <= {int, float} and not all(map(_is_number, texts))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not isinstance(_read_word(text), str)
+    except yaml.YAMLError:
+        return False
+
+
 def _read_word(text: str) -> Any:
     # YAML reads "#1" as nothing at all, but whoever calls a run "#1" means it.
-    from jsonargparse import get_loader
-
-    value = get_loader("yaml")(text)
+    value = parse_yaml(text)
     return text if value is None else value

@@ -301,18 +301,18 @@ def trained_on(run: Any) -> DataConfig | None:
     Raises:
         InvalidInput: If the configuration cannot be read.
     """
-    import yaml
+    from undrift.storage.reading import read_yaml
 
     file = Path(run) / "config.yaml" if isinstance(run, (str, Path)) else None
     if file is None or not file.is_file():
         return None
     try:
-        values = yaml.safe_load(file.read_text("utf-8"))
+        values = read_yaml(file)
         names = {f.name for f in fields(DataConfig)}
         if values["data"] == IN_MEMORY:
             return None
         return DataConfig(**{name: values[name] for name in names & values.keys()})
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+    except (InvalidInput, KeyError, TypeError):
         raise InvalidInput(f"{file} is damaged: give --data") from None
 
 

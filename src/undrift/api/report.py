@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from undrift.api.files import check_free, held
 from undrift.api.inputs import name_of
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 from undrift.measurement.profile import ErrorProfile
+from undrift.measurement.reading import load_json
 from undrift.reporting.content import TITLE, QualityRow, ReportInput
 from undrift.reporting.evaluation import quality_rows
 from undrift.reporting.html import write_report
@@ -91,7 +91,13 @@ def write(found: Records | list[Path], output: Path, title: str = TITLE, command
     """
     with held(_page(output).absolute()):
         check_output(output)
-        return _write(found, output, title, command)
+        try:
+            return _write(found, output, title, command)
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise InvalidInput(
+                f"no page can be made of these records ({type(error).__name__}: "
+                f"{reason_of(error)}): is one of them damaged?"
+            ) from error
 
 
 def _write(found: Records | list[Path], output: Path, title: str, command: str) -> Path:
@@ -175,6 +181,6 @@ def _add_grids(folder: Path, name: str, found: Records) -> None:
 
 def _quality(file: Path) -> list[QualityRow]:
     try:
-        return quality_rows(json.loads(file.read_text("utf-8")))
-    except (ValueError, KeyError, TypeError):
+        return quality_rows(load_json(file, "evaluation"))
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InvalidInput(f"{file} is no evaluation that this undrift reads") from None

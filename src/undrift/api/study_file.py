@@ -20,7 +20,7 @@ def read_plan(path: str) -> StudyConfig:
         InvalidInput: If the file holds no plan.
         OSError: If there is no such file.
     """
-    from undrift.api.configuration import read_yaml
+    from undrift.storage.reading import read_yaml
 
     return plan_of(read_yaml(path), path)
 

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from undrift import __version__
-from undrift.exceptions import Interrupted, InvalidInput
+from undrift.exceptions import Interrupted, InvalidInput, printable
 
 COMMANDS = {
     "demo": "train on digits, measure plain against regularized, write a report",
@@ -131,5 +131,5 @@ options:
 
 
 def _complain(message: str) -> int:
-    print("undrift: error:", " ".join(message.split()), file=sys.stderr)
+    print("undrift: error:", printable(" ".join(message.split())), file=sys.stderr)
     return 2

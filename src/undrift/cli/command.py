@@ -34,7 +34,7 @@ from types import ModuleType
 from undrift.api.configuration import build
 from undrift.cli.parser import CommandParser
 from undrift.cli.result import to_json, to_yaml
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, printable
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,20 @@ def execute(name: str, module: ModuleType, argv: Sequence[str]) -> int:
     return 0
 
 
+class _Printable(logging.Formatter):
+    """Writes messages without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message."""
+        return printable(super().format(record))
+
+
 @contextmanager
 def _messages(called: Session) -> Iterator[None]:
     """Send the library's log to stderr while a command runs."""
     logger, handler = logging.getLogger("undrift"), logging.StreamHandler(sys.stderr)
     level, token = logger.level, _session.set(called)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     logger.setLevel(logging.WARNING if called.quiet else logging.INFO)
     logger.addHandler(handler)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from undrift.cli.command import session
+from undrift.exceptions import printable
 
 
 def show(*parts: Any, **options: Any) -> None:  # noqa: ANN401
@@ -14,7 +15,7 @@ def show(*parts: Any, **options: Any) -> None:  # noqa: ANN401
 
     console = Console(quiet=session().json)
     for part in parts:
-        console.print(part, **options)
+        console.print(printable(part) if isinstance(part, str) else part, **options)
 
 
 def table(

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from undrift.api.configuration import named, read_yaml
+from undrift.api.configuration import named
 from undrift.api.options import Option, metavar, options, summary
 from undrift.exceptions import InvalidInput
+from undrift.storage.reading import read_yaml
 
 PRESETS = Path(__file__).parents[1] / "presets"
 """Folders of YAML files that ``--config`` knows by name, one for each command that has some."""

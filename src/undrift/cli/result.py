@@ -7,13 +7,13 @@ from dataclasses import fields, is_dataclass
 from os import PathLike, fspath
 from typing import Any
 
-import yaml
+from undrift.storage.reading import to_yaml as dump
 
 
 def to_yaml(config: Any) -> str:
     """A configuration as YAML that ``--config`` reads back to the same configuration."""
     values = json.loads(json.dumps(config, default=_plain))
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return dump(values)
 
 
 def to_json(result: Any) -> str:

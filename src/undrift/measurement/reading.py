@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from undrift.exceptions import InvalidInput
+from undrift.storage.reading import parse_json
 from undrift.storage.writing import written
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def load_json(path: str | os.PathLike[str], name: str) -> Any:  # noqa: ANN401
         InvalidInput: If there is no such file, or it cannot be read as JSON.
     """
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        return parse_json(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise InvalidInput(f"no such file: {path}") from None
     except ValueError as error:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from undrift.exceptions import printable
 from undrift.reporting import evidence
 from undrift.reporting.content import Profile, QualityRow, label, labels, number, records, states
 from undrift.reporting.evidence import Estimate
@@ -67,7 +68,7 @@ def html_table(table: Table) -> str:
 def rich_table(table: Table) -> RichTable:
     """A table for the terminal: names to the left, numbers to the right, texts taken literally."""
     drawn = RichTable(
-        title=Text(table.title),
+        title=Text(printable(table.title)),
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
@@ -75,9 +76,11 @@ def rich_table(table: Table) -> RichTable:
     )
     for i, name in enumerate(table.columns):
         is_name = i < table.num_names
-        drawn.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name)
+        drawn.add_column(
+            Text(printable(name)), justify="left" if is_name else "right", no_wrap=not is_name
+        )
     for row in table.rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
     return drawn
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -16,9 +15,10 @@ from torch import Tensor
 from undrift.data.grids import image_grid, write_png
 from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.diffusion.sampler import Sampler
+from undrift.exceptions import InvalidInput
 from undrift.measurement.measure import measure
 from undrift.measurement.parallel_chains import draw_samples
-from undrift.measurement.reading import read_record, write_json
+from undrift.measurement.reading import load_json, read_record, write_json
 from undrift.quality.judges import Judges
 from undrift.quality.scorer import Row, judgment_file
 from undrift.remedies.registry import apply_remedy
@@ -158,7 +158,7 @@ class Evaluations:
 
     def _kept(self, file: Path) -> Row:
         """The scores in a file, and the grid next to it."""
-        kept = json.loads(file.read_text())
+        kept = _kept_record(file)
         del kept["how"]
         scores = {key: tuple(v) if isinstance(v, list) else v for key, v in kept.items()}
         judgments = kept["quality"].items()
@@ -235,10 +235,22 @@ class Evaluations:
             states = [ProfileState(s.t, s.mmd_sq, s.mmd_sq_se) for s in profile.states]
             about = name_and_steps(chain, sampler)
             write_json(file, about | {"states": [asdict(state) for state in states]})
-        kept = json.loads(file.read_text())
+        kept = _kept_record(file)
         kept["states"] = [ProfileState(**state) for state in kept["states"]]
         who = (job.protocol, str(job.method), job.seed)
         return RemedyProfile(*who, remedy=name, num_samples=count, **kept)
+
+
+def _kept_record(file: Path) -> Row:
+    """What an evaluation has kept.
+
+    Raises:
+        InvalidInput: If it cannot be read.
+    """
+    kept = load_json(file, "evaluation")
+    if not isinstance(kept, dict):
+        raise InvalidInput(f"{file} is no evaluation: delete it, and it is made again")
+    return kept
 
 
 def name_and_steps(chain: Chain, sampler: Sampler) -> Row:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from undrift.data.images import ImageData
 from undrift.exceptions import InvalidInput
+from undrift.measurement.reading import load_json
+from undrift.storage.reading import read_yaml
 from undrift.training.checkpoint import difference
 from undrift.training.config import TrainConfig
 
@@ -28,7 +27,7 @@ def same_plan(output: Path, config: TrainConfig, *, moved: bool) -> None:
     file = output / "config.yaml"
     if not file.is_file():
         return
-    saved = yaml.safe_load(file.read_text("utf-8")) or {}
+    saved = read_yaml(file)
     if chosen := _made(output).get("regularizer"):  # the defaults of that time
         saved["regularizer"] = chosen
     found = difference(saved, config, but=["start_from"] if moved else [])
@@ -55,4 +54,7 @@ def same_data(output: Path, data: ImageData) -> None:
 def _made(output: Path) -> dict[str, Any]:
     """Data, versions and regularizer of a run."""
     file = output / "versions.json"
-    return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
+    found = load_json(file, "record of a run") if file.is_file() else {}
+    if not isinstance(found, dict) or not isinstance(found.get("data") or {}, dict):
+        raise InvalidInput(f"{file} is damaged: it is no record of a run")
+    return found

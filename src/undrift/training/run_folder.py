@@ -12,13 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import yaml
 
 from undrift.data.grids import image_grid, write_png
 from undrift.exceptions import InvalidInput
 from undrift.measurement.reading import write_json
 from undrift.storage.lock import is_transient, locked
 from undrift.storage.manifest import Damaged
+from undrift.storage.reading import read_yaml, to_yaml
 from undrift.storage.writing import sweep, written
 from undrift.training.checkpoint import checkpoints, difference
 from undrift.training.config import TrainConfig
@@ -166,11 +166,7 @@ def saved_config(folder: Path) -> dict[str, object]:
     Raises:
         InvalidInput: If they cannot be read.
     """
-    file = folder / CONFIG
-    try:
-        return dict(yaml.safe_load(file.read_text("utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError):
-        raise InvalidInput(f"{file} is damaged: it holds no options") from None
+    return read_yaml(folder / CONFIG)
 
 
 def _write_log(folder: Path, lines: list[str]) -> None:
@@ -182,7 +178,7 @@ def _describe(folder: Path, trainer: Trainer) -> None:
     """Write the options, the versions and a grid of the data."""
     resolved = asdict(replace(trainer.asked, output=str(folder)))
     with written(folder / CONFIG) as part:
-        part.write_text(yaml.safe_dump(resolved, sort_keys=False), "utf-8")
+        part.write_text(to_yaml(resolved), "utf-8")
     made = {"data": dict(trainer.data.how), "chain": trainer.sampler.describe()}
     if trainer.config.variant:  # the defaults of the variant
         made["regularizer"] = asdict(trainer.config.regularizer)

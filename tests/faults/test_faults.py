@@ -1,0 +1,17 @@
+"""A few of the trials of `make test-faults`: a run that is struck goes on to the same result."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="trials fork")
+def test_a_run_that_is_struck_goes_on_to_the_same_result():
+    trials = Path(__file__).with_name("trials.py")
+    argv = [sys.executable, str(trials), "--only=train", "--kills=1", "--every=30"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'kill': 1" in done.stdout and "'crash': " in done.stdout and "'full': " in done.stdout

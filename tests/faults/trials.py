@@ -1,0 +1,277 @@
+"""Commands that are killed, or whose disk fills up, and what is left of them. `make test-faults`.
+
+A trial forks a process that runs a command and is struck at its n-th file operation in the folder
+of the trial (an open for writing, rename, link, unlink, mkdir, rmdir or fsync), or at a random
+time. Then the command that a user would give goes on in another process, and its result is compared
+with that of a command that was left alone: every weight, every row of the log, every number.
+
+    python tests/faults/trials.py [--kills 60] [--every 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from safetensors.torch import load_file
+
+from undrift import cli
+
+TRAIN = ["--data=digits", "--method=persistent", "--steps=6", "--batch-size=8", "--quiet"]
+TRAIN += ["--chain.num-steps=6", "--model.block-out-channels=8,8", "--model.norm-num-groups=4"]
+TRAIN += ["--regularizer.num-cohorts=2", "--regularizer.every=1", "--checkpoint-every=2"]
+TRAIN += ["--sample-every=4", "--log-every=4"]
+PLAN = """
+base: {data: digits, steps: 2, batch_size: 8, checkpoint_every: 1, sample_every: 0, log_every: 2,
+       chain: {num_steps: 4}, model: {block_out_channels: [8], norm_num_groups: 4}}
+methods: {plain: {method: plain}, dream: {method: dream}}
+steps: 2
+seeds: [0]
+num_samples: 8
+features: pixels
+judge_every: 1
+"""
+VARYING = ("train_cpu_s", "created", "command", "costs", "cpu_s_per_step", "run", "saved")
+
+
+class Shim:
+    """Strikes at the n-th file operation below a folder: a kill, or a disk that is full from then.
+
+    Arguments:
+        place: The folder.
+        at: n, from 1; 0 never strikes.
+        full: Whether the disk is full, instead of a kill.
+    """
+
+    def __init__(self, place: Path, at: int, *, full: bool = False) -> None:
+        self.place, self.at, self.full = str(place), at, full
+        self.count = 0
+        sys.addaudithook(self.audit)
+        fsync = os.fsync
+        os.fsync = lambda handle: (self.step("fsync", False), fsync(handle))[1]
+
+    def audit(self, event: str, arguments: tuple) -> None:
+        names = ("os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate")
+        if event == "open":
+            path, _, flags = arguments
+            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event in names:
+            path = arguments[0]
+        else:
+            return
+        if not isinstance(path, int) and os.fspath(path).startswith(self.place):
+            self.step(event, event in ("os.rmdir", "os.remove"))
+
+    def step(self, event: str, frees: bool) -> None:
+        self.count += 1
+        if self.at and self.count == self.at and not self.full:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.at and self.count >= self.at and self.full and not frees:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A command under trial.
+
+    Arguments:
+        name: What it is called.
+        argv: Its arguments, of which ``PLACE`` is the folder of the trial.
+        again: Those of the command by which it goes on.
+        done: Whether the result is there, so that nothing is left to do.
+        result: What is compared.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+
+    def begin(self, place: Path) -> list[str]:
+        return [word.replace("PLACE", str(place)) for word in self.argv]
+
+    def again(self, place: Path) -> list[str]:
+        """The command by which a user goes on."""
+        started = self.name == "train" and (place / "run").is_dir()
+        return self.begin(place) + (["--resume"] if started else [])
+
+    def is_done(self, place: Path) -> bool:
+        return self.name == "measure" and (place / "profile.json").exists()
+
+    def result(self, place: Path) -> object:
+        """All numbers, rows and weights that a command leaves."""
+        found = {}
+        for file in sorted(path for path in place.rglob("*") if path.is_file()):
+            name = str(file.relative_to(place))
+            if name.startswith("model") or ".lock" in name or name.endswith(".part"):
+                continue
+            if file.suffix == ".safetensors":
+                found[name] = {k: v.numpy().tobytes() for k, v in load_file(file).items()}
+            elif file.name in ("log.jsonl", "study.json", "profile.json", "result.json"):
+                found[name] = _plain(file)
+            elif file.suffix == ".png":
+                found[name] = file.read_bytes()
+        return found
+
+
+def _plain(file: Path) -> object:
+    """The content of a file without what no two runs share: times and places."""
+
+    def bare(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: bare(v) for k, v in value.items() if k not in VARYING and "folder" not in k}
+        return [bare(item) for item in value] if isinstance(value, list) else value
+
+    if file.suffix == ".jsonl":
+        return file.read_text()
+    text = file.read_text().replace(str(file.parent), "PLACE")
+    found = bare(json.loads(text))
+    if isinstance(found, dict):
+        found.pop("pipeline", None)
+        found.pop("config", None)
+    return found
+
+
+def subjects(model: str) -> list[Subject]:
+    """The commands: train, compare and measure."""
+    few = ("--num-samples=16", "--states=3", "--quiet", "--num-forward=32")
+    return [
+        Subject("train", ("train", *TRAIN, "--output=PLACE/run")),
+        Subject("compare", ("compare", "PLACE/plan.yaml", "--output=PLACE/study", "--quiet")),
+        Subject("measure", ("measure", model, *few, "--output=PLACE/profile.json")),
+    ]
+
+
+def forked(argv: list[str], place: Path, *, at: int = 0, full: bool = False) -> int:
+    """Start a command in a process of its own; returns the process."""
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        quiet = os.open(place.parent / f"{place.name}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        shim = Shim(place, at, full=full)
+        code = cli.main(argv)
+        if at == 0:
+            (place.parent / "count").write_text(str(shim.count))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+    return 0
+
+
+def outcome(process: int) -> int:
+    """Exit code of a process; minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+class Trials:
+    """All trials of one command.
+
+    Arguments:
+        subject: The command.
+        work: A folder for all trials.
+    """
+
+    def __init__(self, subject: Subject, work: Path) -> None:
+        self.subject, self.work, self.seen = subject, work, Counter()
+        place = self.place("whole")
+        started = time.monotonic()
+        assert outcome(forked(subject.begin(place), place)) == 0, self.told(place)
+        self.seconds = time.monotonic() - started
+        self.operations = int((work / "count").read_text())
+        self.whole = subject.result(place)
+
+    def place(self, name: str) -> Path:
+        place = self.work / f"{self.subject.name}-{name}"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        (place / "plan.yaml").write_text(PLAN)
+        return place
+
+    def told(self, place: Path) -> str:
+        return (place.parent / f"{place.name}.out").read_text()[-2000:]
+
+    def go_on(self, place: Path, what: str) -> None:
+        """Go on after a strike; the result has to be that of the command that was left alone."""
+        subject = self.subject
+        if not subject.is_done(place):
+            code = outcome(forked(subject.again(place), place))
+            assert code == 0, f"{what}: goes on with code {code}: {self.told(place)}"
+        found = subject.result(place)
+        differing = {k for k in self.whole | found if self.whole.get(k) != found.get(k)}
+        assert not differing, f"{what}: other results in {sorted(differing)}"
+        self.seen[what.split()[0]] += 1
+        shutil.rmtree(place)
+
+    def kill_at(self, n: int) -> None:
+        place = self.place(f"kill-{n}")
+        code = outcome(forked(self.subject.begin(place), place, at=n))
+        assert code in (0, -signal.SIGKILL), self.told(place)
+        self.go_on(place, f"crash point {n}")
+
+    def kill_after(self, seconds: float) -> None:
+        place = self.place("random")
+        process = forked(self.subject.begin(place), place)
+        time.sleep(seconds)
+        os.kill(process, signal.SIGKILL)
+        outcome(process)
+        self.go_on(place, f"kill after {seconds:.3f} s")
+
+    def fill_at(self, n: int) -> None:
+        place = self.place(f"full-{n}")
+        code = outcome(forked(self.subject.begin(place), place, at=n, full=True))
+        lines = self.told(place).strip().splitlines()
+        assert code in (0, 2), f"full disk at {n}: code {code}: {self.told(place)}"
+        assert code == 0 or "No space left" in lines[-1], f"full disk at {n}: {lines}"
+        assert not [p for p in place.rglob(".*.part") if p.is_file()], f"full disk at {n}: parts"
+        self.go_on(place, f"full disk at {n}")
+
+
+def main() -> None:
+    """Run the trials and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=60, help="random kills, over all commands")
+    parser.add_argument("--every", type=int, default=1, help="every k-th crash point and write")
+    parser.add_argument("--only", default="train,compare,measure", help="commands")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model = work / "model"
+        assert outcome(forked(["train", *TRAIN, f"--output={model}"], work)) == 0
+        chosen = [s for s in subjects(str(model)) if s.name in options.only.split(",")]
+        for subject in chosen:
+            trials = Trials(subject, work)
+            points = range(1, trials.operations + 1, options.every)
+            for _ in range(options.kills // len(chosen)):
+                trials.kill_after(draw.uniform(0, trials.seconds))
+            print(f"{subject.name}: {dict(trials.seen)}", flush=True)
+            for n in points:
+                trials.kill_at(n)
+            print(f"{subject.name}: {dict(trials.seen)}", flush=True)
+            for n in points:
+                trials.fill_at(n)
+            print(
+                f"{subject.name}: {trials.operations} operations, {dict(trials.seen)}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
