@@ -83,7 +83,19 @@ def test_no_method_is_called_better_where_none_is():
     for row in found["paired"]:
         row["mean"], row["interval"] = 0.1, [-0.1, 0.3]
     first = verdicts(found)[0]
-    assert "no method has a lower D₀² than plain" in first.headline
+    assert "no method is shown to have a lower D₀² than plain" in first.headline
+
+
+def test_no_change_is_said_with_fewer_than_three_seeds():
+    found = study(methods=("plain", "input_perturbation"), full=False)
+    for row in found["paired"]:
+        row["mean"], row["interval"], row["num_seeds"] = -0.5, [-0.6, -0.4], 2
+    first = verdicts(found)[0]
+    assert first.headline.endswith("have a lower D₀² than plain: that takes 3 seeds.")
+    assert "Not distinguishable from plain: input_perturbation −50 %" in first.detail
+    for row in found["paired"]:
+        row["num_seeds"] = 3
+    assert "input_perturbation lowers D₀² by 50 % (40 to 60 %)." in verdicts(found)[0].headline
 
 
 def test_the_table_holds_mean_spread_and_change():

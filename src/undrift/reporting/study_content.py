@@ -104,9 +104,13 @@ def change_text(row: Row) -> str:
     return f"{mean} ({low} to {high})"
 
 
+LEAST_SEEDS = 3
+"""Seeds below which no change is said to be one."""
+
+
 def direction(row: Row) -> int:
-    """-1 for lower, 1 for higher, 0 where the interval holds 0 or there is none."""
-    if not row["interval"]:
+    """-1 for lower, 1 for higher, 0 where the interval holds 0 or there are too few seeds."""
+    if not row["interval"] or row["num_seeds"] < LEAST_SEEDS:
         return 0
     low, high = row["interval"]
     return -1 if high < 0 else 1 if low > 0 else 0
@@ -132,20 +136,22 @@ def missing_runs(study: Study) -> list[Finding]:
 
 
 def _verdict(study: Study, protocol: str, budget: str, metric: str, rows: Sequence[Row]) -> Finding:
-    best, name = min(rows, key=lambda row: row["mean"]), NAMES[metric]
+    lower, name = [row for row in rows if direction(row) < 0], NAMES[metric]
+    best = min(lower or rows, key=lambda row: row["mean"])
     place = f"{PROTOCOLS[protocol].capitalize()}, at {BUDGETS[budget]}{_in_part(study)}"
-    if best["mean"] < 0:
+    if lower:
         size = f"{percent(abs(best['mean']))}{_in_words(best)}"
         headline = f"{place}, {best['method']} lowers {name} by {size}."
         others = [row for row in rows if row is not best]
     else:
-        headline = f"{place}, no method has a lower {name} than plain."
+        few = max(row["num_seeds"] for row in rows) < LEAST_SEEDS
+        why = f": that takes {LEAST_SEEDS} seeds" if few else ""
+        headline = f"{place}, no method is shown to have a lower {name} than plain{why}."
         others = list(rows)
     kinds = {
         "Lower too": [r for r in others if direction(r) < 0],
         "Higher than plain": [r for r in others if direction(r) > 0],
-        "Not distinguishable from plain": [r for r in others if r["interval"] and not direction(r)],
-        "Without interval": [r for r in others if not r["interval"]],
+        "Not distinguishable from plain": [r for r in others if not direction(r)],
     }
     parts = [f"{title}: {_listed(kind, 'method')}." for title, kind in kinds.items() if kind]
     if metric == "mmd_sq":
@@ -172,10 +178,8 @@ def _to_the_data_set(study: Study, protocol: str, budget: str, method: str) -> l
 
 def _in_words(row: Row) -> str:
     """The interval of a decrease."""
-    if not row["interval"]:
-        return " (one seed: no interval)"
     low, high = (percent_number(-end) for end in reversed(row["interval"]))
-    return f" ({low} to {high} %){_caution(row)}"
+    return f" ({low} to {high} %)"
 
 
 def _caution(row: Row) -> str:
