@@ -55,7 +55,7 @@ class ImageData:
             shape = f"images must have shape (N, C, H, W), not {tuple(self.images.shape)}"
             raise InvalidInput(f"data '{self.name}': {shape}")
         images = self.images.detach().to("cpu", torch.float32).contiguous()
-        _check_values(images, self.name)
+        self._check(images)
         if self.labels is not None and self.labels.shape != (len(images),):
             raise InvalidInput(
                 f"data '{self.name}': {len(images)} images need as many labels, "
@@ -72,6 +72,10 @@ class ImageData:
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "how", how)
+
+    def _check(self, images: Tensor) -> None:
+        """Check the values."""
+        _check_values(images, self.name)
 
     def __len__(self) -> int:
         """Return the number of images :math:`N`."""
@@ -109,6 +113,15 @@ class ImageData:
     ) -> BatchStream:
         """Stream full batches of :math:`x_0` without end: see :class:`BatchStream`."""
         return BatchStream(self, batch_size, generator, horizontal_flip)
+
+
+class Codes(ImageData):
+    """Codes of images by an autoencoder, which have no range."""
+
+    def _check(self, images: Tensor) -> None:
+        """Check that the values are finite."""
+        if not bool(images.isfinite().all()):
+            raise InvalidInput(f"data '{self.name}': their codes hold NaN or infinite values")
 
 
 @dataclass(eq=False)

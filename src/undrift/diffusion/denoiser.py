@@ -9,6 +9,10 @@ A network is trained to predict one of three things, each of which gives the two
                    :math:`\hat\epsilon = \sigma_t x_t + \alpha_t\hat v`
 =================  ==========================================  =================================
 
+``flow_prediction``, of flow matching, is :math:`\epsilon - x_0`:
+:math:`\hat x_0 = (x_t - \sigma_t\hat v)/(\alpha_t + \sigma_t)`,
+:math:`\hat\epsilon = (x_t + \alpha_t\hat v)/(\alpha_t + \sigma_t)`.
+
 A network that is conditioned on the noise level, :math:`D(x, \sigma)`, was trained on
 :math:`x_0 + \sigma\epsilon`. It is called with :math:`x_t/\alpha_t` and
 :math:`\sigma = \sigma_t/\alpha_t`, which is the same state. The raw network F of EDM gives
@@ -16,6 +20,11 @@ A network that is conditioned on the noise level, :math:`D(x, \sigma)`, was trai
 .. math:: D(x, \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac14\ln\sigma), \quad
           c_{skip} = \sigma_d^2 c_{in}^2, \quad c_{out} = \sigma\sigma_d c_{in}, \quad
           c_{in} = (\sigma^2 + \sigma_d^2)^{-1/2}.
+
+A network of flow matching was trained on :math:`(1 - s) x_0 + s\epsilon` at timestep
+:math:`1000 s`: it is called with :math:`x_t/(\alpha_t + \sigma_t)` and
+:math:`s = \sigma_t/(\alpha_t + \sigma_t)`. One with continuous time is called with :math:`x_t` and
+:math:`\tfrac14\ln\sigma`.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
@@ -35,8 +44,10 @@ from undrift.diffusion.call import returned, with_timestep
 from undrift.diffusion.schedule import Schedule, Time
 from undrift.exceptions import InvalidInput, check_choice
 
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
-TimeConditioning = Literal["timestep", "sigma"]
+PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
+TimeConditioning = Literal["timestep", "sigma", "flow", "log_sigma"]
+FLOW_STEPS = 1000
+"""The timestep of flow matching at noise alone."""
 NO_SIGNAL = (
     "the schedule ends without signal, where the noise does not determine the data: use "
     "v_prediction or sample"
@@ -72,6 +83,9 @@ def estimates(
         return Prediction((x_t - sigma_t * output) / alpha_t, output)
     if prediction_type == "sample":
         return Prediction(output, (x_t - alpha_t * output) / sigma_t)
+    if prediction_type == "flow_prediction":
+        total = alpha_t + sigma_t
+        return Prediction((x_t - sigma_t * output) / total, (x_t + alpha_t * output) / total)
     return Prediction(alpha_t * x_t - sigma_t * output, sigma_t * x_t + alpha_t * output)
 
 
@@ -153,7 +167,9 @@ class Denoiser(nn.Module):
         conditioning: More keyword arguments of every call (``class_labels`` of a DiT); a tensor
             with one row serves every row of a batch.
         time_conditioning: ``"sigma"`` for a network that takes the noise level,
-            :math:`D(x, \sigma)` with :math:`x = x_t/\alpha_t`, :math:`\sigma = \sigma_t/\alpha_t`.
+            :math:`D(x, \sigma)` with :math:`x = x_t/\alpha_t`, :math:`\sigma = \sigma_t/\alpha_t`;
+            ``"flow"`` for one of flow matching; ``"log_sigma"`` for continuous times
+            :math:`\tfrac14\ln\sigma`.
         sigma_data: :math:`\sigma_d` where the network is EDM's raw :math:`F`; None where it is D.
 
     Raises:
@@ -184,7 +200,7 @@ class Denoiser(nn.Module):
         check_choice("time conditioning", time_conditioning, get_args(TimeConditioning))
         by_sigma = time_conditioning == "sigma"
         if schedule.alpha_bar(schedule.num_steps) == 0 and (
-            by_sigma or prediction_type == "epsilon"
+            time_conditioning in ("sigma", "log_sigma") or prediction_type == "epsilon"
         ):
             raise InvalidInput(NO_SIGNAL)
         if sigma_data is not None and not (by_sigma and prediction_type == "sample"):
@@ -233,14 +249,26 @@ class Denoiser(nn.Module):
         r"""The same at any time, given its timestep and its :math:`\alpha_t, \sigma_t`."""
         if self.time_conditioning == "timestep":
             return call_network(self.network, x_t, timestep, self.conditioning)
+        if self.time_conditioning == "flow":
+            total = alpha_t + sigma_t
+            times = self._rows(FLOW_STEPS * sigma_t / total, x_t)
+            return call_network(self.network, x_t / total, times, self.conditioning)
+        if self.time_conditioning == "log_sigma":
+            times = self._rows(sigma_t / alpha_t, x_t).log() / 4
+            return call_network(self.network, x_t, times, self.conditioning)
         sigma = torch.as_tensor(sigma_t / alpha_t, dtype=x_t.dtype, device=x_t.device)
-        level = sigma.reshape(-1).expand(len(x_t)).to(_precision(self.network) or x_t.dtype)
+        level = self._rows(sigma, x_t)
         x, data = x_t / alpha_t, self.sigma_data
         if data is None:
             return call_network(self.network, x, level, self.conditioning)
         c_in = (sigma**2 + data**2).rsqrt()
         raw = call_network(self.network, c_in * x, level.log() / 4, self.conditioning)
         return (data * c_in) ** 2 * x + sigma * data * c_in * split_variance(raw, x)[0]
+
+    def _rows(self, values: float | Tensor, x_t: Tensor) -> Tensor:
+        """One number for each row, in the precision of the network, with shape (B,)."""
+        found = torch.as_tensor(values, dtype=x_t.dtype, device=x_t.device)
+        return found.reshape(-1).expand(len(x_t)).to(_precision(self.network) or x_t.dtype)
 
     def predict(self, x_t: Tensor, t: Time) -> Prediction:
         r"""Both estimates at once.
@@ -268,5 +296,15 @@ class Denoiser(nn.Module):
             return noise
         if self.prediction_type == "sample":
             return x_0
+        if self.prediction_type == "flow_prediction":
+            return noise - x_0
         alpha_t, sigma_t = self.schedule.alpha_sigma(t, x_0)
         return alpha_t * noise - sigma_t * x_0
+
+    def weight(self, t: Time, like: Tensor) -> float | Tensor:
+        r"""Weight of the squared error in the training loss: 1, or :math:`1/c_{out}^2` of EDM."""
+        if self.sigma_data is None:
+            return 1.0
+        alpha_t, sigma_t = self.schedule.alpha_sigma(t, like)
+        sigma, data = sigma_t / alpha_t, self.sigma_data
+        return (sigma**2 + data**2) / (sigma * data) ** 2

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undrift.diffusion.denoiser import Denoiser, Prediction
+from undrift.diffusion.denoiser import FLOW_STEPS, Denoiser, Prediction
 from undrift.diffusion.sampler import GaussianKernel, Sampler
 from undrift.diffusion.schedule import Schedule, Spacing
 from undrift.exceptions import InvalidInput, check_choice
@@ -94,15 +94,19 @@ class DenoiserSampler(Sampler):
     @property
     def alphas_cumprod(self) -> Tensor | None:
         r""":math:`\bar\alpha` of the timesteps that the network knows; None if it takes sigma."""
-        return None if self.denoiser.time_conditioning == "sigma" else super().alphas_cumprod
+        return super().alphas_cumprod if self.denoiser.time_conditioning == "timestep" else None
 
     @property
     def timesteps(self) -> list[float]:
         """The times passed to the network, one per step, in the order of the chain."""
         if self.denoiser.time_conditioning == "timestep":
             return super().timesteps
-        sigmas = [self.schedule.sigma(t) / self.schedule.alpha(t) for t in self.grid[:-1]]
-        return sigmas if self.denoiser.sigma_data is None else [math.log(s) / 4 for s in sigmas]
+        scales = [self.scale(t) for t in self.grid[:-1]]
+        if self.denoiser.time_conditioning == "flow":
+            return [FLOW_STEPS * sigma / (alpha + sigma) for alpha, sigma in scales]
+        sigmas = [sigma / alpha for alpha, sigma in scales]
+        is_level = self.denoiser.time_conditioning == "sigma" and self.denoiser.sigma_data is None
+        return sigmas if is_level else [math.log(s) / 4 for s in sigmas]
 
     def predict(self, x_t: Tensor, t: float) -> Prediction:
         r"""The model's :math:`\hat x_0` and :math:`\hat\epsilon` at a state, neither clipped."""

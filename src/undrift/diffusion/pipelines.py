@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from undrift.diffusion.condition import ConditionalNetwork, Conditions
 from undrift.diffusion.conversion import check_same_process, converted, has_table, refusal
 from undrift.diffusion.denoiser import Denoiser
-from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler, VarianceType
+from undrift.diffusion.gaussian import AncestralSampler
 from undrift.diffusion.kinds import with_conditions
 from undrift.diffusion.latents import LatentSpace
+from undrift.diffusion.own import is_beyond_ours, is_ours, our_sampler
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
@@ -71,10 +73,10 @@ def as_sampler(
     if isinstance(model, Denoiser):
         return AncestralSampler(model, num_inference_steps)
     network, scheduler, space = _parts(model, conditions)
-    if not _is_ours(scheduler, num_inference_steps):
+    if not is_ours(scheduler, num_inference_steps):
         return _announced(DiffusersSampler(network, scheduler, num_inference_steps), space)
     name = "ddim" if type(scheduler).__name__ == "DDIMScheduler" else "ancestral"
-    return _announced(_our_sampler(name, network, scheduler, num_inference_steps), space)
+    return _announced(our_sampler(name, network, scheduler, num_inference_steps), space)
 
 
 SCHEDULERS = {
@@ -115,8 +117,8 @@ def sampler_by_name(
     network, scheduler, space = _parts(pipeline, conditions)
     if name in ("ancestral", "ddim") and not has_table(scheduler):
         raise refusal(name, scheduler, f"{type(scheduler).__name__} has no betas")
-    if name in ("ancestral", "ddim") and not _is_beyond_ours(scheduler):
-        ours = _our_sampler(name, network, scheduler, num_inference_steps, eta or 0.0)
+    if name in ("ancestral", "ddim") and not is_beyond_ours(scheduler):
+        ours = our_sampler(name, network, scheduler, num_inference_steps, eta or 0.0)
         return _announced(ours, space)
     import diffusers
 
@@ -254,11 +256,21 @@ def _check_safetensors(folder: Path) -> None:
             )
 
 
-def save_pipeline(network: Any, scheduler: Any, path: Path) -> None:  # noqa: ANN401
-    """Write a network and a scheduler as a pipeline that diffusers loads (safetensors)."""
+def save_pipeline(network: Any, scheduler: Any, path: Path, like: Any = None) -> None:  # noqa: ANN401
+    """Write a network and a scheduler as a pipeline that diffusers loads (safetensors).
+
+    Arguments:
+        network: The network.
+        scheduler: Its scheduler.
+        path: The folder.
+        like: The pipeline whose class and other parts it gets; a DDPMPipeline when None.
+    """
     from diffusers import DDPMPipeline
 
-    pipeline: Any = DDPMPipeline(unet=network, scheduler=scheduler)
+    pipeline: Any = copy.copy(like) if like else DDPMPipeline(unet=network, scheduler=scheduler)
+    if like:
+        part = "unet" if getattr(like, "unet", None) is not None else "transformer"
+        setattr(pipeline, part, network)
     pipeline.save_pretrained(path, safe_serialization=True)
 
 
@@ -318,38 +330,27 @@ def _parts(
 ) -> tuple[Any, Any, LatentSpace | None]:
     """Network with its conditions, scheduler, and latent space of a pipeline."""
     kind = type(pipeline).__name__
-    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    network = network_in(pipeline)
     scheduler = getattr(pipeline, "scheduler", None)
     if network is None or scheduler is None:
         raise InvalidInput(
             f"cannot sample from a {kind}: give a Sampler, a Denoiser, a network with its "
             "schedule, or a pipeline of diffusers with unet and scheduler (or its folder or name)"
         )
-    coder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
     if not isinstance(network, ConditionalNetwork):
         network = with_conditions(network, conditions or Conditions())
-    return network, scheduler, None if coder is None else LatentSpace(coder)
+    return network, scheduler, space_of(pipeline)
 
 
-def _our_sampler(
-    name: str,
-    network: Any,  # noqa: ANN401
-    scheduler: Any,  # noqa: ANN401
-    num_inference_steps: int | None,
-    eta: float = 0.0,
-) -> Sampler:
-    """Our sampler of a name, with the clipping and the spacing of a scheduler."""
-    config = scheduler.config
-    schedule = Schedule.from_diffusers(scheduler)
-    denoiser = Denoiser(network, schedule, config.prediction_type)
-    clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None
-    spacing = config.get("timestep_spacing", "leading")
-    if name == "ddim":
-        return DDIMSampler(denoiser, num_inference_steps, eta=eta, clip=clip, spacing=spacing)
-    kind = cast(VarianceType, config.get("variance_type") or "fixed_small")
-    return AncestralSampler(
-        denoiser, num_inference_steps, variance_type=kind, clip=clip, spacing=spacing
-    )
+def network_in(pipeline: Any) -> Any:  # noqa: ANN401
+    """The network of a pipeline, its ``unet`` or its ``transformer``; None if it has none."""
+    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+
+
+def space_of(pipeline: Any) -> LatentSpace | None:  # noqa: ANN401
+    """The latent space of a pipeline; None if its states are images."""
+    coder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
+    return None if coder is None else LatentSpace(coder)
 
 
 def _announced(sampler: Sampler, space: LatentSpace | None) -> Sampler:
@@ -365,30 +366,6 @@ def _announced(sampler: Sampler, space: LatentSpace | None) -> Sampler:
             float(table[round(start) - 1]) ** 0.5,
         )
     return sampler
-
-
-def _is_beyond_ours(scheduler: Any) -> bool:  # noqa: ANN401
-    """Whether a scheduler has an option that our samplers do not have."""
-    config = scheduler.config
-    shifted = config.get("steps_offset") and config.get("timestep_spacing") == "leading"
-    other = config.get("thresholding") or config.get("variance_type") == "fixed_large_log"
-    return bool(shifted or other)
-
-
-def _is_ours(scheduler: Any, num_inference_steps: int | None) -> bool:  # noqa: ANN401
-    """Whether one of our samplers takes the same steps as a scheduler."""
-    kind, config = type(scheduler).__name__, scheduler.config
-    other = _is_beyond_ours(scheduler) or config.get("rescale_betas_zero_snr")
-    if other or kind not in ("DDPMScheduler", "DDIMScheduler"):
-        return False
-    if kind == "DDPMScheduler":
-        return True
-    steps = config.num_train_timesteps
-    count = num_inference_steps or steps
-    # DDIM continues from a time by T // n, which only some grids meet
-    meets = config.timestep_spacing == "leading" or steps % count == 0
-    is_even = meets and (config.timestep_spacing != "linspace" or count == steps)
-    return bool(is_even and config.set_alpha_to_one)
 
 
 def _weights(network: Any) -> dict[str, Tensor]:  # noqa: ANN401

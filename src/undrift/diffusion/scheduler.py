@@ -9,7 +9,7 @@ schedulers                            :math:`(\alpha_t, \sigma_t)`           tim
 DDPM, DDIM, PNDM, DPM-Solver, DEIS,   :math:`\alpha_t^2 + \sigma_t^2 = 1`    timestep + 1
 UniPC, SA-Solver, LCM, TCD
 Euler, Heun, KDPM2, LMS               :math:`(1, \sigma)`                    timestep + 1
-EDM                                   :math:`(1, \sigma)`                    :math:`\sigma`
+EDM, Euler with continuous times      :math:`(1, \sigma)`                    :math:`\sigma`
 flow matching                         :math:`(1 - \sigma, \sigma)`           :math:`\sigma`
 ====================================  =====================================  ====================
 
@@ -33,6 +33,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import (
     NO_SIGNAL,
+    Denoiser,
     Prediction,
     call_network,
     check_takes_timesteps,
@@ -40,6 +41,7 @@ from undrift.diffusion.denoiser import (
     split_variance,
 )
 from undrift.diffusion.sampler import Sampler, State
+from undrift.diffusion.training_view import trained_view
 from undrift.exceptions import InvalidInput, reason_of
 
 logger = logging.getLogger("undrift")
@@ -156,10 +158,21 @@ class DiffusersSampler(Sampler):
         return other
 
     @property
+    def denoiser(self) -> Denoiser:
+        """The denoiser that its network was trained as, to train it on.
+
+        Raises:
+            InvalidInput: If it was not trained by denoising.
+        """
+        return trained_view(self.network, self.scheduler, self.prediction_type)
+
+    @property
     def alphas_cumprod(self) -> Tensor | None:
         r""":math:`\bar\alpha` of the timesteps 0 to T − 1 that the network knows, if it does."""
         table: Tensor | None = getattr(self.scheduler, "alphas_cumprod", None)
-        return None if table is None else table.double().cpu()
+        if table is None or _is_continuous(self.scheduler):
+            return None
+        return table.double().cpu()
 
     @property
     def timesteps(self) -> list[float]:
@@ -352,6 +365,11 @@ def _runge_kutta(scheduler: Any) -> Any:  # noqa: ANN401
     return () if found is None or scheduler.config.get("skip_prk_steps") else found
 
 
+def _is_continuous(scheduler: Any) -> bool:  # noqa: ANN401
+    """Whether the network gets the logarithm of the noise level instead of a timestep."""
+    return bool(scheduler.config.get("timestep_type") == "continuous")
+
+
 def _learns_variance(scheduler: Any) -> bool:  # noqa: ANN401
     """Whether a scheduler takes a learned variance, which those keep as an attribute that do."""
     return str(vars(scheduler).get("variance_type")).startswith("learned")
@@ -367,7 +385,7 @@ def _starts_without_signal(scheduler: Any) -> bool:  # noqa: ANN401
 
 def _time(scheduler: Any, call: int) -> float:  # noqa: ANN401
     """The time of a call: a step from 1 to T, or the noise level where there are no such steps."""
-    if hasattr(scheduler, "alphas_cumprod"):
+    if hasattr(scheduler, "alphas_cumprod") and not _is_continuous(scheduler):
         t = float(scheduler.timesteps[call]) + 1
     else:
         t = float(scheduler.sigmas[call])

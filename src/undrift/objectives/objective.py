@@ -141,7 +141,8 @@ class DenoisingObjective(Objective):
         denoiser = self.denoiser.with_network(network)
         x_t, target = self.pair(denoiser, x_0, t, epsilon)
         output, _ = split_variance(denoiser.output(x_t, t), x_t)
-        main = (output.to(target.dtype) - target).square().mean()
+        error = (output.to(target.dtype) - target).square()
+        main = (denoiser.weight(t, error) * error).mean()
         return self.completed(main, denoiser, x_t, t, output)
 
     @abstractmethod
@@ -271,13 +272,15 @@ def trained_denoiser(model: Sampler | Denoiser) -> Denoiser:
     """
     if isinstance(model, Denoiser):
         return model
+    known: Denoiser | None = getattr(model, "denoiser", None)
+    if known is not None:
+        return known
     if model.schedule is None or model.prediction_type is None:
         raise InvalidInput(
             f"{type(model).__name__} has no table of its noise schedule to train with: use a "
             "DDPMScheduler or a DDIMScheduler"
         )
-    known: Denoiser | None = getattr(model, "denoiser", None)
-    return known or Denoiser(model.network, model.schedule, model.prediction_type)
+    return Denoiser(model.network, model.schedule, model.prediction_type)
 
 
 def data_error_weight(
@@ -285,7 +288,8 @@ def data_error_weight(
 ) -> Tensor | float:
     r"""Weight of :math:`\|\hat x_0 - x_0\|^2` in the plain loss of a prediction type.
 
-    .. math:: \alpha_t^2/\sigma_t^2 \;(\epsilon), \qquad 1 \;(x_0), \qquad 1/\sigma_t^2 \;(v)
+    .. math:: \alpha_t^2/\sigma_t^2 \;(\epsilon), \quad 1 \;(x_0), \quad 1/\sigma_t^2 \;(v), \quad
+              (\alpha_t + \sigma_t)^2/\sigma_t^2 \;(\epsilon - x_0)
 
     With it a published term keeps, at each step, its published weight relative to the main term,
     whatever the network predicts.
@@ -298,6 +302,8 @@ def data_error_weight(
     if prediction_type == "sample":
         return 1.0
     snr = 1 / sigma_t**2
+    if prediction_type == "flow_prediction":
+        return (alpha_t + sigma_t) ** 2 * snr
     return snr if prediction_type == "v_prediction" else alpha_t**2 * snr
 
 

@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from undrift.data.images import ImageData
-from undrift.diffusion.pipelines import ddpm_scheduler, sampler_by_name, state_shape
+from undrift.diffusion.condition import Conditions
+from undrift.diffusion.pipelines import (
+    ddpm_scheduler,
+    network_in,
+    sampler_by_name,
+    state_shape,
+)
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import SCHEDULES
 from undrift.exceptions import InvalidInput
@@ -120,6 +126,8 @@ def build_sampler(
     scheduler: Any,
     num_inference_steps: int | None = None,
     name: str | None = None,
+    start: StartingPoint | None = None,
+    prompts: str | None = None,
 ) -> Sampler:
     """The sampler over a network that is trained.
 
@@ -128,6 +136,8 @@ def build_sampler(
         scheduler: Its scheduler of diffusers.
         num_inference_steps: Number of denoising steps; all training steps when None.
         name: The sampler; that of the scheduler when None.
+        start: Where training started, whose autoencoder it has.
+        prompts: File with the embeddings that the network is conditioned on.
 
     Raises:
         InvalidInput: If there is no such sampler, or it does not run with this number of steps.
@@ -137,9 +147,10 @@ def build_sampler(
             f"the chain of {name} needs its number of steps: give "
             "--regularizer.num-inference-steps, as many as the model will be sampled with"
         )
-    return sampler_by_name(
-        SimpleNamespace(unet=network, scheduler=scheduler), name, num_inference_steps
-    )
+    coder = {n: getattr(start and start.pipeline, n, None) for n in ("vae", "vqvae")}
+    pipeline = SimpleNamespace(unet=network, scheduler=scheduler, **coder)
+    conditions = Conditions(prompts=prompts)
+    return sampler_by_name(pipeline, name, num_inference_steps, conditions=conditions)
 
 
 def build_regularizer(
@@ -299,18 +310,20 @@ def _check_shape(start: StartingPoint, made: tuple[int, ...], data: ImageData) -
 
 def _network_of(start: StartingPoint, data: ImageData) -> nn.Module:
     """The network of a pipeline, if it is one that can be trained on the data."""
-    network: Any = getattr(start.pipeline, "unet", None)
+    network: Any = network_in(start.pipeline)
     options: Any = getattr(network, "config", None)
-    if options is None or options.get("num_class_embeds") or options.get("class_embed_type"):
-        raise InvalidInput(
-            f"{start.path}: only pipelines with an unconditional unet can be trained"
-        )
+    if options is None:
+        raise InvalidInput(f"{start.path}: a pipeline without unet or transformer has no network")
     _, height, width = data.image_shape
     _check_shape(start, state_shape(network) or (options.in_channels, height, width), data)
-    if options.out_channels != options.in_channels:
-        raise InvalidInput(f"{start.path}: a network that learns its variance cannot be trained")
-    check_halvings(data.image_shape, len(options.block_out_channels) - 1)
-    network.register_to_config(sample_size=height if height == width else (height, width))
+    if options.get("out_channels") not in (None, options.in_channels, 2 * options.in_channels):
+        raise InvalidInput(
+            f"{start.path}: a network with {options.in_channels} channels in and "
+            f"{options.out_channels} out predicts no states: it cannot be trained"
+        )
+    if options.get("block_out_channels"):  # a U-Net, which takes other sizes too
+        check_halvings(data.image_shape, len(options.block_out_channels) - 1)
+        network.register_to_config(sample_size=height if height == width else (height, width))
     return cast(nn.Module, network)
 
 

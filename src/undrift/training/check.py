@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from operator import attrgetter
 
+from undrift.data.images import ImageData
+from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
 from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.options import LIMITS as REGULARIZER_LIMITS
@@ -73,3 +75,25 @@ def _check_averaging(options: RegularizerConfig) -> None:
         raise InvalidInput(
             f"--regularizer.averaging moving needs the kernel rbf or laplace, not {options.kernel}"
         )
+
+
+def check_conditions(config: TrainConfig, sampler: Sampler, data: ImageData) -> None:
+    """Check that a method and the data serve a conditional or a latent model.
+
+    Raises:
+        InvalidInput: If they do not.
+    """
+    if sampler.space is not None and config.horizontal_flip:
+        raise InvalidInput("--horizontal-flip mirrors images, but this model is trained on codes")
+    if not sampler.is_conditional:
+        if config.prompts is not None:
+            raise InvalidInput("the model takes no prompts: leave --prompts out")
+        return
+    if config.variant or config.method in ON_SAMPLES:
+        raise InvalidInput(
+            f"--method {config.method} runs chains without conditions: train a conditional model "
+            "with plain, or with a method on forward draws"
+        )
+    if data.labels is None:
+        raise InvalidInput("a conditional model is trained on data with labels: give such data")
+    sampler.network.checked(data.labels)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.diffusion.pipelines import load_pipeline
+from undrift.data.images import Codes, ImageData
+from undrift.diffusion.pipelines import load_pipeline, network_in, space_of
 from undrift.exceptions import InvalidInput, reason_of
 from undrift.storage.manifest import check_sealed
 from undrift.training.config import TrainConfig
@@ -174,8 +175,8 @@ class StartingPoint:
             check_sealed(checkpoint, needs=[STATE_FILE])
             return cls(str(path), state=read_state(checkpoint / STATE_FILE, NEEDED_TO_START))
         pipeline = load_pipeline(path)
-        network = getattr(pipeline, "unet", None)
-        check_finite(network.state_dict() if network is not None else {}, f"{path}: unet")
+        network = network_in(pipeline)
+        check_finite(network.state_dict() if network is not None else {}, f"{path}")
         return cls(str(path), pipeline=pipeline)
 
     def inherit(self, config: TrainConfig) -> TrainConfig:
@@ -196,3 +197,12 @@ class StartingPoint:
                     )
         chain = replace(saved.chain, sampler=config.chain.sampler)
         return replace(config, model=saved.model, chain=chain)
+
+    def encoded(self, data: ImageData) -> ImageData:
+        """The data as its network sees them: codes of images where it is a latent model."""
+        space = space_of(self.pipeline)
+        if space is None:
+            return data
+        how = {k: v for k, v in data.how.items() if k not in ("image_shape", "fingerprint")}
+        how["encoded"] = space.describe()
+        return Codes(space.encode(data.images), data.name, data.split, how, data.labels)

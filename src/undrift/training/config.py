@@ -192,6 +192,8 @@ class TrainConfig(MethodConfig, DataConfig):
         output: Folder of the run (default: a new numbered one under runs).
         start_from: A run or a pipeline folder of diffusers whose weights it starts from; of a run,
             the average and the optimizer too.
+        prompts: File with embeddings of prompts (.safetensors, .npz, .pt), for a model that is
+            conditioned on text; the label of an image is the number of its prompt.
         resume: Resume the run in the output folder from its last checkpoint.
         steps: Number of training steps.
         batch_size: Images per step, over all processes.
@@ -210,6 +212,7 @@ class TrainConfig(MethodConfig, DataConfig):
     horizontal_flip: bool = False
     output: str | None = None
     start_from: str | None = None
+    prompts: str | None = None
     resume: bool = False
     steps: int = 2000
     batch_size: int = 64

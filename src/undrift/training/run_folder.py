@@ -183,7 +183,8 @@ def _describe(folder: Path, trainer: Trainer) -> None:
     if trainer.config.variant:  # the defaults of the variant
         made["regularizer"] = asdict(trainer.config.regularizer)
     write_json(folder / "versions.json", {"versions": versions(), **made})
-    images = trainer.data.images
-    if images.shape[1] in (1, 3):  # others have no picture
-        spread = images[:: max(1, len(images) // GRID_IMAGES)][:GRID_IMAGES]
+    images, space = trainer.data.images, trainer.sampler.space
+    spread = images[:: max(1, len(images) // GRID_IMAGES)][:GRID_IMAGES]
+    spread = spread if space is None else space.decode(spread)
+    if spread.shape[1] in (1, 3):  # others have no picture
         write_png(image_grid(spread), folder / DATA_GRID)

@@ -23,12 +23,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-import torch
-
 from undrift.data.grids import image_grid, write_png
 from undrift.data.images import ImageData
 from undrift.data.load import load_data
 from undrift.exceptions import Interrupted
+from undrift.measurement.parallel_chains import draw_images
 from undrift.measurement.reading import write_json
 from undrift.progress import progress_bar
 from undrift.storage.writing import blaming
@@ -201,9 +200,7 @@ def _write_grid(trainer: Trainer, path: Path) -> None:
     """A grid of samples from the averaged weights, with the same noise each time."""
     steps = min(GRID_STEPS, len(trainer.sampler.grid) - 1)
     sampler = trainer.averaged_sampler(steps)
-    generator = torch.Generator().manual_seed(0)
-    shape = (GRID_IMAGES, *trainer.data.image_shape)
-    images = sampler.sample(shape, generator=generator, device=trainer.accelerator.device)
+    images = draw_images(sampler, GRID_IMAGES, trainer.data.image_shape, seed=0)
     write_png(image_grid(images), path)
 
 

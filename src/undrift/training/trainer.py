@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.data.images import ImageData
+from undrift.diffusion.condition import ConditionalNetwork
 from undrift.diffusion.pipelines import save_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
@@ -26,7 +27,7 @@ from undrift.seeds import stream_seed
 from undrift.storage.manifest import check_sealed, seal
 from undrift.storage.writing import appearing
 from undrift.training import building, checkpoint
-from undrift.training.check import check
+from undrift.training.check import check, check_conditions
 from undrift.training.config import TrainConfig
 from undrift.training.records import Row
 
@@ -47,13 +48,14 @@ class Trainer:
         from diffusers.training_utils import EMAModel
 
         check(config)
-        self.data = data
         self.accelerator = accelerator or _accelerator(config)
         _check_processes(config, self.accelerator.num_processes)
         start = checkpoint.StartingPoint.load(config.start_from) if config.start_from else None
         state = start.state if start else None
         self.asked = config = start.inherit(config) if start else config
         config = self.config = replace(config, regularizer=config.chosen(config.batch_size))
+        self.start = start
+        self.data = data = start.encoded(data) if start else data
         network, self.scheduler = building.starting_network(config, data, start)
         options = building.optimizer_options(config)
         self.max_grad_norm = options.max_grad_norm
@@ -68,8 +70,9 @@ class Trainer:
         # the schedule is stepped by hand, once a step, whatever the number of processes
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.ema.to(self.accelerator.device)
-        self.sampler = building.build_sampler(self.bare_network, self.scheduler)
+        self.sampler = self._sampler(self.bare_network)
         self.has_learned = start is not None
+        check_conditions(config, self.sampler, data)
         self.objective = self._objective()
         self.regularizer = self._regularizer()
         self.guard = self._guard()
@@ -111,7 +114,26 @@ class Trainer:
     def _chain(self, name: str | None) -> Sampler:
         """The chain that the method follows; without a name the regularizer sets its steps."""
         steps = self.config.regularizer.num_inference_steps if name else None
-        return building.build_sampler(self.bare_network, self.scheduler, steps, name)
+        return self._sampler(self.bare_network, steps, name)
+
+    def _sampler(
+        self, network: nn.Module, num_inference_steps: int | None = None, name: str | None = None
+    ) -> Sampler:
+        """A sampler over a network, with the conditions of the data."""
+        sampler = building.build_sampler(
+            network, self.scheduler, num_inference_steps, name, self.start, self.config.prompts
+        )
+        return sampler.over(self.data.labels)
+
+    def _conditioned(self, network: nn.Module | None) -> nn.Module:
+        """A network, the trained one when None, under the conditions of the last batch."""
+        network = cast(nn.Module, self.network if network is None else network)
+        if not self.sampler.is_conditional or self.data.labels is None:
+            return network
+        count, index = self.accelerator.num_processes, self.accelerator.process_index
+        labels = self.data.labels[self.stream.indices[index::count]]
+        conditions: ConditionalNetwork = self.sampler.network
+        return conditions.around(network).given(labels)
 
     def _check_learned(self) -> None:
         """Check that there is a model whose features or estimates can be compared."""
@@ -193,7 +215,7 @@ class Trainer:
         seed = self._seed("main")
         torch.manual_seed(seed)
         noise = torch.Generator().manual_seed(seed)
-        return self.objective(network or self.network, x_0, generator=noise)
+        return self.objective(self._conditioned(network), x_0, generator=noise)
 
     def _objective_log(self) -> Row:
         """The measurements of the method; the loss of a run is the main term alone."""
@@ -229,12 +251,13 @@ class Trainer:
     ) -> Sampler:
         """A sampler over the averaged weights; that of the scheduler if it is not named."""
         network = self.averaged_network()
-        return building.build_sampler(network, self.scheduler, num_inference_steps, name)
+        return self._sampler(network, num_inference_steps, name)
 
     def save_pipeline(self, path: Path) -> None:
         """Write the averaged weights as a pipeline of diffusers, completely or not at all."""
         with appearing(path) as part:
-            save_pipeline(self.averaged_network(), self.scheduler, part)
+            like = self.start.pipeline if self.start else None
+            save_pipeline(self.averaged_network(), self.scheduler, part, like)
             seal(part)
 
     def save_checkpoint(self, folder: Path) -> Path:
