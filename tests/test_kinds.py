@@ -94,7 +94,7 @@ class Exact(nn.Module):
         if isinstance(self.scheduler, diffusers.CMStochasticIterativeScheduler):
             return (4 * timestep / 1000).exp()
         if "FlowMatch" in type(self.scheduler).__name__:
-            return timestep / (1000 - timestep)
+            return timestep / (1000 - timestep).clamp(min=1e-6)
         table = self.scheduler.alphas_cumprod.double()
         low = timestep.floor().long().clamp(max=len(table) - 2)
         logs = (1 / table - 1).clamp(max=1e12).log() / 2
