@@ -25,6 +25,9 @@ from undrift.regularizer.processes import gather
 from undrift.regularizer.resumable import Resumable
 from undrift.regularizer.spaces import Space
 
+PART = 64
+"""Forward draws that pass a space at once: more would take more memory than a training step."""
+
 
 @dataclass
 class Comparison(Resumable, ABC):
@@ -142,7 +145,8 @@ class PopulationComparison(Comparison):
         """The loss of the states as a part of their population, which they join."""
         population = self.populations.setdefault(t, self._empty())
         with torch.no_grad():
-            population.renew(self.features(forward, t))
+            parts = [self.features(rows, t) for rows in forward.split(PART)]
+            population.renew([torch.cat(block) for block in zip(*parts, strict=True)])
         return population.compare(self.features(states, t))
 
     def logged(self, loss: Tensor, null: Tensor, forward: Tensor, t: float) -> dict[str, float]:
