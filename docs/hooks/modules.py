@@ -11,6 +11,9 @@ from mkdocs.structure.files import File, Files
 
 PACKAGE = Path(__file__).parents[2] / "src" / "undrift"
 NAMES = "<!-- public names -->"
+FIRST = ["index.md", "quickstart.md"]
+WORK = ["measure", "report", "advise", "remedies", "repair", "train", "compare", "presets"]
+"""The guides in the order in which people need them."""
 
 
 def modules() -> dict[str, list[str]]:
@@ -23,13 +26,20 @@ def modules() -> dict[str, list[str]]:
 
 
 def on_config(config: Any) -> Any:
-    """Put every page into the navigation: the home page, the others, the guides, the modules."""
+    """Put every page into the navigation: the first pages and the guides in the order of work."""
     docs = Path(config.docs_dir)
-    pages = sorted(path.name for path in docs.glob("*.md") if path.name != "index.md")
-    guides = [f"how-to/{path.name}" for path in sorted(docs.glob("how-to/*.md"))]
+    others = sorted(path.name for path in docs.glob("*.md") if path.name not in FIRST)
+    guides = ordered([path.stem for path in docs.glob("how-to/*.md")])
     api = [{name: f"api/{name}.md"} for name in modules()]
-    config.nav = ["index.md", *pages, {"How to": guides}, {"API": ["api/index.md", *api]}]
+    how_to = {"How to": [f"how-to/{name}.md" for name in guides]}
+    config.nav = [*FIRST, how_to, *others, {"API": ["api/index.md", *api]}]
     return config
+
+
+def ordered(names: list[str]) -> list[str]:
+    """The guides in the order of work; those that it does not know come last."""
+    rank = {name: place for place, name in enumerate(WORK)}
+    return sorted(names, key=lambda name: (rank.get(name, len(WORK)), name))
 
 
 def on_files(files: Files, config: Any) -> Files:
