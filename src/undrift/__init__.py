@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from undrift.diffusion.schedule import SigmoidSchedule as SigmoidSchedule
     from undrift.diffusion.scheduler import DiffusersSampler as DiffusersSampler
     from undrift.exceptions import InvalidInput as InvalidInput
+    from undrift.measurement.callback import MeasurementCallback as MeasurementCallback
     from undrift.measurement.measure import measure as measure
     from undrift.measurement.modular import modular_error as modular_error
     from undrift.measurement.profile import ErrorProfile as ErrorProfile
@@ -60,6 +61,7 @@ _MODULE_OF = {
     "ImageData": "data.images",
     "ErrorProfile": "measurement.profile",
     "ErrorState": "measurement.state",
+    "MeasurementCallback": "measurement.callback",
     "Sampler": "diffusion.sampler",
     "AncestralSampler": "diffusion.gaussian",
     "DDIMSampler": "diffusion.gaussian",
