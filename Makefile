@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/.installed ## train on digits, measure plain against regularized, write a report
+demo: .venv/.installed ## few network calls on digits: train, measure plain against regularized, report
 	$(BIN)/undrift demo
 
 test: .venv/.installed-dev ## run the tests and the doctests

@@ -13,7 +13,7 @@ import yaml
 
 from undrift.cli import main
 from undrift.study.jobs import Job
-from undrift.study.progress import StudyProgress, steps_logged
+from undrift.study.progress import StudyProgress, last_row
 
 PLAN = {
     "base": {
@@ -70,7 +70,7 @@ def test_a_killed_study_resumes_from_its_last_checkpoint(tmp_path):
         time.sleep(0.1)
     assert not any(map(is_alive, workers))
 
-    logged = steps_logged(base)
+    logged = last_row(base)["step"]
     kept = max(int(path.name.split("-")[1]) for path in base.glob("checkpoints/step-*"))
     assert 0 < logged - 4 <= kept < 120
     times = [json.loads(line)["step"] for line in (base / "log.jsonl").read_text().splitlines()]
@@ -105,15 +105,21 @@ def test_the_progress_counts_the_steps_that_runs_have_logged(tmp_path):
     methods = {"plain": MethodConfig(), "dream": MethodConfig("dream")}
     config = StudyConfig(TrainConfig(steps=300), methods, steps=100)
     with StudyProgress(config, tmp_path, show=False) as progress:
-        moved = []
-        progress._tick = moved.append
+        moved, details = [], []
+
+        def tick(amount, detail=""):
+            moved.append(amount)
+            details.append(detail)
+
+        progress._tick = tick
         assert sum(progress.planned.values()) == 500
         run = tmp_path / "seed-0" / "base"
         run.mkdir(parents=True)
         base = Job(0, "branched", None)
         progress.start(base, 300)
-        (run / "log.jsonl").write_text('{"step": 10}\n{"step": 150}\n{"st')
+        (run / "log.jsonl").write_text('{"step": 10}\n{"step": 150, "loss": 0.25}\n{"st')
         progress.refresh()
         assert sum(moved) == pytest.approx(150)
+        assert details[-1] == "base, seed 0 at step 150, loss 0.25"
         progress.finish(base)
         assert sum(moved) == pytest.approx(300)

@@ -28,11 +28,11 @@ from undrift.data.images import ImageData
 from undrift.diffusion.network import device_of
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
-from undrift.measurement.cost import duration, seconds_per_call
+from undrift.measurement.cost import seconds_per_call
 from undrift.measurement.measure import measure
 from undrift.measurement.reading import read_record
 from undrift.mmd.two_sample import MIN_SAMPLES
-from undrift.progress import announce, progress_bar
+from undrift.progress import announce, duration, progress_bar
 from undrift.quality.features import FeatureMap
 from undrift.quality.scorer import Scorer
 from undrift.remedies.remedy import Remedy

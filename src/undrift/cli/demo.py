@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from undrift.api import files
 from undrift.cli.command import session
-from undrift.cli.console import show
+from undrift.cli.console import show, table
 from undrift.exceptions import InvalidInput, Limits
 
 if TYPE_CHECKING:
-    from undrift.reporting.content import ReportInput
+    from undrift.reporting.bands import Band
+    from undrift.reporting.content import QualityRow, ReportInput
     from undrift.study.record import StudyRecord
 
 logger = logging.getLogger("undrift")
@@ -24,35 +26,37 @@ logger = logging.getLogger("undrift")
 class Config:
     """Train a plain model on the digits, continue it plainly and regularized, measure both.
 
+    Both are sampled with few network calls of a good solver, UniPC; where there are two cores, they
+    are trained and measured at the same time.
+
     Arguments:
         output: Folder of the demo (default: a new one under runs).
         seed: Seed of data, noise, weights and samples.
         base_steps: Steps of the plain training that both models continue.
         steps: Steps that each of them continues for.
         num_samples: Samples of each measurement.
-        num_steps: T, the number of steps of the chain.
+        num_steps: T, the number of steps of the forward process.
+        num_inference_steps: Denoising steps of the chain that is sampled.
     """
 
     output: str | None = None
     seed: int = 0
     base_steps: int = 3000
-    steps: int = 1000
+    steps: int = 800
     num_samples: int = 2000
     num_steps: int = 50
+    num_inference_steps: int = 10
 
 
 POSITIONALS = ()
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Run the demo; ends with a table and the path of the report."""
-    from undrift.reporting.findings import verdict
+    """Run the demo; ends with the path of the report and the command to run next."""
     from undrift.reporting.html import write_report
-    from undrift.reporting.tables import console_table
     from undrift.study.demo import demo_study, measure_models
     from undrift.study.run import run_study
     from undrift.training.run_folder import new_folder
-    from undrift.training.runs import load
 
     _check(config)
     started, called = time.perf_counter(), session()
@@ -60,22 +64,29 @@ def run(config: Config) -> dict[str, Any]:
     folder = Path(config.output) if config.output else new_folder(Path("runs"), "demo")
     plan = demo_study(**{name: value for name, value in vars(config).items() if name != "output"})
     logger.info(
-        "1/3  training a plain model, %s steps, then continuing it plainly and regularized, %s "
-        "steps each",
+        "1/3  training a plain model on the digits, %s steps, then continuing it plainly and "
+        "regularized, %s steps each",
         config.base_steps,
         config.steps,
     )
     study = run_study(plan, folder, progress=not called.quiet, command=called.command)
     if study.failures:
         raise InvalidInput(f"{study.failures[0].method}: {study.failures[0].reason}")
-    logger.info("2/3  measuring both, %s samples each", config.num_samples)
-    profiles = measure_models(study, folder, load(plan.base), progress=not called.quiet)
+    logger.info(
+        "2/3  measuring both on the chain of UniPC with %s network calls, %s samples each",
+        config.num_inference_steps,
+        config.num_samples,
+    )
+    profiles = measure_models(plan, study, folder, progress=not called.quiet)
     logger.info("3/3  writing the report")
     report = write_report(_page(study, folder, profiles), folder / "report.html")
-    show(console_table(profiles), *(f"• {sentence}" for sentence in verdict(profiles)))
-    print(f"\nreport  {report}")
+    _show(study, profiles)
+    advise = ["undrift", "advise", str(folder / study.rows[0].run)]
+    following = shlex.join([*advise, "--num-inference-steps", str(config.num_inference_steps)])
+    print(f"report  {report}\nnext    {following}")
     return {
         "report": str(report),
+        "next": following,
         "profiles": profiles,
         "study": study.to_dict(),
         "seconds": round(time.perf_counter() - started, 1),
@@ -86,6 +97,47 @@ def _check(config: Config) -> None:
     """Stop at numbers that are too small, before anything is written."""
     for name, least in (("base_steps", 1), ("steps", 1), ("num_steps", 2), ("num_samples", 4)):
         Limits(least).check(name, getattr(config, name))
+    Limits(2, config.num_steps, "[]").check("num_inference_steps", config.num_inference_steps)
+
+
+def _show(study: StudyRecord, profiles: list[dict[str, Any]]) -> None:
+    """The verdict in a few sentences, quality, and the drift of each frequency band."""
+    from undrift.reporting.bands import bands
+    from undrift.reporting.summary import summary
+    from undrift.reporting.tables import quality_table, rich_table
+
+    plain, others = summary(profiles[:1]), summary(profiles)[1:2]
+    first, *_ = labels = [profile["label"] for profile in profiles]
+    show("", *(f"• “{first}”: {text}" for text in plain), *(f"• {text}" for text in others))
+    show("", rich_table(quality_table(_quality(study))), highlight=False)
+    rows = [
+        [band.name, name, *_drift(band)]
+        for same in zip(*map(bands, profiles), strict=True)
+        for name, band in zip(labels, same, strict=True)
+    ]
+    columns = ["band", "model", "energy (95 % interval)", "segments with μ"]
+    table("Energy of each frequency band against the data's", columns, rows, num_names=2)
+
+
+def _drift(band: Band) -> list[str]:
+    """The error of a band at the end in words, and how many segments have an amplification."""
+    from undrift.reporting.bands import energy_error
+
+    known = len(list(band.amplifications()))
+    size = energy_error(band.final) if band.final else "not measured"
+    return [size, f"{known} of {len(band.errors) - 1}"]
+
+
+def _quality(study: StudyRecord) -> list[QualityRow]:
+    """Final error, Fréchet and kernel distance of each model."""
+    found: list[QualityRow] = []
+    for row in study.rows:
+        found.append((row.method, "D₀²", row.mmd_sq, row.mmd_sq_se))
+        for each in row.quality.values():
+            found.append((row.method, "Fréchet distance", each.frechet, each.frechet_se))
+            distance = each.kernel_distance, each.kernel_distance_se
+            found.append((row.method, "kernel distance", *distance))
+    return found
 
 
 def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> ReportInput:
@@ -94,20 +146,18 @@ def _page(study: StudyRecord, folder: Path, profiles: list[dict[str, Any]]) -> R
     from undrift.study.config import DATA_GRID
     from undrift.training.records import read_log
 
-    caption = "samples, the same noise for every model"
+    caption = (
+        f"samples of {study.rows[0].network_calls} network calls, the same noise for every model"
+    )
     grids = [("data", DATA_GRID, "training images")]
     grids += [(row.method, str(row.grid), caption) for row in study.rows]
     plain, regularized = (row.train_cpu_s for row in study.rows)
     return ReportInput(
-        title="Error propagation on digits: plain against regularized",
+        title="Digits with few network calls: plain against regularized",
         profiles=profiles,
         sample_grids=[(name, (folder / file).read_bytes(), text) for name, file, text in grids],
         training_logs=[(row.method, read_log(folder / row.run)) for row in study.rows],
-        quality=[
-            (row.method, "Fréchet distance", each.frechet, each.frechet_se)
-            for row in study.rows
-            for each in row.quality.values()
-        ],
+        quality=_quality(study),
         command=session().command,
         config={**study.config["methods"], "base": study.config["base"]},
         versions=study.versions,

@@ -10,7 +10,7 @@ from torch import Tensor
 from undrift.diffusion.network import evaluating
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.parallel_chains import ParallelChains
-from undrift.progress import announce
+from undrift.progress import announce, duration
 
 _SHORT = 10.0
 """Seconds up to which nothing is announced."""
@@ -50,15 +50,3 @@ def seconds_per_call(sampler: Sampler, data: Tensor, batch_size: int) -> float:
             started = time.perf_counter()
             float(chains.advance(sampler.grid[1]).sum())  # waits for an accelerator
     return (time.perf_counter() - started) / count
-
-
-def duration(seconds: float) -> str:
-    """An estimated time as text, in one unit.
-
-    Example:
-        >>> duration(41.7), duration(600), duration(9000)
-        ('40 s', '10 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{round(seconds, -1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

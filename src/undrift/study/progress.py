@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from undrift.progress import progress_bar
-from undrift.study.config import StudyConfig
+from undrift.study.config import BASE, StudyConfig
 from undrift.study.jobs import Job, jobs
+from undrift.training.records import LOG, Row
 
 SECONDS = 1.0
 """Time between two readings of the logs."""
@@ -18,12 +19,12 @@ TAIL = 4096
 
 
 class StudyProgress:
-    """A progress bar over all training steps of a study; a run at equal compute counts as planned.
+    """Progress over all training steps of a study; a run at equal compute counts as planned.
 
     Arguments:
         config: The plan.
         folder: Where the study is.
-        show: Whether to draw it.
+        show: Whether to show it.
     """
 
     def __init__(self, config: StudyConfig, folder: Path, *, show: bool) -> None:
@@ -60,28 +61,39 @@ class StudyProgress:
             self._advance(job, 1.0)
 
     def refresh(self) -> None:
-        """Read from the logs how far the runs are."""
+        """Read from the logs how far the runs are, and their losses."""
         with self._lock:
-            for job, steps in self.running.items():
-                share = steps_logged(job.folder(self.folder, steps)) / steps
-                self._advance(job, min(share, 0.99))
+            rows = {job: last_row(job.folder(self.folder, n)) for job, n in self.running.items()}
+            detail = "; ".join(map(_in_words, rows, rows.values()))
+            for job, row in rows.items():
+                share = row.get("step", 0) / self.running[job]
+                self._advance(job, min(share, 0.99), detail)
 
-    def _advance(self, job: Job, share: float) -> None:
+    def _advance(self, job: Job, share: float, detail: str = "") -> None:
         before = self.done.get(job, 0.0)
         self.done[job] = max(before, share)
-        self._tick(self.planned[job] * (self.done[job] - before))  # type: ignore[arg-type]
+        self._tick(self.planned[job] * (self.done[job] - before), detail)
 
     def _refresh_until_the_end(self) -> None:
         while not self._ended.wait(SECONDS):
             self.refresh()
 
 
-def steps_logged(run: Path) -> int:
-    """The last step in the log of a run, read from its end; 0 where there is none."""
+def last_row(run: Path) -> Row:
+    """The last row in the log of a run, read from its end; empty where there is none."""
     try:
-        with (run / "log.jsonl").open("rb") as file:
+        with (run / LOG).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))
-            line = file.read().rsplit(b"\n", 2)[-2]
-        return int(json.loads(line)["step"])
-    except (OSError, IndexError, ValueError, KeyError):
-        return 0
+            row = json.loads(file.read().rsplit(b"\n", 2)[-2])
+        return {**row, "step": int(row["step"])}
+    except (OSError, IndexError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _in_words(job: Job, row: Row) -> str:
+    """How far a run is: its name, step and loss."""
+    name = f"{job.method or BASE}, seed {job.seed}"
+    if "step" not in row:
+        return f"{name} starts"
+    loss = f", loss {row['loss']:.4g}" if "loss" in row else ""
+    return f"{name} at step {row['step']:,.0f}{loss}"

@@ -55,7 +55,7 @@ def train(
         config: What was chosen.
         data: The images; loaded as the configuration says when None.
         accelerator: Devices, processes, precision; a new one when None.
-        progress: Whether to draw a progress bar on stderr.
+        progress: Whether to show progress on stderr.
         on_step: Called after each step, before its checkpoint, with the trainer, which it must not
             change.
         wait: Whether to wait for another process that writes the run, instead of refusing.
@@ -88,14 +88,13 @@ def _train(
     sample_every = max(1, config.steps // 4) if config.sample_every is None else config.sample_every
     label = f"training {folder.name}"
     with (
-        progress_bar(label, config.steps, show=progress) as tick,
+        progress_bar(label, config.steps, done=trainer.step, show=progress) as tick,
         _Log(folder, trainer.unlogged, config, trainer.step) if main else nullcontext() as log,
         stop_requests(alone) as asked,
     ):
-        tick(trainer.step)
 
         def record(row: Row) -> None:
-            tick(1)
+            tick(1, f"loss {row['loss']:.4g}" if "loss" in row else "")
             if log:
                 log.write(row)
             if sample_every and trainer.step % sample_every == 0 and main:
