@@ -111,12 +111,17 @@ def _show(study: StudyRecord, profiles: list[dict[str, Any]]) -> None:
     show("", *(f"• “{first}”: {text}" for text in plain), *(f"• {text}" for text in others))
     show("", rich_table(quality_table(_quality(study))), highlight=False)
     rows = [
-        [band.name, name, *_drift(band)]
+        [band.name.replace(" half waves", ""), name, *_drift(band)]
         for same in zip(*map(bands, profiles), strict=True)
         for name, band in zip(labels, same, strict=True)
     ]
-    columns = ["band", "model", "energy (95 % interval)", "segments with μ"]
-    table("Energy of each frequency band against the data's", columns, rows, num_names=2)
+    columns = ["half waves", "model", "energy (95 % interval)", "μ given"]
+    table(
+        "Energy of each frequency band at the end, and segments with an amplification μ",
+        columns,
+        rows,
+        num_names=2,
+    )
 
 
 def _drift(band: Band) -> list[str]:
