@@ -100,7 +100,7 @@ def broken(**changes):
         (broken(mmd_sq="big"), "error.mmd_sq is 'big'"),
         (broken(mmd_sq_se=True), "error.mmd_sq_se is True"),
         (broken(interval=[1.0]), "interval"),
-        (broken(interval=[1.0, math.nan]), "interval"),
+        (broken(interval=[1.0, math.nan]), "NaN"),
         (broken(t=0.0), "times do not decrease"),
         (broken(num_samples="many"), "damaged"),
         (broken(criterion={"max": 1}), "criterion is unknown"),

@@ -1,6 +1,5 @@
 """Several studies on one page: the values of the picture and of the table are those of the rows."""
 
-import json
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +10,7 @@ import pytest
 from undrift.api.report import report
 from undrift.exceptions import InvalidInput
 from undrift.reporting.studies import panel, quality_figure, write_studies
+from undrift.study.record import StudyRecord
 
 DATA = Path(__file__).parents[2] / "docs" / "data"
 FILE = DATA / "few-steps-digits-study.json"
@@ -18,7 +18,7 @@ FILE = DATA / "few-steps-digits-study.json"
 
 @pytest.fixture(scope="module")
 def found():
-    return json.loads(FILE.read_text())
+    return StudyRecord.load(FILE).to_dict()
 
 
 def renamed(study, name):
@@ -56,7 +56,7 @@ def test_each_study_has_a_panel_and_its_rows(found, tmp_path):
 
 def test_what_has_no_curve_is_refused(found, tmp_path):
     with pytest.raises(InvalidInput, match="several numbers of network calls"):
-        panel(json.loads((DATA / "digits-study.json").read_text()))
+        panel(StudyRecord.load(DATA / "digits-study.json").to_dict())
     with pytest.raises(InvalidInput, match=r"give a \.md file"):
         report([FILE, FILE], tmp_path / "few.html")
     with pytest.raises(InvalidInput, match="without profiles or runs"):

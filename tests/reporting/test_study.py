@@ -185,7 +185,7 @@ def test_the_page_is_made_again_without_computing(folder, page, tmp_path, capsys
     assert output.read_text() == page
     assert main(["report", str(folder), "--output", str(output)]) == 0  # a page may be replaced
     assert main(["report", str(folder), str(folder), "--output", str(output)]) == 2
-    assert "give its study.json alone" in capsys.readouterr().err
+    assert "several studies become Markdown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", sorted(DATA.glob("*.json")), ids=lambda file: file.stem)
