@@ -34,6 +34,8 @@ class Config(Choice):
             variance and shape, and limits of the cumulative error, all against the data set itself;
             costs twice num_modular chains, and time in proportion to the number of data.
         num_modular: Chains on which the modular error is measured.
+        growth: Measure how much each segment enlarges small perturbations, from derivatives of the
+            denoising steps on 32 more chains, without data.
         reference: Whether the data are draws of a population or the target themselves (empirical).
         seed: Seed of all noise (default: 0, or with --merge the next that is free).
         label: Name of the profile in reports (default: the name of the run).
@@ -49,6 +51,7 @@ class Config(Choice):
     budget: bool = True
     modular: bool = False
     num_modular: int = 500
+    growth: bool = False
     reference: Literal["population", "empirical"] = "population"
     seed: int | None = None
     label: str | None = None
@@ -57,7 +60,7 @@ class Config(Choice):
 
 
 POSITIONALS = ("run",)
-OPTIONS = ("num_samples", "num_forward", "budget", "modular", "num_modular", "reference")
+OPTIONS = ("num_samples", "num_forward", "budget", "modular", "num_modular", "growth", "reference")
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from undrift.measurement.cumulative import (
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
 from undrift.measurement.forward_draws import ForwardDraws, PairedDraws
+from undrift.measurement.growth import CALLS, chain_growth
 from undrift.measurement.modular_segments import data_process, segment_errors
 from undrift.measurement.parallel_chains import ParallelChains
 from undrift.measurement.placement import RESOLVED, candidates, place_states
@@ -61,6 +62,7 @@ class ChainMeasurement:
         budget: Whether to run each segment once more, from forward draws.
         exposure: Whether to measure exposure bias.
         num_modular: Number of chains for the modular error; 0 for none.
+        num_growth: Number of chains for the growth of perturbations; 0 for none.
     """
 
     sampler: Sampler
@@ -73,6 +75,7 @@ class ChainMeasurement:
     budget: bool = True
     exposure: bool = True
     num_modular: int = 0
+    num_growth: int = 0
 
     @property
     def num_pilots(self) -> int:
@@ -86,6 +89,7 @@ class ChainMeasurement:
         pilots = self.num_pilots if self.exposure or isinstance(states, int) else 0
         passes = 2 if self.budget else 1
         chains = self.num_samples * passes + pilots + 2 * self.num_modular
+        chains += CALLS * self.num_growth
         return (len(self.sampler.grid) - 1) * chains
 
     def run(
@@ -106,10 +110,17 @@ class ChainMeasurement:
         if isinstance(states, int):
             scales = list(map(self.sampler.scale, grid))
             states = place_states(grid, scales, states, pilot.errors)
-        if not self.num_modular:
-            return self._advance(states, pilot.deltas, tick), {}
-        states = tuple(t for t in grid if t in {*states, *grid[-2:]})
+        if self.num_modular:
+            states = tuple(t for t in grid if t in {*states, *grid[-2:]})
         measured, data = self._advance(states, pilot.deltas, tick), self.forward.data
+        if self.num_growth:
+            grown = chain_growth(
+                self.sampler, states, (self.num_growth, *data.shape[1:]),
+                seed=self.seed, device=data.device, tick=tick,
+            )  # fmt: skip
+            measured = [replace(state, growth=grown.get(state.t)) for state in measured]
+        if not self.num_modular:
+            return measured, {}
         nats = segment_errors(
             self.sampler, data_process(self.sampler, data), states,
             (self.num_modular, *data.shape[1:]),

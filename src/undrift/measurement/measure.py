@@ -28,6 +28,7 @@ from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cost import announce_cost
 from undrift.measurement.data import check_data_range, conditioned, data_for
 from undrift.measurement.forward_draws import ForwardDraws, Reference, default_count
+from undrift.measurement.growth import NUM_CHAINS
 from undrift.measurement.profile import ErrorProfile
 from undrift.measurement.state import with_ratios
 from undrift.mmd.kernel import Kernel
@@ -59,6 +60,7 @@ def measure(
     exposure: bool = True,
     modular: bool = False,
     num_modular: int = 500,
+    growth: bool = False,
     reference: Reference = "population",
     kernel: Kernel | None = None,
     num_permutations: int = 200,
@@ -102,6 +104,8 @@ def measure(
             grid is measured too, because a divergence from a data set exists down to there. It
             costs twice ``num_modular`` chains, and time in proportion to the number of data.
         num_modular: Number of chains on which the modular error is measured.
+        growth: Whether to measure how much each segment enlarges small perturbations
+            (:mod:`undrift.measurement.growth`), on 32 more chains; no data are involved.
         reference: Whether the data are draws of a ``"population"``, or the target themselves, as an
             ``"empirical"`` distribution (:class:`~undrift.measurement.cumulative.ForwardDraws`).
         kernel: Kernel; its bandwidth is fixed by the forward draws of each state. The RBF mixture
@@ -154,6 +158,7 @@ def measure(
     chain = ChainMeasurement(
         sampler, forward, kernel or RBFMixture(), num_samples, num_permutations, batch_size, seed,
         budget=budget, exposure=exposure, num_modular=num_modular if modular else 0,
+        num_growth=min(NUM_CHAINS, batch_size) if growth else 0,
     )  # fmt: skip
     calls = chain.num_calls(chosen)
     if progress:

@@ -125,7 +125,7 @@ def combined_p_value(p_values: Sequence[float], shares: Sequence[float] | None =
 def _merge_states(states: Sequence[ErrorState], weights: Sequence[float]) -> ErrorState:
     parts = {
         name: _merge_part([getattr(state, name) for state in states], weights)
-        for name in ("error", "budget", "exposure", "kl", "modular", "effective_time")
+        for name in ("error", "budget", "exposure", "kl", "modular", "effective_time", "growth")
     }
     scalars = zip(*(state.scalars for state in states), strict=True)
     found = tuple(_merge_scalars(errors, weights) for errors in scalars)

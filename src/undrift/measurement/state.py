@@ -162,6 +162,28 @@ class SegmentModularError:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """Growth of small perturbations in the segment that ends at a state, by its Jacobian.
+
+    See :mod:`undrift.measurement.growth`.
+
+    Arguments:
+        mean: Root mean square growth over directions and chains.
+        mean_se: Its standard error.
+        max: The largest growth that power iterations find, averaged over the chains.
+        max_se: Its standard error, over the chains.
+        step: Step of the central differences, as a part of the root mean square of the states; None
+            where the derivative is exact, by forward-mode differentiation.
+    """
+
+    mean: float
+    mean_se: float
+    max: float
+    max_se: float
+    step: float | None = None
+
+
+@dataclass(frozen=True)
 class ErrorState:
     r"""What was measured at one state of the chain.
 
@@ -176,6 +198,7 @@ class ErrorState:
         modular: The modular error of the segment that ends here, in nats.
         scalars: The errors of statistics, in the order of the profile's ``statistics``.
         effective_time: The time that the states look like by the energies of their bands.
+        growth: Growth of small perturbations in the segment that ends here.
         downstream_gain: Product of the amplifications of all later segments, by which an error made
             here contributes to the error of the samples.
     """
@@ -190,6 +213,7 @@ class ErrorState:
     modular: SegmentModularError | None = None
     scalars: tuple[ScalarError, ...] = ()
     effective_time: EffectiveTime | None = None
+    growth: Growth | None = None
     downstream_gain: float | None = None
 
     @property

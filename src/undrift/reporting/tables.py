@@ -185,6 +185,8 @@ STATE_COLUMNS = {
     "modular.shape": "shape",
     "modular.variance_factor": "best factor on variance",
     "modular.nearest_weight": "weight of nearest datum",
+    "growth.mean": "growth",
+    "growth.max": "largest growth",
     "exposure.delta": "δ",
     "exposure.eps_norm_gap": "ε-norm gap",
     "error.bandwidth": "bandwidth",
