@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from undrift.reporting import evidence
 from undrift.reporting.band_figures import band_map
-from undrift.reporting.bands import bands, energy_error, largest
+from undrift.reporting.bands import Band, bands, clearest, energy_error
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.findings import verdict
 from undrift.reporting.next_steps import is_off, next_steps
@@ -216,8 +216,8 @@ def test_the_band_that_is_off_the_most_is_named_with_its_size():
 
 def test_one_band_in_twenty_is_not_an_error():
     """All bands at their 95 % ends: none is off, all considered."""
-    assert largest(bands(with_bands([[0.0196] * 3] * len(TIMES)))) is None
-    assert largest(bands(with_bands([[0.03] * 3] * len(TIMES)))) is not None
+    assert clearest(bands(with_bands([[0.0196] * 3] * len(TIMES)))) is None
+    assert clearest(bands(with_bands([[0.03] * 3] * len(TIMES)))) is not None
 
 
 def test_the_map_shows_every_band_at_every_state_and_hollow_cells_where_nothing_is_clear():
@@ -294,10 +294,19 @@ def test_no_page_contradicts_itself(profiles: list[dict[str, Any]]):
         assert asks <= (not is_off(one))
         # "no error" is never said where a band is off
         if "The final error is not distinguishable" in every and len(profiles) == 1:
-            assert largest(bands(one)) is None
+            assert clearest(bands(one)) is None
     if len(profiles) == 1:
         more = "Segments amplify the MMD" in sentences[-1]
         assert not (more and "segments reduce the MMD" in every)
     # a percentage is within (−100, 100), with its interval
     for number in re.findall(r"(\d+(?:\.\d)?) %", every.replace("95 % interval", "")):
         assert float(number) <= 100
+
+
+def test_the_band_that_is_named_is_the_one_that_is_surest():
+    def band(name, error, se):
+        return Band(name, name, ({"error": error, "error_se": se},), (0.0,), 2.5)
+
+    surest, largest, absent = band("fine", -0.08, 0.01), band("mean", -0.17, 0.05), band("x", 1, 1)
+    assert clearest([largest, surest, absent]) == surest
+    assert clearest([largest, absent]) == largest and clearest([absent]) is None

@@ -2,8 +2,8 @@ r"""The scalar error budget of a profile: what drifts, band by band of frequenci
 
 A profile may hold energies of frequency bands. The error of an energy is a difference of
 logarithms, :math:`e_t = \log E_{p_t} S - \log E_{q_t} S`, which reads as a percentage,
-:math:`100\,(\exp e_t - 1)`. Of several bands, the one with the largest error at the end of the
-chain, by the nearer end of its interval, is named where that excludes 0 at 95 % for all bands
+:math:`100\,(\exp e_t - 1)`. Of several bands, the one whose error at the end of the chain is
+the most standard errors from 0 is named where its interval excludes 0 at 95 % for all bands
 together (Bonferroni).
 """
 
@@ -105,13 +105,13 @@ def _words(name: str, statistic: Mapping[str, Any], lows: list[float]) -> str:
     return f"{places.get(statistic['low'], 'the middle frequencies')} ({name})"
 
 
-def largest(found: list[Band]) -> Band | None:
-    """The band whose error at the end is the largest, at least: by the nearer end of its interval.
+def clearest(found: list[Band]) -> Band | None:
+    """The band whose error at the end is the most standard errors from zero.
 
     None where no band is off.
     """
-    ends = [(k, band.final) for k, band in enumerate(found) if band.is_off]
-    sizes = [(min(abs(e.low), abs(e.high)), k) for k, e in ends if e]
+    ends = [(band.final, k) for k, band in enumerate(found) if band.is_off]
+    sizes = [(abs(end.value) / end.se if end.se else math.inf, k) for end, k in ends if end]
     return found[max(sizes)[1]] if sizes else None
 
 

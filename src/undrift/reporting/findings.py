@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from undrift.reporting import evidence
-from undrift.reporting.bands import bands, energy_error, largest
+from undrift.reporting.bands import bands, clearest, energy_error
 from undrift.reporting.content import Finding as Finding
 from undrift.reporting.content import Profile, labels, number, records, states
 from undrift.reporting.evidence import Estimate
@@ -124,7 +124,7 @@ def _growth(profile: Profile, name: str, exponent: int) -> Finding:
         headline = "there is an error at the end, but growth is not established."
         remark = f"The change is {size}."
     else:
-        headline = f"the final {'MMD' if largest(bands(profile)) else 'error'} is not "
+        headline = f"the final {'MMD' if clearest(bands(profile)) else 'error'} is not "
         headline += "distinguishable from zero."
         remark = "This does not show that the error is small."
     text = f"{numbers}; at the start, t = {start_state['t']:g}, it is {at_start}. {remark}"

@@ -30,7 +30,7 @@ from collections.abc import Container
 from itertools import pairwise
 
 from undrift.reporting import evidence
-from undrift.reporting.bands import bands, largest
+from undrift.reporting.bands import bands, clearest
 from undrift.reporting.content import Profile, Step, number, states
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.nats import variance_factor
@@ -51,7 +51,7 @@ def next_steps(profile: Profile) -> list[Step]:
 def is_off(profile: Profile) -> bool:
     """Whether an error is there at the end: in the MMD, or in a band, all bands considered."""
     end = evidence.cumulative(evidence.final_state(profile))
-    return bool(end and end.is_detected) or largest(bands(profile)) is not None
+    return bool(end and end.is_detected) or clearest(bands(profile)) is not None
 
 
 def _variance(profile: Profile) -> Step | None:
@@ -85,7 +85,7 @@ def _noise_norm(profile: Profile) -> Step | None:
 
 
 def _bands(profile: Profile) -> Step | None:
-    band = largest(bands(profile))
+    band = clearest(bands(profile))
     if band is None:
         return None
     reason = (
@@ -132,7 +132,7 @@ def _spend_late(profile: Profile, t: str) -> Step:
 
 def _sizes(profile: Profile) -> list[Estimate | None] | None:
     """The size of the error at each state: of the band that is off the most, else D."""
-    if band := largest(bands(profile)):
+    if band := clearest(bands(profile)):
         found = [band.at(i) for i in range(len(band.errors))]
         sign = math.copysign(1.0, band.final.value)  # type: ignore[union-attr]
         return [e and Estimate(sign * e.value, e.se) for e in found]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from undrift.reporting import evidence
-from undrift.reporting.bands import bands, largest
+from undrift.reporting.bands import bands, clearest
 from undrift.reporting.canvas import (
     MUTED,
     Canvas,
@@ -166,7 +166,7 @@ def factors_of(profile: Profile) -> Factors:
     """
     times = column(profile, "t")
     found = bands(profile)
-    band = largest(found) or max(found, key=lambda b: len([*b.amplifications()]), default=None)
+    band = clearest(found) or max(found, key=lambda b: len([*b.amplifications()]), default=None)
     pairs = list(band.amplifications()) if band else []
     of = f"μ, {band.name}" if band and pairs else "λ of the MMD"
     if not pairs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from undrift.reporting import evidence
-from undrift.reporting.bands import bands, energy_error, largest
+from undrift.reporting.bands import bands, clearest, energy_error
 from undrift.reporting.content import Profile, labels, states
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.findings import compared, growth, unit_of
@@ -52,14 +52,14 @@ def _error(profile: Profile, name: str, exponent: int) -> str:
         return f"The error{of} shrinks along the chain, down to {size}."
     if end.is_detected:
         return f"The samples{of} differ from the data, {size}; growth is not established."
-    if largest(bands(profile)):
+    if clearest(bands(profile)):
         return f"The MMD{of} does not show an error, {size}; frequency bands do."
     return f"The final error{of} is not distinguishable from zero, {size}."
 
 
 def _drift(profile: Profile, name: str) -> str:
     """Which band is off the most at the end."""
-    band = largest(bands(profile))
+    band = clearest(bands(profile))
     if band is None or band.final is None:
         return ""
     of = f" of “{name}”" if name else ""
@@ -68,7 +68,7 @@ def _drift(profile: Profile, name: str) -> str:
 
 def _propagation(profile: Profile) -> str:
     """Whether segments amplify the error that reaches them: of the band, else of the MMD."""
-    band = largest(bands(profile))
+    band = clearest(bands(profile))
     found = list(band.amplifications()) if band else []
     what, symbol, times = "this error", "μ", [float(s["t"]) for s in states(profile)]
     if not found:
