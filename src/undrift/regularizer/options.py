@@ -22,7 +22,8 @@ class RegularizerConfig:
         strength: A fixed λ (default: balanced by gradient norms; for official 1, as released).
         gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
         main_loss_limit: The rise of the main loss over that of the model before the first term, on
-            the same data and noise, above which a balanced λ takes a smaller share (null: none).
+            the same data and noise, above which a balanced λ takes a smaller share (null: none). A
+            learning rate that starts anew raises it too, by several percent for a while.
         num_inference_steps: Denoising steps of the chain that is regularized, as many as it will be
             sampled with (default: all training steps; official always uses these, as released).
         gradient_steps: Denoising steps of the chain, the last ones, that the gradient of persistent
@@ -66,7 +67,7 @@ class RegularizerConfig:
 
     strength: float | None = None
     gradient_share: float = 1.0
-    main_loss_limit: float | None = 0.02
+    main_loss_limit: float | None = 0.2
     num_inference_steps: int | None = None
     gradient_steps: int = 1
     length: int = 5

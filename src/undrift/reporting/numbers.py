@@ -27,6 +27,10 @@ def power_of_ten(exponent: int) -> str:
     return "10" + str(exponent).translate(_SUPERSCRIPT)
 
 
+ZERO = 1e-30
+"""What is not larger counts as 0 where a unit is chosen: it is rounding."""
+
+
 def shared_exponent(values: Iterable[float | None]) -> int:
     """Return the exponent of ten that shows the largest of the values between 1 and 10.
 
@@ -34,7 +38,7 @@ def shared_exponent(values: Iterable[float | None]) -> int:
     -3
     """
     largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
-    return math.floor(math.log10(largest)) if largest > 0 else 0
+    return math.floor(math.log10(largest)) if largest > ZERO else 0
 
 
 def decimals(se: float | None, exponent: int = 0, default: int = 2) -> int:
