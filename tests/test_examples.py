@@ -47,11 +47,12 @@ def test_every_example_is_short_and_run_here():
         assert ast.get_docstring(ast.parse(path.read_text()))
 
 
+FEW = ("--num-samples", 500, "--seed", 1)
+
+
 @pytest.mark.parametrize("slope_error", [0.0, -0.2])
 def test_measured_errors_are_those_of_the_closed_form(printed, slope_error):
-    header, *lines = printed(
-        "closed_form", "--slope-error", slope_error, "--num-samples", 500, "--seed", 1
-    )
+    header, *lines = printed("closed_form", "--slope-error", slope_error, *FEW)
     rows = [numbers(line) for line in lines]
     assert [row[0] for row in rows] == [20, 12, 6, 3, 1, 0]
     for _, measured, error, exact, apart in rows:

@@ -1,6 +1,7 @@
 """What is measured against: data of all kinds, their range against the model's, and the cost."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -200,11 +201,13 @@ def told(sampler, capsys, **options):
 
 
 def test_the_cost_of_long_work_is_told_before_it(slow, capsys, caplog):
-    words = "measuring: 60 chains x 10 steps, 1,200 network calls in all, about 20 s"
-    assert told(slow, capsys, budget=True, progress=True) == f"{words}\n"
+    words = r"measuring: 60 chains x 10 steps, 1,200 network calls in all, about (\d+) s"
+    found = re.fullmatch(f"{words}\n", told(slow, capsys, budget=True, progress=True))
+    assert found and int(found[1]) >= 20  # a busy machine takes longer
     caplog.set_level(logging.INFO, "undrift")
     told(slow, capsys, budget=True, progress=True)
-    assert caplog.messages == [words]
+    [message] = caplog.messages
+    assert re.fullmatch(words, message)
 
 
 def test_short_work_and_quiet_work_begin_without_a_word(slow, capsys, monkeypatch):
