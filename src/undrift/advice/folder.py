@@ -21,6 +21,7 @@ from undrift.advice.record import FILE, AdviceRecord
 from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import quiet_diffusers, state_shape
 from undrift.remedies.registry import parse
+from undrift.storage.writing import written
 
 SCHEDULER = "best_scheduler"
 SCRIPT = "sample.py"
@@ -88,9 +89,10 @@ def write_folder(
         if tuned is not None:
             with_scheduler(tuned, scheduler).save_pretrained(folder / TUNED)
         best.scheduler.save_pretrained(folder / SCHEDULER)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SCRIPT).write_text(script(best, data), "utf-8")
-    (folder / "README.md").write_text(_readme(advice, advised, best), "utf-8")
+    texts = {SCRIPT: script(best, data), "README.md": _readme(advice, advised, best)}
+    for name, text in texts.items():
+        with written(folder / name) as part:
+            part.write_text(text, "utf-8")
 
 
 def script(best: Candidate, data: str) -> str:

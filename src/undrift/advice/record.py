@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undrift.measurement.reading import Record, Schema
+from undrift.reporting.numbers import is_distinguishable
 
 FILE = "advice.json"
 METRICS = {"mmd_sq": "D₀²", "frechet": "Fréchet distance"}
@@ -35,7 +36,7 @@ class Comparison:
     @property
     def is_distinguishable(self) -> bool:
         """Whether the interval leaves out 0."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+        return is_distinguishable(*self.interval)
 
     @property
     def is_better(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from undrift.exceptions import InvalidInput
+from undrift.storage.writing import written
 
 FILE = "trials.jsonl"
 
@@ -70,6 +71,8 @@ class Trials:
                 "began: give the same ones to continue it, or choose another --output"
             )
         if len(whole) < len(lines) or not rows:
-            path.write_text("".join(whole), "utf-8")
-            if not rows:
+            if rows:
+                with written(path) as part:
+                    part.write_text("".join(whole), "utf-8")
+            else:
                 path.unlink()

@@ -10,7 +10,6 @@ of one certain Inception network, which the community passes on as a TorchScript
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from undrift.data.pixels import fit_channels
 from undrift.exceptions import InvalidInput
+from undrift.storage.manifest import sha256
 
 _INCEPTION_DIM = 2048
 EFFICIENT_NETS = {
@@ -109,7 +109,7 @@ class TorchScriptFeatures(nn.Module):
         self.how = {
             "features": "TorchScript",
             "file": path.name,
-            "weights": f"sha256:{_sha256(path)}",
+            "weights": f"sha256:{sha256(path)}",
         }
 
     def forward(self, images: Tensor) -> Tensor:
@@ -131,14 +131,9 @@ def _efficientnet(name: str, image_size: int) -> Any:
             f"{package}"
         ) from None
     path = Path(getattr(model_file, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path())
-    if _sha256(path) != EFFICIENT_NETS[name]:
+    if sha256(path) != EFFICIENT_NETS[name]:
         raise InvalidInput(f"{path.name} is not the file that these features were defined with")
     with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights
         network = library.EfficientNet.from_name(name, image_size=image_size)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

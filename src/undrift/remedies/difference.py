@@ -34,7 +34,7 @@ from torch import Tensor
 
 from undrift.mmd.kernel import RadialKernel
 from undrift.quality.frechet import FrechetStatistics
-from undrift.reporting.numbers import Z_95
+from undrift.reporting.numbers import Z_95, is_distinguishable
 
 NUM_GROUPS = 20
 SAMPLES_PER_FEATURE = 2
@@ -69,7 +69,7 @@ class Change:
     @property
     def is_distinguishable(self) -> bool:
         """Whether the interval leaves out 0."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+        return is_distinguishable(*self.interval)
 
 
 def _change(best: Distance, none: Distance, *, is_biased: bool = False) -> Change:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from undrift.exceptions import InvalidInput
 from undrift.reporting import page
-from undrift.reporting.canvas import INK, Canvas, Plot, color, draw, log_scale
+from undrift.reporting.canvas import Canvas, Plot, draw
 from undrift.reporting.content import PLAIN
 from undrift.reporting.numbers import scaled
 from undrift.reporting.study import markdown_table
 from undrift.reporting.study_chains import networks
 from undrift.reporting.study_content import BUDGETS, NAMES, Study
-from undrift.reporting.study_figures import QUALITY, marker, positive_scale
+from undrift.reporting.study_figures import QUALITY, quality_legend, quality_panel
 from undrift.reporting.tables import Table
 
 PICTURE = "quality.svg"
@@ -87,35 +87,13 @@ def quality_figure(panels: Sequence[Panel], metric: str = "frechet") -> Plot:
     def draw_on(canvas: Canvas) -> None:
         shown = canvas.panels(len(panels), columns=len(panels))
         for axes, one in zip(shown, panels, strict=True):
-            for k, curve in enumerate(one.curves[metric]):
-                means = [fmean(found) for found in curve.values.values()]
-                spread = [stdev(v) if len(v) > 1 else 0.0 for v in curve.values.values()]
-                axes.errorbar(
-                    [*curve.values],
-                    means,
-                    spread,
-                    label=("regularized", "plain")[k == 0],
-                    capsize=3,
-                    color=color(k),
-                    marker=marker(k),
-                )
-            every = [
-                v for curve in one.curves[metric] for found in curve.values.values() for v in found
-            ]
-            positive_scale(axes.yaxis, every)
-            log_scale(axes.xaxis)
-            calls = sorted({count for curve in one.curves[metric] for count in curve.values})
-            axes.set_xticks(calls, [str(count) for count in calls])
-            axes.set_xlabel("network calls")
-            axes.set_title(f"{one.title}")
+            curves = one.curves[metric]
+            labels = ("plain", "regularized")
+            calls = sorted({count for curve in curves for count in curve.values})
+            quality_panel(axes, [*zip(labels, (c.values for c in curves), strict=True)], calls)
+            axes.set_title(one.title)
         shown[0].set_ylabel(NAMES[metric])
-        canvas.figure.legend(
-            *shown[0].get_legend_handles_labels(),
-            loc="outside upper left",
-            ncols=2,
-            frameon=False,
-            labelcolor=INK,
-        )
+        quality_legend(canvas, shown[0], columns=2)
 
     words = "; ".join(
         f"{one.title}, {curve.method}: "

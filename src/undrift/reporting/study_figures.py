@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -151,6 +151,39 @@ def quality_plots(study: Study, protocol: str, budget: str) -> dict[str, Plot]:
     }
 
 
+def quality_panel(
+    axes: Axes, curves: Sequence[tuple[str, Mapping[int, Sequence[float]]]], calls: Sequence[int]
+) -> None:
+    """Means over seeds with standard deviations against network calls, on logarithmic axes.
+
+    Arguments:
+        axes: Where to draw.
+        curves: The label and the values by number of network calls of each, in the order of colors.
+        calls: All numbers of network calls.
+    """
+    for k, (label, own) in enumerate(curves):
+        means = np.array([np.mean(v) for v in own.values()])
+        spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in own.values()])
+        axes.errorbar(
+            [*own], means, spread, label=label, capsize=3, color=color(k), marker=marker(k)
+        )
+    _positive_scale(axes.yaxis, [v for _, own in curves for found in own.values() for v in found])
+    log_scale(axes.xaxis)
+    axes.set_xticks(calls, [str(count) for count in calls])
+    axes.set_xlabel("network calls")
+
+
+def quality_legend(canvas: Canvas, axes: Axes, columns: int) -> None:
+    """The names of the curves, above all panels."""
+    canvas.figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper left",
+        ncols=2 if canvas.is_narrow else columns,
+        frameon=False,
+        labelcolor=INK,
+    )
+
+
 def _quality_plot(rows: Sequence[Row], names: Sequence[str], title: str) -> Plot:
     """Each metric of quality in a panel, with a curve for each method."""
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
@@ -163,26 +196,10 @@ def _quality_plot(rows: Sequence[Row], names: Sequence[str], title: str) -> Plot
     def draw_on(canvas: Canvas) -> None:
         panels = canvas.panels(2)
         for axes, metric in zip(panels, QUALITY, strict=True):
-            for k, name in enumerate(names):
-                own = dict(sorted(values.get((name, metric), {}).items()))
-                means = np.array([np.mean(v) for v in own.values()])
-                spread = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in own.values()])
-                axes.errorbar(
-                    [*own], means, spread, label=name, capsize=3, color=color(k), marker=marker(k)
-                )
-            every = [v for (_, kind), own in values.items() if kind == metric for v in own.values()]
-            positive_scale(axes.yaxis, np.concatenate(every).tolist())
-            log_scale(axes.xaxis)
-            axes.set_xticks(calls, [str(count) for count in calls])
-            axes.set_xlabel("network calls")
+            curves = [(name, values.get((name, metric), {})) for name in names]
+            quality_panel(axes, [(name, dict(sorted(own.items()))) for name, own in curves], calls)
             axes.set_title(NAMES[metric])
-        canvas.figure.legend(
-            *panels[0].get_legend_handles_labels(),
-            loc="outside upper left",
-            ncols=2 if canvas.is_narrow else 6,
-            frameon=False,
-            labelcolor=INK,
-        )
+        quality_legend(canvas, panels[0], columns=6)
 
     alt = "; ".join(
         f"{name}: Fréchet {scaled(float(np.mean(v)), 0)} with {count} calls"
@@ -294,8 +311,8 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
                 linewidths=1.0 if is_final else 1.4,
                 zorder=3 if is_final else 2,
             )
-        positive_scale(axes.xaxis, [p["mmd_sq"] for p in points])
-        positive_scale(axes.yaxis, [p["frechet"] for p in points])
+        _positive_scale(axes.xaxis, [p["mmd_sq"] for p in points])
+        _positive_scale(axes.yaxis, [p["frechet"] for p in points])
         axes.grid(visible=True, axis="both", color=GRID)
         axes.set_xlabel("D₀²")
         axes.set_title("Fréchet distance")
@@ -304,7 +321,7 @@ def scatter_plot(study: Study, points: Sequence[Row], names: Sequence[str]) -> P
     return draw(f"scatter{suffix(study)}", alt, draw_on, (984, 420), (340, 320))
 
 
-def positive_scale(axis: XAxis | YAxis, values: Sequence[float]) -> None:
+def _positive_scale(axis: XAxis | YAxis, values: Sequence[float]) -> None:
     """A logarithmic axis for positive values over more than a factor of eight."""
     if min(values) > 0 and max(values) / min(values) > 8:
         log_scale(axis, subs=(1.0, 2.0, 5.0))

@@ -20,7 +20,7 @@ def seal(folder: Path) -> None:
     """Write the SHA-256 of every file below a folder into its manifest."""
     own = folder / MANIFEST
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != own)
-    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     own.write_text(json.dumps({"sha256": sums}, indent=1) + "\n", "utf-8")
 
 
@@ -43,7 +43,7 @@ def check_sealed(folder: Path, needs: Collection[str] = ()) -> None:
     for name in [*needs, *sums]:
         if not (folder / name).is_file():
             raise Damaged(f"{folder / name} is missing")
-        if _sha256(folder / name) != sums.get(name):
+        if sha256(folder / name) != sums.get(name):
             raise Damaged(f"{folder / name} is damaged: its SHA-256 is not that of {MANIFEST}")
 
 
@@ -77,6 +77,7 @@ def is_sealed(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
