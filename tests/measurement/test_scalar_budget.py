@@ -115,6 +115,30 @@ def test_an_amplification_is_given_where_its_denominator_is_detected():
     assert given >= 5
 
 
+@pytest.mark.parametrize("ratio", [0.8, 1.5])
+def test_coverage_of_the_amplifications_that_are_given(ratio):
+    """Normal estimates with unit error bars, of an error of 1, 2, 3 and 6 of them."""
+    draws = torch.Generator().manual_seed(0)
+    found = {}
+    for size in (1.0, 2.0, 3.0, 6.0):
+        noise = torch.randn(4000, 2, generator=draws, dtype=torch.float64)
+        errors = size + noise[:, 0]
+        inherited = ratio * size + 0.42 * noise[:, 0] + 0.56 * noise[:, 1]
+        pairs = [
+            ScalarError(i, 1, 0, inherited=i, inherited_se=0.7, covariance=0.42).after(
+                ScalarError(e, 1, 0)
+            )
+            for e, i in zip(errors.tolist(), inherited.tolist(), strict=True)
+        ]
+        ends = [p.amplification_interval for p in pairs if p.amplification_interval]
+        covered = [low <= ratio <= high for low, high in ends]
+        found[size] = len(ends) / 4000, sum(covered) / len(covered)
+    given, covered = zip(*found.values(), strict=True)
+    assert given[0] == pytest.approx(0.17, abs=0.02) and given[3] > 0.999
+    assert 0.80 < covered[0] < 0.92
+    assert all(0.94 < share < 0.98 for share in covered[1:])
+
+
 def test_the_ideal_chain_has_errors_at_the_level_of_the_interval():
     """With the exact reverse covariance only the prior is wrong; 5 % of the cells are detected."""
     chain, detected = gaussian_chain(variance="exact"), []

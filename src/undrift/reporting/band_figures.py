@@ -1,4 +1,4 @@
-"""The heat map of a profile, band × time: the error, its amplification, and what is fresh.
+"""The heat map of a profile, band × time: the error, its amplification, what is fresh, and when.
 
 Colors are those of the page: orange is too strong (or amplified), blue too weak (or reduced), the
 stronger the color the larger the number. A hollow cell holds a number that is not distinguishable
@@ -17,7 +17,7 @@ from undrift.reporting.bands import Band, bands, energy_error
 from undrift.reporting.canvas import GRID, INK, MUTED, Canvas, Plot, color, draw, thin_ticks
 from undrift.reporting.content import Profile
 from undrift.reporting.evidence import Estimate
-from undrift.reporting.numbers import bracket, percent_number
+from undrift.reporting.numbers import bracket, percent_number, scaled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +39,11 @@ class Cell(NamedTuple):
 
 
 class Map(NamedTuple):
-    """One panel: its title, and the cell of a band at a state, if it has one."""
+    """One panel: its title, the cell of a band at a state, and whether it needs a clear one."""
 
     title: str
     cell: Callable[[Band, int], Cell | None]
+    needs_clear: bool = False
 
 
 def _log_cell(key: str) -> Callable[[Band, int], Cell | None]:
@@ -62,13 +63,23 @@ def _factor_cell(band: Band, index: int) -> Cell | None:
         return None
     size = math.log(max(abs(found.value), 0.05)) if found.value > 0 else -math.log(20)
     words = f"μ = {bracket(found.value, found.low, found.high)}"
-    return Cell(f"{found.value:.2f}", words, size, not found.low <= 1 <= found.high)
+    return Cell(scaled(found.value, 0), words, size, not found.low <= 1 <= found.high)
+
+
+def _time_cell(band: Band, index: int) -> Cell | None:
+    found, t = band.at(index, "effective_time"), band.times[index]
+    if found is None:
+        return None
+    words = f"looks like t = {bracket(found.value, found.low, found.high)}"
+    is_clear = not found.low <= t <= found.high
+    return Cell(scaled(found.value - t, 0, 1), words, found.value - t, is_clear)
 
 
 MAPS = (
     Map("error e of the energy, in percent", _log_cell("error")),
     Map("amplification μ of the segment that ends here", _factor_cell),
     Map("fresh error of the segment, in percent", _log_cell("fresh")),
+    Map("effective time less t", _time_cell, needs_clear=True),
 )
 
 
@@ -82,7 +93,7 @@ def band_map(profile: Profile, name: str = "bands") -> Plot | None:
     found = bands(profile)
     if not found or not any(band.final for band in found):
         return None
-    shown = [panel for panel in MAPS if any(_cells(found, panel))]
+    shown = [panel for panel in MAPS if _is_shown(panel, found)]
 
     def draw_on(canvas: Canvas) -> None:
         for axes, panel in zip(canvas.panels(len(shown), columns=1), shown, strict=True):
@@ -91,6 +102,11 @@ def band_map(profile: Profile, name: str = "bands") -> Plot | None:
     rows = 27 * len(found)
     sizes = (984, (rows + 78) * len(shown)), (340, (rows + 78) * len(shown))
     return draw(name, _describe(found), draw_on, *sizes)
+
+
+def _is_shown(panel: Map, found: Sequence[Band]) -> bool:
+    """Whether a panel has a cell, or a clear one where it needs that."""
+    return any(cell.is_clear or not panel.needs_clear for *_, cell in _cells(found, panel))
 
 
 def _cells(found: Sequence[Band], panel: Map) -> list[tuple[int, int, Cell]]:

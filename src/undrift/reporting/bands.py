@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 from undrift.reporting.content import Profile, State, number, states
 from undrift.reporting.evidence import Estimate
-from undrift.reporting.numbers import percent, percent_number
+from undrift.reporting.numbers import percent, percent_number, simultaneous_z
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def bands(profile: Profile) -> list[Band]:
     chain, listed = states(profile), profile.get("statistics") or ()
     chosen = [i for i, statistic in enumerate(listed) if statistic["kind"] == "energy"]
     times = tuple(float(state["t"]) for state in chain)
-    z = NormalDist().inv_cdf(1 - 0.025 / len(chosen)) if chosen else math.nan
+    z = simultaneous_z(len(chosen))
     lows = [listed[i]["low"] for i in chosen]
     return [
         Band(

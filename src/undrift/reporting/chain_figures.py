@@ -32,6 +32,7 @@ from undrift.reporting.canvas import (
     thin_ticks,
 )
 from undrift.reporting.content import Profile, label, labels, states
+from undrift.reporting.effective_time import shifted
 from undrift.reporting.numbers import Z_95
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Quantity:
         words: What it is, for the alternative text.
         reference: Where a horizontal line is drawn; 1 for factors, whose axis has its own scale.
         threshold: Where the axis turns logarithmic; 0 for a linear one.
+        less: Where in a state the number is that is subtracted, if there is one.
     """
 
     key: str
@@ -61,6 +63,7 @@ class Quantity:
     words: str
     reference: float = 0.0
     threshold: float = 0.0
+    less: str = ""
 
 
 CUMULATIVE = Quantity("error.mmd_sq", "D²ₜ, linear", "Cumulative error D squared")
@@ -71,6 +74,12 @@ FACTORS = (
 EXPOSURE = (
     Quantity("exposure.delta", "δₜ, variance error", "Variance error"),
     Quantity("exposure.eps_norm_gap", "ε-norm gap, sampled − forward", "ε-norm gap"),
+)
+
+EFFECTIVE_TIME = Quantity("effective_time.time", "effective time − t", "Effective time", less="t")
+GROWTH = (
+    Quantity("growth.mean", "mean growth", "Mean growth of perturbations in a segment", 1.0),
+    Quantity("growth.max", "largest growth", "Largest growth of perturbations in a segment", 1.0),
 )
 
 
@@ -119,6 +128,16 @@ def exposure_plot(profiles: Sequence[Profile]) -> Plot | None:
     return _lines("exposure", profiles, EXPOSURE[len(profiles) == 1 :])
 
 
+def effective_time_plot(profiles: Sequence[Profile]) -> Plot | None:
+    """How much later or earlier the states look than they are; None where no shift is clear."""
+    return _lines("time", profiles, [EFFECTIVE_TIME]) if any(map(shifted, profiles)) else None
+
+
+def growth_plot(profiles: Sequence[Profile]) -> Plot | None:
+    """Mean and largest growth of small perturbations in every segment."""
+    return _lines("growth", profiles, GROWTH)
+
+
 def _lines(name: str, profiles: Sequence[Profile], quantities: Sequence[Quantity]) -> Plot | None:
     """One panel for each quantity that there are values of, one line per model."""
     shown = [q for q in quantities if has(profiles, q.key)]
@@ -143,19 +162,21 @@ def _panel(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], quantity: Qu
     for i, profile in enumerate(profiles):
         nudge = 0.008 * (i - (len(profiles) - 1) / 2) if is_factor else 0.0
         x = axis.place(column(profile, "t")) + nudge * (axis.ends[1] - axis.ends[0])
-        low, high = interval_ends(profile, quantity.key)
+        zero = column(profile, quantity.less) if quantity.less else 0.0
+        low, high = interval_ends(profile, quantity.key) - zero
         if is_factor:
             axes.vlines(x, np.maximum(low, 0), high, color=color(i), linewidth=1.4, alpha=0.75)
         else:
             axes.fill_between(x, low, high, color=color(i), alpha=0.2, linewidth=0)
-        values.append(column(profile, quantity.key))
+        values.append(column(profile, quantity.key) - zero)
         limits += [low, high]
         draw_line(axes, x, values[-1], i)
     axes.set_title(quantity.title)
     axes.axhline(quantity.reference, color=MUTED, linewidth=1.0, zorder=1)
     if is_factor:
         defined = [column(p, "t")[np.isfinite(column(p, quantity.key))] for p in profiles]
-        shade(axes, axis, axis.grid[0], np.concatenate(defined).max(), "undefined", 0)
+        if quantity in FACTORS:
+            shade(axes, axis, axis.grid[0], np.concatenate(defined).max(), "undefined", 0)
         factor_scale(axes.yaxis, np.concatenate(values))
         return
     if quantity.key == CUMULATIVE.key:

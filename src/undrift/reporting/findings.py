@@ -8,6 +8,8 @@ Rules, each at the 95 % level:
   p-value is at most 0.05.
 - *Comparison*: a model ends lower or higher than the first one where the interval of the
   difference excludes zero. A percentage is added only where its interval lies within (−100, 100).
+  With it, in how many frequency bands the energy is nearer to the data
+  (:mod:`undrift.reporting.band_changes`).
 - *Bands*: the energy of a frequency band is off where its interval, at 95 % for all bands together,
   excludes zero.
 - *Fresh error*: the segment with the largest part of the bound is named alone only where it is
@@ -24,9 +26,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from undrift.reporting import evidence
+from undrift.reporting.band_changes import band_sentence
 from undrift.reporting.bands import bands, clearest, energy_error
 from undrift.reporting.content import Finding as Finding
 from undrift.reporting.content import Profile, labels, number, records, states
+from undrift.reporting.effective_time import time_finding
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.nats import nats_findings
 from undrift.reporting.numbers import (
@@ -38,6 +42,7 @@ from undrift.reporting.numbers import (
     probability,
     scientific,
 )
+from undrift.reporting.perturbations import growth_finding
 
 
 def verdict(profiles: Sequence[Any]) -> list[str]:
@@ -68,8 +73,10 @@ def findings(profiles: Sequence[Profile]) -> list[Finding]:
     found: list[Finding | None] = [_growth(*pair, exponent) for pair in named]
     found += [_comparison(*named[0], *pair, exponent) for pair in named[1:]]
     found += [_bands(*pair) for pair in named]
+    found += [time_finding(*pair) for pair in named]
     found += [_fresh(*pair, exponent) for pair in named]
     found += [_amplification(*pair) for pair in named]
+    found += [growth_finding(*pair) for pair in named]
     found += [finding for pair in named for finding in nats_findings(*pair)]
     return [*filter(None, found), _limits(profiles)]
 
@@ -171,7 +178,7 @@ def _comparison(
     values = [plus_minus(e.value, e.se, exponent) for e in (b, a)]
     size = estimate(change.value, change.low, change.high, exponent)
     text = f"D₀² is {values[0]} against {values[1]}: a difference of {size}"
-    text += f"{evidence.in_percent(a, b)}."
+    text += f"{evidence.in_percent(a, b)}.{band_sentence(first, other)}"
     if is_clear and not b.is_detected:
         text += f" The error of “{name}” is itself not distinguishable from zero."
     if caution := evidence.measured_differently(first, other):

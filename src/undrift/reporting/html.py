@@ -31,6 +31,8 @@ PLOTS = {
     "modular": nats_figures.modular_plot,
     "bracket": nats_figures.bracket_plot,
     "exposure": chain_figures.exposure_plot,
+    "time": chain_figures.effective_time_plot,
+    "growth": chain_figures.growth_plot,
 }
 """Plots along the chain; each is None where its numbers were not measured."""
 MAPPED = 4

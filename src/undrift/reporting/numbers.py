@@ -140,6 +140,17 @@ def plus_minus(value: float, se: float, exponent: int | None = None) -> str:
     return f"({text}){unit(exponent)}" if exponent else text
 
 
+def simultaneous_z(count: int) -> float:
+    """Return the half width, in standard errors, of intervals that hold at 95 % all at once.
+
+    By Bonferroni's inequality, whatever the correlations.
+
+    >>> simultaneous_z(1) == Z_95, round(simultaneous_z(4), 2)
+    (True, 2.5)
+    """
+    return NormalDist().inv_cdf(1 - 0.025 / max(count, 1))
+
+
 def interval(value: float, se: float) -> tuple[float, float]:
     """Return the normal 95 % interval of an estimate."""
     return value - Z_95 * se, value + Z_95 * se

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from undrift.reporting import evidence
+from undrift.reporting.band_changes import band_words
 from undrift.reporting.bands import bands, clearest, energy_error
 from undrift.reporting.content import Profile, labels, states
 from undrift.reporting.evidence import Estimate
@@ -107,9 +108,11 @@ def _comparison(
             return f"“{other}” cannot be compared with “{name}”."
         low, high = sorted((abs(change.low), abs(change.high)))
         size = bracket(abs(change.value), low, high, exponent)
+        text = f"“{other}” is not distinguishable from “{name}”"
         if is_clear:
-            return f"“{other}” ends {'lower' if change.value < 0 else 'higher'}, by {size}."
-        return f"“{other}” is not distinguishable from “{name}”."
+            text = f"“{other}” ends {'lower' if change.value < 0 else 'higher'}, by {size}"
+        words = band_words(first, others[0][0])
+        return f"{text}; {words}." if words else f"{text}."
     lower = [other for other, change, clear in found if change and clear and change.value < 0]
     higher = [other for other, change, clear in found if change and clear and change.value > 0]
     parts = [
