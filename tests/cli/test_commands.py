@@ -39,6 +39,15 @@ def test_measure_prints_a_profile_and_keeps_it(place, capsys):
     assert profile.final.downstream_gain == 1.0 and profile.created
 
 
+def test_other_features_are_measured_beside_pixels(place, capsys):
+    printed = result(capsys, "measure", "run", *FEW, "--no-budget", "--features", "network,pyramid")
+    states = printed["states"]
+    assert all([*state["features"]] == ["network", "pyramid"] for state in states)
+    assert all(state["features"]["network"]["mmd_sq_se"] > 0 for state in states)
+    plain = result(capsys, "measure", "run", *FEW, "--no-budget")["states"]
+    assert [s["error"] for s in plain] == [s["error"] for s in states]  # the same states
+
+
 def test_a_second_measurement_never_overwrites_a_first(place, capsys):
     for k in (1, 2):
         assert cli.main(["measure", "run", *FEW, "--label", "λ / 3", "--no-budget"]) == 0
@@ -294,6 +303,8 @@ CASES = [
     (nothing, "measure run --num-samples many", "expected an integer"),
     (nothing, "measure run --states 9,2", "state t=9 is not on the sampler's grid of 6 times"),
     (nothing, "measure run --states 1", "at least 2"),
+    (nothing, "measure run --features netwrk", "did you mean network? choose network, eff"),
+    (nothing, "measure run --features network,network", "has a space twice"),
     (nothing, "measure run --num-inference-steps 6", "choose 1 to 5"),
     (nothing, "measure run --sampler nonsense", "unknown sampler"),
     (nothing, "measure run --eta 0.5", "eta belongs to the sampler ddim"),

@@ -163,3 +163,39 @@ def test_the_comparison_of_two_profiles_has_their_bands():
     assert "In none of 1 frequency bands does the energy differ" in band_sentence(*same)
     assert "frequency band" not in summary(same)[1]
     assert band_sentence(profile(), profile()) == ""
+
+
+# ------------------------------------------------------------------ other features
+
+
+def featured(label: str, weights: str, **errors: float) -> dict[str, Any]:
+    """A profile with these final errors in other features, each ± 0.01."""
+    rows = [
+        {n: {"mmd_sq": v * i / 3, "mmd_sq_se": 0.01, "p_value": 0.005} for n, v in errors.items()}
+        for i in range(len(TIMES))
+    ]
+    return profile(label, features=rows) | {"how": {"weights": weights}}
+
+
+def test_errors_in_other_features_are_said_with_their_intervals():
+    found = featured("m", "w", network=0.2, pyramid=0.01)
+    text = next(one for one in verdict([found]) if "in the features" in one)
+    assert text.startswith("“m”: the samples differ from the data in the features network.")
+    assert "network: D₀² = 0.200 (95 % interval 0.180 to 0.220)" in text
+    assert "It grows along the chain in network." in text
+    page = render_html(ReportInput("t", [found]))
+    assert (
+        page.count('aria-label="Final error D₀² in the features') == 2 and 'id="features"' in page
+    )
+    assert 'id="features"' not in render_html(ReportInput("t", [profile()]))
+
+
+def test_activations_of_two_models_are_no_common_space():
+    names = {"network": 0.2, "efficientnet-lite0": 0.2}
+    first = featured("a", "w", **names)
+    other = featured("b", "v", **(names | {"efficientnet-lite0": 0.1}))
+    text = next(one for one in verdict([first, other]) if "D₀² is" in one)
+    assert "In the features efficientnet-lite0 lower, −0.100 (−0.128 to −0.072)." in text
+    same = featured("b", "w", **(names | {"efficientnet-lite0": 0.1}))
+    text = next(one for one in verdict([first, same]) if "D₀² is" in one)
+    assert "In the features network not distinguishable, 0.0" in text

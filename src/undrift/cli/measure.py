@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from undrift.api import files, inputs
 from undrift.api.inputs import Choice
 from undrift.cli.command import session
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, check_choice
 
 if TYPE_CHECKING:
     from undrift.data.images import ImageData
@@ -36,6 +36,10 @@ class Config(Choice):
         num_modular: Chains on which the modular error is measured.
         growth: Measure how much each segment enlarges small perturbations, from derivatives of the
             denoising steps on 32 more chains, without data.
+        features: Other spaces in which states are compared with forward draws, beside pixels:
+            network (the activations of the model itself), efficientnet-lite0, efficientnet-lite1 or
+            efficientnet-lite2 (trained on images; of a state with noise it sees the model's
+            estimate of the data), or pyramid (block means of all sizes); or several of them.
         reference: Whether the data are draws of a population or the target themselves (empirical).
         seed: Seed of all noise (default: 0, or with --merge the next that is free).
         label: Name of the profile in reports (default: the name of the run).
@@ -52,6 +56,7 @@ class Config(Choice):
     modular: bool = False
     num_modular: int = 500
     growth: bool = False
+    features: list[str] | str | None = None
     reference: Literal["population", "empirical"] = "population"
     seed: int | None = None
     label: str | None = None
@@ -60,6 +65,7 @@ class Config(Choice):
 
 
 POSITIONALS = ("run",)
+SPACES = ("network", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "pyramid")
 OPTIONS = ("num_samples", "num_forward", "budget", "modular", "num_modular", "growth", "reference")
 
 
@@ -92,7 +98,10 @@ def _saved(config: Config) -> tuple[ErrorProfile, Path]:
 def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
     """A new measurement, at the states of earlier ones and with another seed if there are any."""
     from undrift.measurement.measure import measure
+    from undrift.regularizer.spaces import spaces_named
+    from undrift.remedies.sampler import without_remedy
 
+    names = _feature_names(config.features)
     sampler, data = inputs.opened(config)
     used = [seed for profile in earlier for seed in profile.seeds]
     seed = max(used, default=-1) + 1 if config.seed is None else config.seed
@@ -109,9 +118,24 @@ def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
         seed=seed,
         label=config.label or inputs.name_of(config.run),
         progress=not session().quiet,
+        spaces=spaces_named(names, without_remedy(sampler)) if names else None,
         **{name: getattr(config, name) for name in OPTIONS},
     )
     return replace(profile, how={**profile.how, "model": config.run, "command": session().command})
+
+
+def _feature_names(features: list[str] | str | None) -> list[str]:
+    """The spaces beside pixels that were chosen.
+
+    Raises:
+        InvalidInput: If one is unknown or given twice.
+    """
+    names = [features] if isinstance(features, str) else list(features or [])
+    for name in names:
+        check_choice("--features", name, SPACES)
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"--features {','.join(names)} has a space twice")
+    return names
 
 
 def _check_fit(
@@ -152,6 +176,7 @@ def _file(config: Config, profile: ErrorProfile) -> AbstractContextManager[Path]
 def _show(profile: ErrorProfile, path: Path) -> None:
     """Every state in a table, the final error, and where the profile is."""
     from undrift.cli.console import show
+    from undrift.reporting.features import feature_names, feature_table
     from undrift.reporting.nats import nats_findings, nats_table
     from undrift.reporting.tables import chain_table, console_table, rich_table
 
@@ -165,4 +190,6 @@ def _show(profile: ErrorProfile, path: Path) -> None:
         for finding in nats_findings(plain, profile.label):
             show(f"{finding.headline} {finding.detail}\n", highlight=False)
     show(console_table([plain]))
+    for name in feature_names([plain]):
+        show(rich_table(feature_table([plain], name)))
     print(f"profile  {path}\nnext     undrift report {path}")

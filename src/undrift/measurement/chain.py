@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,13 +20,14 @@ from undrift.measurement.cumulative import (
     permutations,
 )
 from undrift.measurement.exposure import epsilon_norms, variance_error
+from undrift.measurement.feature_error import FeatureSpace, feature_error
 from undrift.measurement.forward_draws import ForwardDraws, PairedDraws
 from undrift.measurement.growth import CALLS, chain_growth
 from undrift.measurement.modular_segments import data_process, segment_errors
 from undrift.measurement.parallel_chains import ParallelChains
 from undrift.measurement.placement import RESOLVED, candidates, place_states
 from undrift.measurement.scalar_budget import ScalarBudget
-from undrift.measurement.state import Budget, ErrorState, Exposure
+from undrift.measurement.state import Budget, CumulativeError, ErrorState, Exposure
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.seeds import stream_seed
@@ -63,6 +64,7 @@ class ChainMeasurement:
         exposure: Whether to measure exposure bias.
         num_modular: Number of chains for the modular error; 0 for none.
         num_growth: Number of chains for the growth of perturbations; 0 for none.
+        spaces: Other spaces in which the states are compared, by name.
     """
 
     sampler: Sampler
@@ -76,6 +78,7 @@ class ChainMeasurement:
     exposure: bool = True
     num_modular: int = 0
     num_growth: int = 0
+    spaces: Mapping[str, FeatureSpace] = field(default_factory=dict)
 
     @property
     def num_pilots(self) -> int:
@@ -85,12 +88,14 @@ class ChainMeasurement:
         return min(max(self.num_samples // 60, 16), 64, len(self.forward.data))
 
     def num_calls(self, states: int | tuple[float, ...]) -> int:
-        """Denoising steps times chains of a measurement at these states."""
+        """Denoising steps times chains of a measurement, and states that pass other spaces."""
         pilots = self.num_pilots if self.exposure or isinstance(states, int) else 0
         passes = 2 if self.budget else 1
         chains = self.num_samples * passes + pilots + 2 * self.num_modular
         chains += CALLS * self.num_growth
-        return (len(self.sampler.grid) - 1) * chains
+        count = states if isinstance(states, int) else len(states)
+        compared = count * len(self.spaces) * (self.num_samples + self.forward.count)
+        return (len(self.sampler.grid) - 1) * chains + compared
 
     def run(
         self, states: int | tuple[float, ...], tick: Tick
@@ -172,6 +177,8 @@ class ChainMeasurement:
             if self.num_modular:
                 kl = data_set_limits(x, target, t, kernel, **options)
             state, rolled = ErrorState(t, *self.sampler.scale(t), error, kl=kl), None
+            if self.spaces:
+                state = replace(state, features=self._in_spaces(x, y, t, overlap, tick))
             if self.budget and t != times[0]:
                 rolled = chains.replay(self.pairs.at(chains.before[0]), self.pairs.labels)
                 check_states(rolled, t, "states of chains from forward draws")
@@ -184,6 +191,20 @@ class ChainMeasurement:
                 state = replace(state, exposure=replace(norms, delta=deltas.get(t)))
             states.append(state)
         return states
+
+    def _in_spaces(
+        self, x: Tensor, y: Tensor, t: float, overlap: float, tick: Tick
+    ) -> dict[str, CumulativeError]:
+        """The cumulative error of a state in the other spaces."""
+        found = {}
+        for name, space in self.spaces.items():
+            found[name] = feature_error(
+                space, x, y, t,
+                batch_size=self.batch_size, num_permutations=self.num_permutations,
+                overlap=overlap, generator=permutations(self.seed, t),
+            )  # fmt: skip
+            tick(len(x) + len(y))
+        return found
 
     def _data_set(self) -> ForwardDraws:
         """Draws from the data set itself, from a separate random stream."""

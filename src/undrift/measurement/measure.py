@@ -12,7 +12,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.chain import ChainMeasurement
 from undrift.measurement.cost import announce_cost
 from undrift.measurement.data import check_data_range, conditioned, data_for
+from undrift.measurement.feature_error import FeatureSpace, check_spaces
 from undrift.measurement.forward_draws import ForwardDraws, Reference, default_count
 from undrift.measurement.growth import NUM_CHAINS
 from undrift.measurement.profile import ErrorProfile
@@ -61,6 +62,7 @@ def measure(
     modular: bool = False,
     num_modular: int = 500,
     growth: bool = False,
+    spaces: Mapping[str, FeatureSpace] | None = None,
     reference: Reference = "population",
     kernel: Kernel | None = None,
     num_permutations: int = 200,
@@ -106,6 +108,9 @@ def measure(
         num_modular: Number of chains on which the modular error is measured.
         growth: Whether to measure how much each segment enlarges small perturbations
             (:mod:`undrift.measurement.growth`), on 32 more chains; no data are involved.
+        spaces: Other spaces in which the states are compared with forward draws too, by name, each
+            a function of states and their time (:mod:`undrift.measurement.feature_error`;
+            :func:`undrift.regularizer.spaces.space_named` has some).
         reference: Whether the data are draws of a ``"population"``, or the target themselves, as an
             ``"empirical"`` distribution (:class:`~undrift.measurement.cumulative.ForwardDraws`).
         kernel: Kernel; its bandwidth is fixed by the forward draws of each state. The RBF mixture
@@ -152,13 +157,14 @@ def measure(
     if check_range:
         is_scaled = "source" in data_how or sampler.space is not None
         check_data_range(sampler, data, is_scaled=is_scaled, seed=seed)
+    check_spaces(spaces or {}, sampler, data)
     count = num_forward or default_count(data, num_samples, reference)
     draws = torch.Generator().manual_seed(stream_seed(seed, "forward"))
     forward = ForwardDraws(data, sampler, count, reference, draws, labels)
     chain = ChainMeasurement(
         sampler, forward, kernel or RBFMixture(), num_samples, num_permutations, batch_size, seed,
         budget=budget, exposure=exposure, num_modular=num_modular if modular else 0,
-        num_growth=min(NUM_CHAINS, batch_size) if growth else 0,
+        num_growth=min(NUM_CHAINS, batch_size) if growth else 0, spaces=spaces or {},
     )  # fmt: skip
     calls = chain.num_calls(chosen)
     if progress:
@@ -192,6 +198,7 @@ def _how(chain: ChainMeasurement) -> dict[str, Any]:
         "num_permutations": chain.num_permutations,
         "batch_size": chain.batch_size,
         "budget": chain.budget,
+        **({"features": [*chain.spaces]} if chain.spaces else {}),
         "seed": chain.seed,
         "device": str(chain.forward.data.device),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",

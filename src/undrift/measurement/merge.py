@@ -125,14 +125,18 @@ def combined_p_value(p_values: Sequence[float], shares: Sequence[float] | None =
 def _merge_states(states: Sequence[ErrorState], weights: Sequence[float]) -> ErrorState:
     parts = {
         name: _merge_part([getattr(state, name) for state in states], weights)
-        for name in ("error", "budget", "exposure", "kl", "modular", "effective_time", "growth")
+        for name in ("budget", "exposure", "kl", "modular", "effective_time", "growth")
     }
     scalars = zip(*(state.scalars for state in states), strict=True)
     found = tuple(_merge_scalars(errors, weights) for errors in scalars)
-    merged = replace(states[0], **parts, scalars=found)
-    error = _merge_test([state.error for state in states], merged.error, weights)
+    names = [name for name in states[0].features if all(name in s.features for s in states)]
+    features = {
+        name: _merge_error([state.features[name] for state in states], weights) for name in names
+    }
+    error = _merge_error([state.error for state in states], weights)
+    merged = replace(states[0], **parts, error=error, scalars=found, features=features)
     kl = merged.kl and _merge_limits([state.kl for state in states], merged.kl, error, weights)
-    return replace(merged, error=error, kl=kl)
+    return replace(merged, kl=kl)
 
 
 def _merge_part(parts: Sequence[Any], weights: Sequence[float]) -> Any:  # noqa: ANN401
@@ -166,6 +170,11 @@ def _error(weights: Sequence[float], errors: Sequence[float], shared: Sequence[f
     """The standard error of a weighted mean, from those of its terms and their shared parts."""
     own = (w**2 * max(s**2 - d**2, 0) for w, s, d in zip(weights, errors, shared, strict=True))
     return math.hypot(_dot(weights, shared), math.sqrt(sum(own)))
+
+
+def _merge_error(errors: Sequence[CumulativeError], weights: Sequence[float]) -> CumulativeError:
+    """The cumulative error of all together."""
+    return _merge_test(errors, _merge_part(errors, weights), weights)
 
 
 def _merge_test(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from undrift.measurement.scalar_state import EffectiveTime, ScalarError, with_amplifications
 from undrift.reporting.numbers import is_distinguishable
@@ -197,6 +197,8 @@ class ErrorState:
         kl: Limits of the cumulative error in nats.
         modular: The modular error of the segment that ends here, in nats.
         scalars: The errors of statistics, in the order of the profile's ``statistics``.
+        features: The cumulative error in other spaces, by their names
+            (:mod:`undrift.measurement.feature_error`).
         effective_time: The time that the states look like by the energies of their bands.
         growth: Growth of small perturbations in the segment that ends here.
         downstream_gain: Product of the amplifications of all later segments, by which an error made
@@ -212,6 +214,7 @@ class ErrorState:
     kl: KLLimits | None = None
     modular: SegmentModularError | None = None
     scalars: tuple[ScalarError, ...] = ()
+    features: dict[str, CumulativeError] = field(default_factory=dict, hash=False)
     effective_time: EffectiveTime | None = None
     growth: Growth | None = None
     downstream_gain: float | None = None

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import PolynomialKernel
+from undrift.mmd.units import Units
 from undrift.objectives.samples import SampleObjective
 from undrift.regularizer.population import unbiased_mmd_sq
-from undrift.regularizer.units import Units
 
 
 class KernelDistanceLoss(SampleObjective):

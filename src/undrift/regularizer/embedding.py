@@ -43,7 +43,7 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import LaplaceKernel, RBFMixture
-from undrift.regularizer.units import Units
+from undrift.mmd.units import Units
 
 NUM_FREQUENCIES = 1024
 

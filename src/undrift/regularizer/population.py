@@ -38,9 +38,9 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput, Limits
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import RBFMixture
+from undrift.mmd.units import Units
 from undrift.regularizer.embedding import EmbeddedBlock
 from undrift.regularizer.options import Averaging
-from undrift.regularizer.units import Units
 
 
 @dataclass

@@ -231,7 +231,30 @@ def space_named(names: Sequence[str], sampler: Sampler, *, only_samples: bool = 
     Raises:
         InvalidInput: If a network lacks what a space needs, or a package is missing.
     """
-    needs_model = "network" in names or (not only_samples and any(map(is_image_network, names)))
+    spaces = [*spaces_named(names, sampler, only_samples=only_samples).values()]
+    return spaces[0] if len(spaces) == 1 else JointSpace(spaces)
+
+
+def spaces_named(
+    names: Sequence[str], sampler: Sampler, *, only_samples: bool = False
+) -> dict[str, Space]:
+    """Several spaces by name, each alone, over one frozen copy of the model.
+
+    Arguments:
+        names: As :func:`space_named` takes them; efficientnet-lite0 too.
+        sampler: As there.
+        only_samples: As there.
+
+    Raises:
+        InvalidInput: If a network lacks what a space needs, or a package is missing.
+    """
+    images = [name for name in names if is_image_network(name)]
+    if images and sampler.space is not None:
+        raise InvalidInput(
+            f"the features {images[0]} are of images, and the states of this model are codes: "
+            "choose network"
+        )
+    needs_model = "network" in names or (images and not only_samples)
     model = FrozenModel(sampler) if needs_model else None
 
     def build(name: str) -> Space:
@@ -242,8 +265,7 @@ def space_named(names: Sequence[str], sampler: Sampler, *, only_samples: bool = 
             return ImageSpace(EfficientNetFeatures(name), model)
         return Pyramid() if name == "pyramid" else PixelSpace()
 
-    spaces = [build(name) for name in names]
-    return spaces[0] if len(spaces) == 1 else JointSpace(spaces)
+    return {name: build(name) for name in names}
 
 
 def stages(network: nn.Module) -> list[nn.Module]:

@@ -128,6 +128,13 @@ class RemediedSampler(Sampler):
         return self.remedy.advance(self.chain, state, s, self.estimate, generator)
 
 
+def without_remedy(sampler: Sampler) -> Sampler:
+    """The chain behind all remedies."""
+    while isinstance(sampler, RemediedSampler):
+        sampler = sampler.base
+    return sampler
+
+
 def rewired(sampler: Sampler, wrap: Callable[[Network], Network]) -> Sampler:
     """The same chain with a function around its network.
 

@@ -33,6 +33,7 @@ from undrift.reporting.canvas import (
 )
 from undrift.reporting.content import Profile, label, labels, states
 from undrift.reporting.effective_time import shifted
+from undrift.reporting.features import feature_names
 from undrift.reporting.numbers import Z_95
 
 if TYPE_CHECKING:
@@ -138,6 +139,17 @@ def growth_plot(profiles: Sequence[Profile]) -> Plot | None:
     return _lines("growth", profiles, GROWTH)
 
 
+def features_plot(profiles: Sequence[Profile]) -> Plot | None:
+    """The cumulative error in pixels, and beside it in each of the other features."""
+    names = feature_names(profiles)
+    if not names:
+        return None
+    others = [
+        Quantity(f"features.{name}.mmd_sq", name, f"In the features {name}") for name in names
+    ]
+    return _lines("features", profiles, [replace(CUMULATIVE, title="pixels"), *others])
+
+
 def _lines(name: str, profiles: Sequence[Profile], quantities: Sequence[Quantity]) -> Plot | None:
     """One panel for each quantity that there are values of, one line per model."""
     shown = [q for q in quantities if has(profiles, q.key)]
@@ -152,7 +164,8 @@ def _lines(name: str, profiles: Sequence[Profile], quantities: Sequence[Quantity
 
     keys = {q.key: q.words for q in shown}
     alt = " ".join(describe_all(profiles, key, words) for key, words in keys.items())
-    return draw(name, alt, draw_on, (984, 340), (340, 255 * len(shown)))
+    rows = -(-len(shown) // 2)
+    return draw(name, alt, draw_on, (984, 340 * rows), (340, 255 * len(shown)))
 
 
 def _panel(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], quantity: Quantity) -> None:
@@ -179,8 +192,9 @@ def _panel(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], quantity: Qu
             shade(axes, axis, axis.grid[0], np.concatenate(defined).max(), "undefined", 0)
         factor_scale(axes.yaxis, np.concatenate(values))
         return
-    if quantity.key == CUMULATIVE.key:
-        shade_null(axes, axis, profiles)
+    part, _, name = quantity.key.rpartition(".")
+    if name == "mmd_sq":
+        shade_null(axes, axis, profiles, part)
     every = np.concatenate(values + limits)
     if quantity.threshold:
         low, high = np.nanmin(every, initial=-quantity.threshold), np.nanmax(every)
@@ -200,8 +214,9 @@ def interval_ends(profile: Profile, key: str) -> NDArray[np.float64]:
     """Lower and upper ends of the 95 % intervals of a quantity, NaN where there is none."""
     chain = states(profile)
     found: list[evidence.Estimate | None] = [None] * len(chain)
-    if key == "error.mmd_sq":
-        found = [evidence.cumulative(state) for state in chain]
+    part, _, name = key.rpartition(".")
+    if name == "mmd_sq":
+        found = [evidence.cumulative(state, part) for state in chain]
     elif key == "budget.amplification":
         pairs = zip(chain[:-1], chain[1:], strict=True)
         found[1:] = [evidence.amplification(*pair) for pair in pairs]
@@ -227,12 +242,14 @@ def plot_on(profile: Profile, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def shade_null(axes: Axes, axis: TimeAxis, profiles: Sequence[Profile]) -> None:
+def shade_null(
+    axes: Axes, axis: TimeAxis, profiles: Sequence[Profile], part: str = "error"
+) -> None:
     """Draw where 95 % of the estimates would lie if the model made no error (the widest)."""
     widest = np.full(len(axis.grid), math.nan)
     for profile in profiles:
         at = np.searchsorted(-axis.grid, -column(profile, "t"))
-        widest[at] = np.fmax(widest[at], Z_95 * column(profile, "error.null_sd"))
+        widest[at] = np.fmax(widest[at], Z_95 * column(profile, f"{part}.null_sd"))
     known = np.isfinite(widest)
     x, y = axis.place(axis.grid[known]), widest[known]
     axes.fill_between(x, -y, y, color=MUTED, alpha=0.17, linewidth=0, zorder=0.5)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from undrift.reporting.content import Profile, State, number, states
 from undrift.reporting.numbers import (
@@ -65,20 +66,24 @@ class Estimate:
         return estimate(self.value, self.low, self.high)
 
 
-def cumulative(state: State) -> Estimate | None:
+def cumulative(state: State, part: str = "error") -> Estimate | None:
     r"""Return :math:`D_t^2` of a state; the null's spread stands in for a missing error bar.
+
+    Arguments:
+        state: The state.
+        part: Where in it the error is: ``"error"``, or ``"features.NAME"`` in another space.
 
     >>> cumulative({"t": 0, "error": {"mmd_sq": 1e-3, "mmd_sq_se": None, "null_sd": 2e-5}})
     Estimate(value=0.001, se=2e-05, p_value=None, ends=None)
     >>> cumulative({"t": 0, "error": {"mmd_sq": 1e-3}}) is None
     True
     """
-    value, se = number(state, "error.mmd_sq"), number(state, "error.mmd_sq_se")
+    value, se = number(state, f"{part}.mmd_sq"), number(state, f"{part}.mmd_sq_se")
     if se is None:
-        se = number(state, "error.null_sd")
+        se = number(state, f"{part}.null_sd")
     if value is None or se is None:
         return None
-    return Estimate(value, se, number(state, "error.p_value"), _ends(state))
+    return Estimate(value, se, number(state, f"{part}.p_value"), _ends(state, part))
 
 
 def with_error(state: State, key: str) -> Estimate | None:
@@ -91,8 +96,11 @@ def with_error(state: State, key: str) -> Estimate | None:
     return None if value is None or se is None else Estimate(value, se)
 
 
-def _ends(state: State) -> tuple[float, float] | None:
-    ends = (state.get("error") or {}).get("interval") or (None, None)
+def _ends(state: State, part: str) -> tuple[float, float] | None:
+    found: Any = state
+    for name in part.split("."):
+        found = found.get(name) or {}
+    ends = found.get("interval") or (None, None)
     low, high = (number({"end": end}, "end") for end in ends)
     return None if low is None or high is None else (low, high)
 

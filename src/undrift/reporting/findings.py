@@ -32,6 +32,7 @@ from undrift.reporting.content import Finding as Finding
 from undrift.reporting.content import Profile, labels, number, records, states
 from undrift.reporting.effective_time import time_finding
 from undrift.reporting.evidence import Estimate
+from undrift.reporting.features import feature_finding, feature_sentence
 from undrift.reporting.nats import nats_findings
 from undrift.reporting.numbers import (
     Z_95,
@@ -72,6 +73,7 @@ def findings(profiles: Sequence[Profile]) -> list[Finding]:
     named, exponent = list(zip(profiles, labels(profiles), strict=True)), unit_of(profiles)
     found: list[Finding | None] = [_growth(*pair, exponent) for pair in named]
     found += [_comparison(*named[0], *pair, exponent) for pair in named[1:]]
+    found += [feature_finding(*pair) for pair in named]
     found += [_bands(*pair) for pair in named]
     found += [time_finding(*pair) for pair in named]
     found += [_fresh(*pair, exponent) for pair in named]
@@ -179,6 +181,7 @@ def _comparison(
     size = estimate(change.value, change.low, change.high, exponent)
     text = f"D₀² is {values[0]} against {values[1]}: a difference of {size}"
     text += f"{evidence.in_percent(a, b)}.{band_sentence(first, other)}"
+    text += feature_sentence(first, other)
     if is_clear and not b.is_detected:
         text += f" The error of “{name}” is itself not distinguishable from zero."
     if caution := evidence.measured_differently(first, other):

@@ -19,6 +19,7 @@ from undrift.reporting.band_figures import band_map
 from undrift.reporting.canvas import NUM_COLORS, column
 from undrift.reporting.chain_figures import has
 from undrift.reporting.content import ReportInput, Step, by_topic, labels, states
+from undrift.reporting.features import feature_names, feature_table
 from undrift.reporting.findings import findings, unit_of
 from undrift.reporting.nats import is_memorizing
 from undrift.reporting.next_steps import next_steps
@@ -30,6 +31,7 @@ PLOTS = {
     "amplification": chain_figures.amplification_plot,
     "modular": nats_figures.modular_plot,
     "bracket": nats_figures.bracket_plot,
+    "features": chain_figures.features_plot,
     "exposure": chain_figures.exposure_plot,
     "time": chain_figures.effective_time_plot,
     "growth": chain_figures.growth_plot,
@@ -98,6 +100,7 @@ def _numbers(report: ReportInput) -> dict[str, Any]:
         "steps": _steps(report),
         "verdict": by_topic(findings(profiles)),
         "final": tables.headline_table(profiles) if profiles else None,
+        "feature_tables": [feature_table(profiles, name) for name in feature_names(profiles)],
         "quality": tables.quality_table(report.quality) if report.quality else None,
         "state_tables": [
             tables.state_table(p, name) for p, name in zip(profiles, names, strict=True)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from undrift.diffusion.network import device_of
 from undrift.diffusion.sampler import Sampler
+from undrift.measurement.feature_error import space_blocks
 from undrift.mmd.interval import MMDEstimate
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import mmd_estimate
+from undrift.mmd.units import Units, side_by_side
 from undrift.regularizer.spaces import NetworkSpace
-from undrift.regularizer.units import Units
 
 _BATCH_SIZE = 256
 
@@ -38,7 +38,7 @@ class OwnFeatures:
 
     def error(self, samples: Tensor) -> MMDEstimate:
         r""":math:`D_0^2` of samples with its standard error."""
-        x = self._in_units(self._blocks(samples))
+        x = side_by_side(self._units, self._blocks(samples))
         return mmd_estimate(x, self._reference, kernel=self._kernel, num_permutations=0)
 
     @cached_property
@@ -51,22 +51,12 @@ class OwnFeatures:
 
     @cached_property
     def _reference(self) -> Tensor:
-        return self._in_units(self._reference_blocks)
+        return side_by_side(self._units, self._reference_blocks)
 
     @cached_property
     def _kernel(self) -> RBFMixture:
         return RBFMixture().fit(self._reference)
 
-    def _in_units(self, blocks: list[Tensor]) -> Tensor:
-        """All blocks side by side, each as a mean over its features."""
-        pairs = zip(self._units, blocks, strict=True)
-        rows = [units(block) for units, block in pairs]
-        return torch.cat([row / row.shape[1] ** 0.5 for row in rows], 1)
-
     def _blocks(self, images: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            found = [
-                [block.cpu() for block in self.space(part.to(self.device), 0)]
-                for part in images.split(_BATCH_SIZE)
-            ]
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+        blocks = space_blocks(self.space, images.to(self.device), 0, _BATCH_SIZE)
+        return [block.cpu() for block in blocks]

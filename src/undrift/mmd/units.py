@@ -12,8 +12,10 @@ their proportions. A comparison does not change with the model that is trained.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 MIN_SPREAD = 0.01
@@ -42,3 +44,24 @@ class Units:
     def __call__(self, features: Tensor) -> Tensor:
         """Features in these units as rows, with shape :math:`(B, G D)`; differentiable."""
         return ((features - self.mean) / self.spread).flatten(1)
+
+
+def side_by_side(units: Sequence[Units], blocks: Sequence[Tensor]) -> Tensor:
+    r"""All blocks in their units as rows, each divided by the root of its number of features.
+
+    So every block has the same weight in a distance of rows.
+
+    Arguments:
+        units: One for each block.
+        blocks: Features, with shapes :math:`(B, G_k, D_k)`.
+
+    Returns:
+        Rows, with shape :math:`(B, \sum_k G_k D_k)`.
+
+    Example:
+        >>> block = torch.tensor([[[-1.0, -1.0]], [[1.0, 1.0]]])
+        >>> (side_by_side([Units.of(block)], [block]).square().sum(1)).tolist()
+        [0.5, 0.5]
+    """
+    rows = [own(block) for own, block in zip(units, blocks, strict=True)]
+    return torch.cat([row / row.shape[1] ** 0.5 for row in rows], 1)
