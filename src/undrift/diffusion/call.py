@@ -16,11 +16,16 @@ def with_timestep(network: Callable[..., Any]) -> Callable[..., Any]:
     Some transformers of diffusers have their second argument for something else: they are given
     the time by its name.
     """
-    inner: Any = network  # under torch.compile, DistributedDataParallel and the like
-    while wrapped := getattr(inner, "_orig_mod", None) or getattr(inner, "module", None):
-        inner = wrapped
+    inner = unwrapped(network)
     if isinstance(inner, nn.Module) and _time_by_name(type(inner).forward):
         return partial(_by_name, network)
+    return network
+
+
+def unwrapped(network: Any) -> Any:  # noqa: ANN401
+    """The network inside of torch.compile, DistributedDataParallel and the like."""
+    while inner := getattr(network, "_orig_mod", None) or getattr(network, "module", None):
+        network = inner
     return network
 
 

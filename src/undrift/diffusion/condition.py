@@ -19,6 +19,7 @@ References:
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -26,11 +27,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from undrift.diffusion.call import returned, with_timestep
+from undrift.diffusion.call import returned, unwrapped, with_timestep
 from undrift.exceptions import FINITE, InvalidInput
 from undrift.seeds import stream_seed
 
 Table = Mapping[str, Tensor]
+NO_NULL = (
+    "this model does not name one: give null_label for the class that stands for none, or "
+    "negative_... embeddings"
+)
 
 
 class ConditionalNetwork(nn.Module):
@@ -72,10 +77,7 @@ class ConditionalNetwork(nn.Module):
         super().__init__()
         FINITE.check("guidance", guidance)
         if guidance != 1 and null is None:
-            raise InvalidInput(
-                "guidance needs a call without a condition, which this model does not name: give "
-                "null_label for the class that stands for none, or negative_... embeddings"
-            )
+            raise InvalidInput(f"guidance needs a call without a condition: {NO_NULL}")
         self.network = network
         self.table, self.null = dict(table), None if null is None else dict(null)
         self.guidance = guidance
@@ -117,9 +119,21 @@ class ConditionalNetwork(nn.Module):
         return other
 
     def given(self, labels: Tensor) -> Self:
-        """The same network under these conditions, one for each row."""
+        """The same network under these conditions, one for each row; -1 stands for none.
+
+        Raises:
+            InvalidInput: If a row has none, and the network knows no call without.
+        """
+        if self.null is None and bool((labels < 0).any()):
+            raise InvalidInput(f"rows without a condition: {NO_NULL}")
         other = self._copy()
         other.labels = labels
+        return other
+
+    def guided(self, scale: float) -> Self:
+        """The same network with another scale of guidance."""
+        other = self._copy()
+        other.guidance = scale
         return other
 
     def checked(self, labels: Tensor | Sequence[int]) -> Tensor:
@@ -148,8 +162,7 @@ class ConditionalNetwork(nn.Module):
             )
         if len(self.labels) != len(x_t):
             raise InvalidInput(f"{len(self.labels)} conditions for {len(x_t)} states: give as many")
-        rows = {name: values[self.labels.to(values.device)] for name, values in self.table.items()}
-        conditional = self._call(x_t, timestep, rows)
+        conditional = self._call(x_t, timestep, self._rows(self.labels))
         if self.null is None or self.guidance == 1:
             return conditional
         none = {n: v.expand(len(x_t), *v.shape[1:]) for n, v in self.null.items()}
@@ -157,6 +170,14 @@ class ConditionalNetwork(nn.Module):
         guided = torch.lerp(unconditional, conditional, self.guidance)
         channels = x_t.shape[1]  # a learned variance, behind them, is not guided
         return torch.cat([guided[:, :channels], conditional[:, channels:]], 1)
+
+    def _rows(self, labels: Tensor) -> Table:
+        """What the network is called with under these conditions; the last row is that of none."""
+        null = self.null or {name: values[:0] for name, values in self.table.items()}
+        return {
+            name: torch.cat([values, null[name].to(values)])[labels.to(values.device)]
+            for name, values in self.table.items()
+        }
 
     def _call(self, x_t: Tensor, timestep: Tensor, rows: Table) -> Tensor:
         arguments = dict(self.constant)
@@ -179,6 +200,34 @@ class ConditionalNetwork(nn.Module):
 def bare(network: Any) -> Any:  # noqa: ANN401
     """A network without its conditions."""
     return network.network if isinstance(network, ConditionalNetwork) else network
+
+
+def in_place_of(old: Any, network: Any) -> Any:  # noqa: ANN401
+    """A network that replaces another, under the same conditions if it takes them and has none.
+
+    Arguments:
+        old: The network that is replaced.
+        network: The new one, wrapped by torch.compile, DistributedDataParallel and the like or not.
+
+    Example:
+        >>> def network(x, timestep, class_labels):
+        ...     return x + class_labels[:, None]
+        >>> old = ConditionalNetwork(network, {"class_labels": torch.arange(3)})
+        >>> type(in_place_of(old, network)).__name__, type(in_place_of(old, old)).__name__
+        ('ConditionalNetwork', 'ConditionalNetwork')
+        >>> in_place_of(old, lambda x, timestep: x)(1, 2)
+        1
+    """
+    if not isinstance(old, ConditionalNetwork):
+        return network
+    inner = unwrapped(network)
+    called = type(inner).forward if isinstance(inner, nn.Module) else inner
+    try:
+        taken = set(inspect.signature(called).parameters)
+    except (TypeError, ValueError):  # a callable that does not say what it takes
+        return network
+    takes_all = taken.issuperset(name.partition(".")[0] for name in old.table)
+    return old.around(network) if takes_all else network
 
 
 def draw_labels(network: Any, count: int, seed: int) -> Tensor | None:  # noqa: ANN401

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.diffusion.call import returned, with_timestep
+from undrift.diffusion.condition import in_place_of
 from undrift.diffusion.schedule import Schedule, Time
 from undrift.exceptions import InvalidInput, check_choice
 
@@ -225,9 +226,12 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
 
     def with_network(self, network: Callable[..., Any]) -> Denoiser:
-        """The same denoiser over another network (a wrapped or an averaged one)."""
+        """The same denoiser over another network (a wrapped or an averaged one).
+
+        It has the same conditions if it takes them and has none of its own.
+        """
         return Denoiser(
-            network,
+            in_place_of(self.network, network),
             self.schedule,
             self.prediction_type,
             self.conditioning,

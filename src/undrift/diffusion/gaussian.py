@@ -71,9 +71,10 @@ class DenoiserSampler(Sampler):
         super().__init__(self.schedule.time_grid(self.num_inference_steps, self.spacing))
 
     def with_network(self, network: Callable[..., Any]) -> Self:
-        """The same chain over another network."""
+        """The same chain over another network, under the same conditions if it takes them."""
         other = copy.copy(self)
-        other.denoiser, other.network = self.denoiser.with_network(network), network
+        other.denoiser = self.denoiser.with_network(network)
+        other.network = other.denoiser.network
         return other
 
     def with_steps(self, num_inference_steps: int) -> Self:

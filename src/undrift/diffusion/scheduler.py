@@ -31,6 +31,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from undrift.diffusion.condition import in_place_of
 from undrift.diffusion.denoiser import (
     NO_SIGNAL,
     Denoiser,
@@ -142,9 +143,9 @@ class DiffusersSampler(Sampler):
         return alpha_t, sigma_t
 
     def with_network(self, network: Callable[..., Any]) -> Self:
-        """The same chain over another network."""
+        """The same chain over another network, under the same conditions if it takes them."""
         other = copy.copy(self)
-        other.network = network
+        other.network = in_place_of(self.network, network)
         return other
 
     def with_steps(self, num_inference_steps: int) -> Self:

@@ -29,6 +29,8 @@ from undrift.regularizer.spaces import PixelSpace, Space
 class SampleObjective(Objective):
     """A loss of finished samples, as many as there are data in a batch.
 
+    Under a conditional model each sample has a condition, drawn from those of the data.
+
     Arguments:
         sampler: The chain, with as few steps as the model will be sampled with.
         space: What is compared; pixels when None.
@@ -53,7 +55,8 @@ class SampleObjective(Objective):
         """The distance of new samples to data, with the graph of the whole chain.
 
         Arguments:
-            model: The network that is trained, wrapped or not, or a denoiser over it.
+            model: The network that is trained, wrapped or not, or a denoiser over it; a conditional
+                one under the conditions of the data.
             x_0: Data, with shape :math:`(B, *)`.
             generator: Without effect: all noise is from the stream ``own``.
 
@@ -85,6 +88,10 @@ class SampleObjective(Objective):
         """New samples of the model in the shape of a batch."""
         network = model.network if isinstance(model, Denoiser) else model
         sampler, noise = self.sampler.with_network(network), self.streams["own"]
+        labels = getattr(sampler.network, "labels", None)
+        if labels is not None:  # independent of the data that they come from, as the samples are
+            chosen = torch.randint(len(labels), (len(like),), generator=noise)
+            sampler = sampler.given(labels[chosen.to(labels.device)])
         first, *times = sampler.grid
         options = {"device": like.device, "dtype": like.dtype}
         state = State(first, sampler.prior(tuple(like.shape), generator=noise, **options))  # type: ignore[arg-type]

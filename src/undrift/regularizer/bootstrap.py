@@ -22,7 +22,12 @@ class Rollout(Resumable, ABC):
 
     @abstractmethod
     def __call__(
-        self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
+        self,
+        sampler: Sampler,
+        starts: Tensor,
+        num_states: int,
+        streams: Streams,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """States with gradient, and their position on the grid.
 
@@ -31,6 +36,7 @@ class Rollout(Resumable, ABC):
             starts: Data to start from, no more than ``num_states``, with shape :math:`(B, *)`.
             num_states: How many states are wanted.
             streams: Random streams, ``choice`` and ``noise``.
+            labels: The conditions of the data, of a conditional model.
         """
 
     @property
@@ -76,9 +82,15 @@ class BootstrapRollout(Rollout):
     window: float = 1.0
 
     def __call__(
-        self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
+        self,
+        sampler: Sampler,
+        starts: Tensor,
+        num_states: int,
+        streams: Streams,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """States with gradient, one for each start, and their position on the grid."""
+        sampler = sampler.given(labels)
         grid, choice, noise = sampler.grid, streams["choice"], streams["noise"]
         first = window_start(grid, self.window) + 1
         final = len(grid) - 1 if self.last_step else max(first, len(grid) - 2)

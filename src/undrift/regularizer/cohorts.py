@@ -46,6 +46,10 @@ class PersistentCohorts(Rollout):
     memory of a term is K times that of K = 1. With K as large as the chain it is the gradient
     through the whole chain, from a noise that stays the same until the cohort starts again.
 
+    Under a conditional model each chain of a cohort keeps the condition that it is drawn with at
+    the prior, from those of the data; conditions are drawn independently of the data that they
+    come from, so that the states of a cohort are independent draws.
+
     Arguments:
         num_cohorts: How many there are.
         window: Share of the grid, its end at data, in which steps get a gradient.
@@ -58,24 +62,34 @@ class PersistentCohorts(Rollout):
     stride: int = 1
     gradient_steps: int = 1
     paths: list[list[State]] = field(default_factory=list)
+    labels: list[Tensor | None] = field(default_factory=list)
     turn: int = 0
 
     def __call__(
-        self, sampler: Sampler, starts: Tensor, num_states: int, streams: Streams
+        self,
+        sampler: Sampler,
+        starts: Tensor,
+        num_states: int,
+        streams: Streams,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """States with gradient, those of one cohort, and their position on the grid."""
         grid, noise = sampler.grid, streams["noise"]
         first = window_start(grid, self.window)
+        if not self.labels:
+            self.labels = [_drawn(labels, num_states, noise) for _ in range(self.num_cohorts)]
         if not self.paths:
-            shape = num_states, *starts.shape[1:]
+            like = starts.new_empty(num_states, *starts.shape[1:])
             self.paths = [
-                self._brought(sampler, starts.new_empty(shape), position, noise)
-                for position in self.places(grid)
+                self._brought(sampler.given(own), like, position, noise)
+                for position, own in zip(self.places(grid), self.labels, strict=True)
             ]
         c = self.turn
         path = [state.to(starts) for state in self.paths[c]]
         if path[-1].t == grid[-1]:
-            path = self._brought(sampler, path[-1].x, first, noise)
+            self.labels[c] = _drawn(labels, len(path[-1].x), noise)
+            path = self._brought(sampler.given(self.labels[c]), path[-1].x, first, noise)
+        sampler = sampler.given(self.labels[c])
         position = grid.index(path[-1].t) + 1
         made = path[:1]
         for s in grid[grid.index(made[0].t) + 1 : position + 1]:
@@ -133,11 +147,19 @@ class PersistentCohorts(Rollout):
         return path
 
     def state_dict(self) -> dict[str, Any]:
-        """The chains, their times and histories."""
+        """The chains, their times, histories and conditions."""
         paths = [[dict(vars(state)) for state in path] for path in self.paths]
-        return {"paths": paths, "turn": self.turn}
+        return {"paths": paths, "labels": list(self.labels), "turn": self.turn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state, with as many cohorts as there were."""
         self.paths = [[State(**saved) for saved in path] for path in state["paths"]]
+        self.labels = list(state["labels"])
         self.turn, self.num_cohorts = int(state["turn"]), len(self.paths) or self.num_cohorts
+
+
+def _drawn(labels: Tensor | None, count: int, noise: torch.Generator) -> Tensor | None:
+    """Conditions of chains, drawn with replacement from those of data; None if there are none."""
+    if labels is None:
+        return None
+    return labels[torch.randint(len(labels), (count,), generator=noise).to(labels.device)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +171,13 @@ class CumulativeErrorRegularizer(Resumable):
         """The balance of the strength by gradient norms; None for a fixed strength."""
         return self.strength if isinstance(self.strength, GradientBalance) else None
 
-    def __call__(self, model: nn.Module, x_0: Tensor, main_loss: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        x_0: Tensor,
+        main_loss: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         r"""The term :math:`\lambda w_t \mathrm{MMD}^2`, to be added to a loss.
 
         Arguments:
@@ -180,19 +186,21 @@ class CumulativeErrorRegularizer(Resumable):
             x_0: A batch of data, with shape :math:`(B, *)`.
             main_loss: The main term, with its graph: needed by a :class:`GradientBalance`, which
                 takes its gradient from time to time (the graph is kept).
+            labels: The conditions of the data, with shape :math:`(B,)`, of a conditional model.
 
         Returns:
             A scalar; 0 in the calls without a term.
 
         Raises:
-            InvalidInput: If the strength is balanced and the main term is not given.
+            InvalidInput: If the strength is balanced and the main term is not given, or the model
+                is conditional and the labels are not.
         """
         if main_loss is None and self.balance:
             raise InvalidInput(
                 "a balanced strength needs the main term: call regularizer(model, x_0, "
                 "main_loss=loss), or give a number as strength"
             )
-        value = self._discrepancy(model, x_0)
+        value = self._discrepancy(model, x_0, labels)
         if value is None:
             return x_0.new_zeros(())
         if main_loss is not None:
@@ -205,6 +213,7 @@ class CumulativeErrorRegularizer(Resumable):
         x_0: Tensor,
         main_loss: Callable[[], Tensor],
         backward: Callable[[Tensor], None] = Tensor.backward,
+        labels: Tensor | None = None,
     ) -> Tensor:
         r"""Run both backward passes, the regularizer's first; gradients add up in ``.grad``.
 
@@ -213,12 +222,13 @@ class CumulativeErrorRegularizer(Resumable):
             x_0: A batch of data, with shape :math:`(B, *)`.
             main_loss: Computes the main term; called when the rollout's graph is gone.
             backward: How to run a backward pass (``accelerator.backward``).
+            labels: The conditions of the data, with shape :math:`(B,)`, of a conditional model.
 
         Returns:
             The main term, detached.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]
-        value = self._discrepancy(model, x_0)
+        value = self._discrepancy(model, x_0, labels)
         if value is None:
             main = main_loss()
             backward(main)
@@ -277,7 +287,9 @@ class CumulativeErrorRegularizer(Resumable):
         self.every = 1
         self.num_states, self.num_forward = (n * num_processes() for n in (num_states, num_forward))
         self.pool.capacity = num_states + num_forward
-        self.pool.add(draw(self.pool.capacity))
+        rows = draw(self.pool.capacity)
+        classes = torch.zeros(len(rows), dtype=torch.int64)
+        self.pool.add(rows, classes if self.sampler.is_conditional else None)
         grid = self.sampler.grid
         self.rollout.fill(grid, lambda: draw(num_states))
         times = [t for t, weight in zip(grid, self.weights, strict=True) if weight]
@@ -302,20 +314,22 @@ class CumulativeErrorRegularizer(Resumable):
             )
         super().load_state_dict(state)
 
-    def _discrepancy(self, model: nn.Module, x_0: Tensor) -> Tensor | None:
+    def _discrepancy(self, model: nn.Module, x_0: Tensor, labels: Tensor | None) -> Tensor | None:
         r""":math:`w_t \mathrm{MMD}^2` of this call, or None in a call without a term."""
         self.log = {}
+        if self.sampler.is_conditional:
+            labels = self._checked(x_0, labels)
         num_states, num_forward = self.sizes(len(x_0))
         self.pool.capacity = max(self.pool.capacity, num_states + num_forward)
-        self.pool.add(x_0)
+        self.pool.add(x_0, labels)
         self.calls += 1
         if self.calls % self.every or len(self.pool) < 4:
             return None
         self.terms += 1
         network = model.network if isinstance(model, Denoiser) else model
         sampler, noise = self.sampler.with_network(network), self.streams["noise"]
-        starts, targets = self.pool.draw(num_states, num_forward, noise)
-        states, position = self.rollout(sampler, starts, num_states, self.streams)
+        starts, targets, own = self.pool.draw(num_states, num_forward, noise)
+        states, position = self.rollout(sampler, starts, num_states, self.streams, own)
         t = sampler.grid[position]
         wanted = self.comparison.num_forward(t, len(states), len(targets))
         forward = sampler.forward(targets[:wanted], t, generator=noise)
@@ -326,6 +340,15 @@ class CumulativeErrorRegularizer(Resumable):
                 null = sampler.forward(starts, t, generator=self._log_noise())
                 self.log |= self.comparison.logged(value.detach(), null, forward, t)
         return self.weights[position] * value
+
+    def _checked(self, x_0: Tensor, labels: Tensor | None) -> Tensor:
+        """The conditions of a batch, if there is one for each of its data."""
+        if labels is None or len(labels) != len(x_0):
+            raise InvalidInput(
+                "the model is conditional: give the regularizer the labels of the data, "
+                "labels=labels, one for each"
+            )
+        return cast(Tensor, self.sampler.network.checked(labels))
 
     def _log_noise(self) -> torch.Generator:
         """A separate random stream, so that a run does not depend on what is logged."""

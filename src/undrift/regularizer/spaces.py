@@ -105,12 +105,18 @@ class FrozenModel(Resumable):
         sampler: The chain over the model.
 
     Raises:
-        InvalidInput: If its network is no module.
+        InvalidInput: If its network is no module, or has conditions, which states do not carry.
     """
 
     saved = ("network",)  # the weights of the copy: those of a resumed run have changed since
 
     def __init__(self, sampler: Sampler) -> None:
+        if sampler.is_conditional:
+            raise InvalidInput(
+                "the features of a conditional network depend on the condition of a state: compare "
+                "pixels or pyramid (--regularizer.features), or finished samples by a network of "
+                "images"
+            )
         if not isinstance(sampler.network, nn.Module):
             raise InvalidInput("a network's own features need a torch module as its network")
         self.network = copy.deepcopy(sampler.network).eval().requires_grad_(False)

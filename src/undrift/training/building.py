@@ -94,6 +94,7 @@ def build_network(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.
         block_out_channels=tuple(widths),
         norm_num_groups=config.norm_num_groups,
         dropout=config.dropout,
+        num_class_embeds=config.num_class_embeds,
         add_attention=any(attends),
         attention_head_dim=config.attention_head_dim,
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
@@ -127,7 +128,7 @@ def build_sampler(
     num_inference_steps: int | None = None,
     name: str | None = None,
     start: StartingPoint | None = None,
-    prompts: str | None = None,
+    conditions: Conditions | None = None,
 ) -> Sampler:
     """The sampler over a network that is trained.
 
@@ -137,7 +138,7 @@ def build_sampler(
         num_inference_steps: Number of denoising steps; all training steps when None.
         name: The sampler; that of the scheduler when None.
         start: Where training started, whose autoencoder it has.
-        prompts: File with the embeddings that the network is conditioned on.
+        conditions: What a conditional network is trained under.
 
     Raises:
         InvalidInput: If there is no such sampler, or it does not run with this number of steps.
@@ -149,7 +150,6 @@ def build_sampler(
         )
     coder = {n: getattr(start and start.pipeline, n, None) for n in ("vae", "vqvae")}
     pipeline = SimpleNamespace(unet=network, scheduler=scheduler, **coder)
-    conditions = Conditions(prompts=prompts)
     return sampler_by_name(pipeline, name, num_inference_steps, conditions=conditions)
 
 

@@ -6,23 +6,31 @@ from importlib.util import find_spec
 from operator import attrgetter
 
 from undrift.data.images import ImageData
+from undrift.diffusion.condition import NO_NULL
 from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput, Limits
+from undrift.exceptions import FINITE, InvalidInput, Limits
 from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.options import LIMITS as REGULARIZER_LIMITS
 from undrift.regularizer.options import RegularizerConfig
 from undrift.training.config import TrainConfig
 
 COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "chain.num_steps")
-WIDTHS = ("model.layers_per_block", "model.norm_num_groups", "model.attention_head_dim")
+WIDTHS = (
+    *("model.layers_per_block", "model.norm_num_groups", "model.attention_head_dim"),
+    "model.num_class_embeds",
+)
 AMOUNTS = ("sample_every", "objective.strength", "objective.length", "optimizer.warmup_steps")
-SHARES = ("ema_decay", "model.dropout", "optimizer.beta1", "optimizer.beta2")
+SHARES = (
+    *("ema_decay", "model.dropout", "optimizer.beta1", "optimizer.beta2"),
+    "conditioning_dropout_prob",
+)
 POSITIVE = ("optimizer.learning_rate", "optimizer.max_grad_norm")
 LIMITS = {
     **dict.fromkeys(COUNTS + WIDTHS, Limits(1)),
     **dict.fromkeys((*AMOUNTS, "optimizer.weight_decay"), Limits(0)),
     **dict.fromkeys(SHARES, Limits(0, 1)),
     **dict.fromkeys(POSITIVE, Limits(0, ends="()")),
+    "guidance": FINITE,
     **{f"regularizer.{name}": limits for name, limits in REGULARIZER_LIMITS.items()},
 }
 """Ranges of the options of a run."""
@@ -85,15 +93,15 @@ def check_conditions(config: TrainConfig, sampler: Sampler, data: ImageData) -> 
     """
     if sampler.space is not None and config.horizontal_flip:
         raise InvalidInput("--horizontal-flip mirrors images, but this model is trained on codes")
+    dropout = config.conditioning_dropout_prob
     if not sampler.is_conditional:
-        if config.prompts is not None:
-            raise InvalidInput("the model takes no prompts: leave --prompts out")
+        if dropout:
+            raise InvalidInput("the model has no conditions: leave conditioning_dropout_prob out")
         return
-    if config.variant or config.method in ON_SAMPLES:
-        raise InvalidInput(
-            f"--method {config.method} runs chains without conditions: train a conditional model "
-            "with plain, or with a method on forward draws"
-        )
     if data.labels is None:
         raise InvalidInput("a conditional model is trained on data with labels: give such data")
     sampler.network.checked(data.labels)
+    if dropout and sampler.network.null is None:
+        raise InvalidInput(
+            f"--conditioning-dropout-prob needs a call without a condition: {NO_NULL}"
+        )

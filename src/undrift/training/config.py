@@ -52,6 +52,8 @@ class ModelConfig:
         attention_head_dim: Channels of an attention head (null: one head for all channels).
         norm_num_groups: Groups of the group normalization.
         dropout: Dropout of the residual layers.
+        num_class_embeds: Classes that the network is conditioned on, those of the labels of the
+            data; one more where the last stands for no class (null: none).
     """
 
     block_out_channels: list[int] | None = None
@@ -61,6 +63,7 @@ class ModelConfig:
     attention_head_dim: int | None = 8
     norm_num_groups: int = 8
     dropout: float = 0.0
+    num_class_embeds: int | None = None
 
 
 @dataclass
@@ -194,6 +197,11 @@ class TrainConfig(MethodConfig, DataConfig):
             the average and the optimizer too.
         prompts: File with embeddings of prompts (.safetensors, .npz, .pt), for a model that is
             conditioned on text; the label of an image is the number of its prompt.
+        null_label: Class that stands for no class, of a model that does not say it.
+        conditioning_dropout_prob: Share of the images that are trained without their class or
+            prompt, for classifier-free guidance.
+        guidance: Scale of classifier-free guidance of the chain that a regularizer follows, and of
+            the sample grids (default: none).
         resume: Resume the run in the output folder from its last checkpoint.
         steps: Number of training steps.
         batch_size: Images per step, over all processes.
@@ -213,6 +221,9 @@ class TrainConfig(MethodConfig, DataConfig):
     output: str | None = None
     start_from: str | None = None
     prompts: str | None = None
+    null_label: int | None = None
+    conditioning_dropout_prob: float = 0.0
+    guidance: float | None = None
     resume: bool = False
     steps: int = 2000
     batch_size: int = 64

@@ -157,7 +157,7 @@ def _synthetic(config: TrainConfig) -> ImageData:
             "a dry run loads no data: give their shape by --channels and --image-size"
         )
     noise = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    return ImageData(noise * 2 - 1, "synthetic")
+    return ImageData(noise * 2 - 1, "synthetic", labels=torch.zeros(2, dtype=torch.int64))
 
 
 def _timed_step(trainer: Trainer) -> tuple[dict[str, float], KeptBytes, int | None]:

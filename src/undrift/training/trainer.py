@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.data.images import ImageData
-from undrift.diffusion.condition import ConditionalNetwork
+from undrift.diffusion.condition import ConditionalNetwork, Conditions
 from undrift.diffusion.pipelines import save_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
@@ -120,20 +120,41 @@ class Trainer:
         self, network: nn.Module, num_inference_steps: int | None = None, name: str | None = None
     ) -> Sampler:
         """A sampler over a network, with the conditions of the data."""
+        own = self.config
+        conditions = Conditions(
+            prompts=own.prompts, null_label=own.null_label, guidance=own.guidance
+        )
         sampler = building.build_sampler(
-            network, self.scheduler, num_inference_steps, name, self.start, self.config.prompts
+            network, self.scheduler, num_inference_steps, name, self.start, conditions
         )
         return sampler.over(self.data.labels)
 
-    def _conditioned(self, network: nn.Module | None) -> nn.Module:
-        """A network, the trained one when None, under the conditions of the last batch."""
-        network = cast(nn.Module, self.network if network is None else network)
+    def _labels(self) -> Tensor | None:
+        """The conditions of the last batch in this process, of a conditional model."""
         if not self.sampler.is_conditional or self.data.labels is None:
-            return network
+            return None
         count, index = self.accelerator.num_processes, self.accelerator.process_index
-        labels = self.data.labels[self.stream.indices[index::count]]
-        conditions: ConditionalNetwork = self.sampler.network
-        return conditions.around(network).given(labels)
+        return self.data.labels[self.stream.indices[index::count]]
+
+    def _conditioned(self, network: nn.Module | None, generator: torch.Generator) -> nn.Module:
+        """A network, the trained one when None, under the conditions of the last batch.
+
+        A main term is without guidance, which belongs to the chain, and with a share of the rows
+        without a condition.
+        """
+        network, labels = (
+            cast(nn.Module, self.network if network is None else network),
+            self._labels(),
+        )
+        if labels is None:
+            return network
+        conditions: ConditionalNetwork = self.sampler.network.around(network)
+        if self.config.method in ON_SAMPLES:
+            return conditions.given(labels)
+        if share := self.config.conditioning_dropout_prob:
+            dropped = torch.rand(len(labels), generator=generator) < share
+            labels = torch.where(dropped, -1, labels)
+        return conditions.guided(1.0).given(labels)
 
     def _check_learned(self) -> None:
         """Check that there is a model whose features or estimates can be compared."""
@@ -175,7 +196,11 @@ class Trainer:
                 self.accelerator.backward(main)
             else:
                 main = self.regularizer.backward(
-                    self.network, x_0, lambda: self._main_term(x_0), self.accelerator.backward
+                    self.network,
+                    x_0,
+                    lambda: self._main_term(x_0),
+                    self.accelerator.backward,
+                    self._labels(),
                 )
                 self._limit_main_loss(main, x_0)
         loss = float(main.detach())
@@ -215,7 +240,8 @@ class Trainer:
         seed = self._seed("main")
         torch.manual_seed(seed)
         noise = torch.Generator().manual_seed(seed)
-        return self.objective(self._conditioned(network), x_0, generator=noise)
+        dropout = torch.Generator().manual_seed(self._seed("conditioning"))
+        return self.objective(self._conditioned(network, dropout), x_0, generator=noise)
 
     def _objective_log(self) -> Row:
         """The measurements of the method; the loss of a run is the main term alone."""
