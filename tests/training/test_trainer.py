@@ -306,6 +306,22 @@ def test_fine_tuning_keeps_the_network_and_the_scheduler(tmp_path):
     assert not torch.equal(next(ours.unet.parameters()), next(theirs.unet.parameters()))
 
 
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_run_that_started_from_a_pipeline_hands_on_its_network_and_chain(tmp_path, is_complete):
+    save_pipeline(tmp_path / "theirs", layers_per_block=1)
+    first = Trainer(bare_config(tmp_path / "theirs"), IMAGES)
+    first.run()
+    first.save_checkpoint(tmp_path / "run" / "checkpoints")
+    if is_complete:
+        first.save_pipeline(tmp_path / "run" / "pipeline")
+    second = Trainer(bare_config(tmp_path / "run"), IMAGES)
+    assert_same(weights(second), weights(first))
+    assert second.ema.optimization_step == 3
+    assert dict(second.scheduler.config) == dict(first.scheduler.config)
+    assert second.sampler.denoiser.prediction_type == "sample"
+    assert second.sampler.clip == 2.0 and len(second.sampler.grid) == 31
+
+
 def test_pipelines_that_cannot_be_trained_are_refused_in_one_line(tmp_path):
     from diffusers import LCMScheduler
 

@@ -275,15 +275,17 @@ def starting_network(
     Raises:
         InvalidInput: If the network does not fit the data.
     """
-    if start and start.pipeline is not None:
-        return _network_of(start, data), start.pipeline.scheduler
     if start and start.state:
         _check_shape(start, start.state["image_shape"], data)
-    with seeded(stream_seed(config.seed, "weights")):
-        network = build_network(config.model, data.image_shape)
+    if start and start.pipeline is not None:
+        network, scheduler = _network_of(start, data), start.pipeline.scheduler
+    else:
+        with seeded(stream_seed(config.seed, "weights")):
+            network = build_network(config.model, data.image_shape)
+        scheduler = build_scheduler(config.chain)
     if start and start.state:
         network.load_state_dict(start.state["network"])
-    return network, build_scheduler(config.chain)
+    return network, scheduler
 
 
 def continue_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -72,6 +72,18 @@ def read_state(file: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     return state
 
 
+def _pipeline_of(run: Path, state: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """A pipeline with the network and the chain of a run, None if its configuration describes them.
+
+    A run that itself started from a pipeline has those of the pipeline, which no option describes:
+    they are in what it wrote, or, where it was stopped before, in what it started from.
+    """
+    start, written = state["config"].get("start_from"), run / "pipeline"
+    if start is None:
+        return None
+    return load_pipeline(written) if written.is_dir() else StartingPoint.load(start).pipeline
+
+
 def check_finite(state: Any, name: str) -> None:  # noqa: ANN401
     """Check that all tensors in nested mappings and sequences are finite.
 
@@ -156,7 +168,8 @@ class StartingPoint:
     Arguments:
         path: Where it is.
         state: The state of an undrift run at its last checkpoint; None for a pipeline.
-        pipeline: The pipeline; None for a run.
+        pipeline: The pipeline; of a run, one with its network and chain, None if its configuration
+            describes them.
     """
 
     path: str
@@ -173,7 +186,8 @@ class StartingPoint:
         checkpoint = last_checkpoint(Path(path) / "checkpoints")
         if checkpoint is not None:
             check_sealed(checkpoint, needs=[STATE_FILE])
-            return cls(str(path), state=read_state(checkpoint / STATE_FILE, NEEDED_TO_START))
+            state = read_state(checkpoint / STATE_FILE, NEEDED_TO_START)
+            return cls(str(path), state=state, pipeline=_pipeline_of(Path(path), state))
         pipeline = load_pipeline(path)
         network = network_in(pipeline)
         check_finite(network.state_dict() if network is not None else {}, f"{path}")
