@@ -4,11 +4,11 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-faults lint bench docs clean
+.PHONY: help demo test test-faults test-lowest lint bench docs wheel release-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.installed ## few network calls on digits: train, measure plain against regularized, report
 	$(BIN)/undrift demo
@@ -18,6 +18,13 @@ test: .venv/.installed-dev ## run the tests and the doctests
 
 test-faults: .venv/.installed-dev ## kill commands and fill their disk at every file operation; takes minutes
 	$(BIN)/python tests/faults/trials.py
+
+test-lowest: ## run the tests with the lowest versions that pyproject.toml allows; LOWEST=torch=2.13.0 sets one
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(PYTHON) .ci/lowest.py $(LOWEST) > .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --quiet \
+		-r .venv-lowest/requirements.txt -e .
+	.venv-lowest/bin/python -m pytest -n 2
 
 lint: .venv/.installed-dev ## check style and types
 	$(BIN)/ruff check .
@@ -30,8 +37,15 @@ bench: .venv/.installed ## measure the cost of each part as a ratio; writes benc
 docs: .venv/.installed-docs ## build the pages into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+wheel: .venv/.installed-dev ## build the source distribution, and from it the wheel, into dist/
+	rm -rf dist
+	$(BIN)/python -m build
+
+release-check: wheel ## install the wheel into an empty environment outside of here and run it there
+	bash .ci/release-check
+
 clean: ## remove what the other targets made, runs/ excepted
-	rm -rf .venv site dist build bench.json .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest site dist build bench.json .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

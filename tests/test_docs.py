@@ -143,9 +143,10 @@ def test_the_messages_that_the_questions_explain_exist():
 
 
 def test_links_between_pages_lead_somewhere():
-    """README and pages: each relative link is a file; mkdocs checks the anchors."""
-    for page in PAGES:
+    """README, pages and notebooks: each relative link is a file; mkdocs checks the anchors."""
+    for page in [*PAGES, *(ROOT / "docs").rglob("*.ipynb")]:
         text = FENCE.sub("", page.read_text("utf-8"))
+        text = re.sub(r"(tutorials/\S+)\.md\b", r"\1.ipynb", text)  # the page of a notebook
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
             if "://" not in target and not target.startswith(("api/", "../api/")):
                 assert (page.parent / target).exists(), (page.name, target)

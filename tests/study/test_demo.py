@@ -17,8 +17,9 @@ SMALL += ["--num-inference-steps", "4"]
 
 def test_the_demo_trains_measures_and_reports(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # in this process
+    monkeypatch.setattr(demo, "QUICK", {"base_steps": 6, "steps": 4, "num_samples": 24})
     folder = tmp_path / "demo"
-    assert main(["demo", "--output", str(folder), *SMALL, "--json"]) == 0
+    assert main(["demo", "--output", str(folder), "--quick", *SMALL[-4:], "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["report"] == str(folder / "report.html")
     page = (folder / "report.html").read_text()
