@@ -1,4 +1,9 @@
-"""A measurement over bare sampling of the same chain, without the budget's second pass.
+"""A measurement over bare sampling of the same chain, and its diagnoses over the budget alone.
+
+First: a measurement without the budget's second pass over bare sampling. Second: a measurement with
+the budget and all that a profile always has (the errors of frequency bands and of means with their
+budget, effective times, exposure bias with its error bars) over one with the budget alone. Third:
+the same with the growth of perturbations, which is an option.
 
 Default options (2000 chains in batches of 250, 16 states, 200 permutations, δ and ε-norms) on the
 8x8 digits with the network that ``undrift train`` gives them. Both sides run the same modules on as
@@ -16,28 +21,44 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from undrift import AncestralSampler, CosineSchedule, Denoiser, load_data, measure
+from undrift.measurement import chain
 from undrift.training.building import build_network
 from undrift.training.config import ModelConfig
 
 STEPS, SAMPLES, BATCH = 250, 2000, 250
 
 
-def build() -> AncestralSampler:
+class NoScalars:
+    """Stands for the scalar budget and measures nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        self.statistics = SimpleNamespace(listed=())
+
+    def at(self, *args: Any) -> tuple[()]:
+        """No errors of statistics."""
+        return ()
+
+    def effective_time(self) -> None:
+        """No effective time."""
+
+
+def build(steps: int) -> AncestralSampler:
     """The chain over a network that was not trained: its time is that of any."""
     torch.manual_seed(0)
     network = build_network(ModelConfig(), (1, 8, 8)).eval()
-    return AncestralSampler(Denoiser(network, CosineSchedule(STEPS), "v_prediction"))
+    return AncestralSampler(Denoiser(network, CosineSchedule(steps), "v_prediction"))
 
 
-def by_sampling(sampler: AncestralSampler) -> None:
+def by_sampling(sampler: AncestralSampler, samples: int) -> None:
     """All chains from noise to images, and nothing else."""
     generator = torch.Generator().manual_seed(0)
-    for _ in range(SAMPLES // BATCH):
+    for _ in range(samples // BATCH):
         sampler.sample((BATCH, 1, 8, 8), generator=generator)
 
 
@@ -48,25 +69,50 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def bench(pairs: int = 2) -> list[dict[str, Any]]:
-    """The ratio with its limit."""
+def budget_alone(sampler: AncestralSampler, data: Any, options: dict[str, Any]) -> None:
+    """A measurement with the budget and nothing else."""
+    kept, chain.ScalarBudget = chain.ScalarBudget, NoScalars  # type: ignore[misc,assignment]
+    try:
+        measure(sampler, data, exposure=False, **options)
+    finally:
+        chain.ScalarBudget = kept  # type: ignore[misc]
+
+
+def ratio(sides: dict[str, Callable[[], Any]], pairs: int) -> float:
+    """The time of the second side over that of the first, in turns: the median."""
+    first, second = sides
+    found = []
+    for pair in range(pairs):
+        taken = {name: seconds(sides[name]) for name in sorted(sides, reverse=bool(pair % 2))}
+        found.append(taken[second] / taken[first])
+    return statistics.median(found)
+
+
+def bench(pairs: int = 2, steps: int = STEPS, samples: int = SAMPLES) -> list[dict[str, Any]]:
+    """The ratios with their limits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        sampler, data = build(), load_data("digits")
-        sides = {
-            "bare": lambda: by_sampling(sampler),
-            "measured": lambda: measure(sampler, data, budget=False, progress=False),
-        }
+        sampler, data = build(steps), load_data("digits")
+        options: dict[str, Any] = {"num_samples": samples, "progress": False}
         with torch.no_grad():  # warm up
             sampler.step(torch.randn(BATCH, 1, 8, 8), 2, 1)
-        ratios = []
-        for pair in range(pairs):
-            order = sorted(sides, reverse=bool(pair % 2))
-            taken = {name: seconds(sides[name]) for name in order}
-            ratios.append(taken["measured"] / taken["bare"])
-        name = f"measurement over bare sampling, {STEPS} steps, {SAMPLES} samples, 16 states"
-        return [{"name": name, "ratio": statistics.median(ratios), "limit": 1.1}]
+        alone = {"alone": lambda: budget_alone(sampler, data, options)}
+        bare = {
+            "bare": lambda: by_sampling(sampler, samples),
+            "measured": lambda: measure(sampler, data, budget=False, **options),
+        }
+        full = alone | {"diagnosed": lambda: measure(sampler, data, **options)}
+        grown = alone | {"grown": lambda: measure(sampler, data, growth=True, **options)}
+        size = f"{steps} steps, {samples} samples, 16 states"
+        return [
+            {"name": f"{name}, {size}", "ratio": ratio(sides, pairs), "limit": limit}
+            for name, sides, limit in (
+                ("measurement over bare sampling", bare, 1.1),
+                ("measurement with all diagnoses over the budget alone", full, 1.15),
+                ("the same with growth", grown, None),
+            )
+        ]
     finally:
         torch.set_num_threads(threads)
 
@@ -74,4 +120,7 @@ def bench(pairs: int = 2) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=2, help="how often each side runs")
-    print(json.dumps(bench(parser.parse_args().pairs), indent=2))
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the chain")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="number of chains")
+    given = parser.parse_args()
+    print(json.dumps(bench(given.pairs, given.steps, given.samples), indent=2))

@@ -347,10 +347,25 @@ def test_delta_of_forward_draws_is_its_noise_floor():
     values = [
         variance_error(
             alpha * x_0 + sigma * torch.randn(x_0.shape, generator=generator), x_0, alpha, sigma
-        )
+        )[0]
         for _ in range(200)
     ]
     assert statistics.fmean(values) == pytest.approx(sigma**2 / (2 * x_0.numel()), rel=0.3)
+
+
+def test_error_bars_of_delta_are_its_spread_over_repetitions():
+    """Elements of a chain share their scale: error bars count chains, not elements."""
+    draws, truth = torch.Generator().manual_seed(0), 1.3
+    for sigma in (0.8, 1.3):  # far from the forward process, and on it
+        found = []
+        for _ in range(400):
+            scale = 1 + 0.3 * torch.randn(64, 1, generator=draws)
+            noise = scale * torch.randn(64, 50, generator=draws)
+            x = truth / math.sqrt(1.09) * noise
+            found.append(variance_error(x, torch.zeros_like(x), 1.0, sigma))
+        values, errors = zip(*found, strict=True)
+        spread = statistics.stdev(values)
+        assert statistics.median(errors) == pytest.approx(spread, rel=0.25)
 
 
 def test_delta_of_a_gaussian_chain_is_its_closed_form():
@@ -372,7 +387,7 @@ def test_delta_of_a_gaussian_chain_is_its_closed_form():
         alpha, sigma = sampler.scale(t)
         exact = (math.sqrt((keep - alpha) ** 2 * 0.3 + spread) - sigma) ** 2
         error = sigma / math.sqrt(2 * len(x_0))
-        root = math.sqrt(variance_error(x_t, x_0, alpha, sigma))
+        root = math.sqrt(variance_error(x_t, x_0, alpha, sigma)[0])
         assert abs(root - math.sqrt(exact)) < 4 * error
         gain, noise = float(chain.gain[t - 1]), float(chain.noise[t - 1])
         keep, spread = gain * keep, gain**2 * spread + noise

@@ -18,7 +18,8 @@ from undrift.exceptions import InvalidInput
 from undrift.reporting import study as study_pages
 from undrift.reporting.page import write_page
 from undrift.reporting.study import chip, render_study, study_markdown, write_study_report
-from undrift.reporting.study_chains import chains, networks
+from undrift.reporting.study_answers import answers
+from undrift.reporting.study_chains import chains, findings, networks
 from undrift.reporting.study_content import change_text, results_table, verdicts
 from undrift.reporting.study_figures import change_plot, quality_plots
 
@@ -96,6 +97,51 @@ def test_no_change_is_said_with_fewer_than_three_seeds():
     for row in found["paired"]:
         row["num_seeds"] = 3
     assert "input_perturbation lowers D₀² by 50 % (40 to 60 %)." in verdicts(found)[0].headline
+
+
+def test_a_percentage_is_given_only_within_100_percent():
+    found = study(methods=("plain", "input_perturbation"), full=False)
+    for row in found["paired"]:
+        row["mean"], row["interval"] = -0.6, [-1.2, -0.02]
+    headline = verdicts(found)[0].headline
+    assert "lowers D₀² to 0.40 times (−0.20 to 0.98) of plain." in headline
+    assert "%" not in headline
+    for row in found["paired"]:
+        row["mean"], row["interval"] = 0.9, [0.7, 1.1]
+    assert "input_perturbation 1.90 times (1.70 to 2.10)" in verdicts(found)[0].detail
+
+
+def test_a_remedy_is_said_to_lower_only_beyond_its_error_bars_and_with_three_seeds():
+    found = study()
+    own = [row for row in found["paired_remedies"] if row["metric"] == "frechet"]
+    for row in own:
+        row["mean"], row["interval"], row["num_seeds"] = -0.3, [-0.7, 0.1], 3
+    [finding] = [f for f in verdicts(found) if f.topic == "Remedies at sampling time"][:1]
+    assert "no remedy is shown to have a lower Fréchet distance than none." in finding.headline
+    assert "Not distinguishable from no remedy:" in finding.detail
+    own[0]["interval"] = [-0.4, -0.2]
+    headline = next(f.headline for f in verdicts(found) if f.topic == "Remedies at sampling time")
+    assert f"{own[0]['remedy']} lowers the Fréchet distance by 30 % (20 to 40 %)." in headline
+    own[0]["num_seeds"] = 2
+    assert "no remedy is shown" in verdicts(found)[-1].headline
+
+
+def test_each_question_has_one_sentence_that_counts_its_comparisons():
+    found = study()
+    told = dict(answers(found))
+    topics = dict.fromkeys(finding.topic for finding in findings(found))
+    assert [*told] == [*topics]
+    assert all(len(re.findall(r"[.:]( |$)", text.rstrip("."))) <= 1 for text in told.values())
+    rows = [row for row in found["paired"] if row["metric"] == "mmd_sq"]
+    comparisons = {(row["protocol"], row["budget"]) for row in rows}
+    lower = sum(r["method"] == "persistent" and r["interval"][1] < 0 for r in rows)
+    text = told["Cumulative error of the samples"]
+    assert text.startswith(f"D₀² against plain, in {len(comparisons)} comparisons: ")
+    assert f"persistent is lower in {lower} and higher in 0" in text
+    one = study(protocols=("branched",), full=False)
+    one["paired"] = [row for row in one["paired"] if row["budget"] == "steps"]
+    first = verdicts(one)[0]
+    assert answers(one)[0] == (first.topic, first.headline)
 
 
 def test_the_table_holds_mean_spread_and_change():

@@ -40,11 +40,11 @@ class Pilot:
     """Results of the pilot chains.
 
     Arguments:
-        deltas: Ning et al.'s variance error, by time.
+        deltas: Ning et al.'s variance error and its standard error, by time.
         errors: Cumulative error less the part that is not distinguishable from noise, by time.
     """
 
-    deltas: dict[float, float]
+    deltas: dict[float, tuple[float, float]]
     errors: dict[float, float]
 
 
@@ -157,7 +157,7 @@ class ChainMeasurement:
         return found
 
     def _advance(
-        self, times: tuple[float, ...], deltas: dict[float, float], tick: Tick
+        self, times: tuple[float, ...], deltas: dict[float, tuple[float, float]], tick: Tick
     ) -> list[ErrorState]:
         """Run all chains from state to state and compare them at each with forward draws."""
         data, states = self.forward.data, []
@@ -188,7 +188,9 @@ class ChainMeasurement:
             if self.exposure:
                 labels = chains.all_labels, self.forward.labels_of(rows)
                 norms = self._epsilon_norms(x, y, t, len(times), labels)
-                state = replace(state, exposure=replace(norms, delta=deltas.get(t)))
+                delta, delta_se = deltas.get(t, (None, None))
+                norms = replace(norms, delta=delta, delta_se=delta_se)
+                state = replace(state, exposure=norms)
             states.append(state)
         return states
 

@@ -8,7 +8,10 @@ elements with that of the forward process,
 
 Where :math:`x_T` is independent of the data, :math:`\delta_t` grows towards t = 0 for a perfect
 model too: compare it between models; its value for a perfect model is not 0. For exact forward
-draws with n elements in all its mean is :math:`\sigma_t^2 / 2n`.
+draws with n elements in all its mean is :math:`\sigma_t^2 / 2n`. Elements of one chain are
+correlated, chains are not: with :math:`v = \mathrm{se}(\mathrm{std})^2` from the mean squares of
+chains, :math:`\mathrm{se}(\delta_t)^2 = 4 (\delta_t - v)_+ v + 2 v^2`; for exact forward draws
+:math:`\delta_t` has the mean v.
 
 The ε-norm gap is :math:`E\|\hat\epsilon(\hat x_t, t)\| - E\|\hat\epsilon(x_t, t)\|`, on the
 sampler's states against forward draws; 0 for a chain without exposure bias.
@@ -28,8 +31,8 @@ from undrift.diffusion.sampler import Sampler
 from undrift.measurement.state import Exposure
 
 
-def variance_error(x_t: Tensor, x_0: Tensor, alpha_t: float, sigma_t: float) -> float:
-    r""":math:`\delta_t` of states whose chain started from :math:`q(x_T | x_0)`.
+def variance_error(x_t: Tensor, x_0: Tensor, alpha_t: float, sigma_t: float) -> tuple[float, float]:
+    r""":math:`\delta_t` of states whose chain started from :math:`q(x_T | x_0)`, and its error bar.
 
     Arguments:
         x_t: States, with shape :math:`(B, *)`.
@@ -37,13 +40,22 @@ def variance_error(x_t: Tensor, x_0: Tensor, alpha_t: float, sigma_t: float) -> 
         alpha_t: Factor on the data.
         sigma_t: Standard deviation of the forward noise.
 
+    Returns:
+        :math:`\delta_t` and its standard error, over chains.
+
     Example:
-        >>> x_0, noise = torch.zeros(2), torch.tensor([-1.0, 1.0])
+        >>> x_0, noise = torch.zeros(2, 2), torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
         >>> variance_error(x_0 + 0.75 * noise, x_0, alpha_t=1.0, sigma_t=0.5)
-        0.0625
+        (0.0625, 0.0)
     """
-    residual = x_t.float() - alpha_t * x_0.float()
-    return float(residual.std(correction=0) - sigma_t) ** 2
+    residual = (x_t.double() - alpha_t * x_0.double()).flatten(1)
+    deviation = residual - residual.mean()
+    squares = deviation.square().mean(1)
+    spread = math.sqrt(float(squares.mean()))
+    variance = float(squares.var() / len(squares)) / (4 * spread**2) if spread else 0.0
+    gap = spread - sigma_t
+    clear = max(gap**2 - variance, 0.0)
+    return gap**2, math.sqrt(4 * clear * variance + 2 * variance**2)
 
 
 @torch.no_grad()

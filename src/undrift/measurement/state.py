@@ -82,6 +82,7 @@ class Exposure:
 
     Arguments:
         delta: Ning et al.'s variance error :math:`\delta_t`.
+        delta_se: Its standard error.
         eps_norm_sampled: Mean norm of the model's noise estimate on the sampler's states.
         eps_norm_forward: The same on forward draws.
         eps_norm_gap: The first less the second.
@@ -89,6 +90,7 @@ class Exposure:
     """
 
     delta: float | None = None
+    delta_se: float | None = None
     eps_norm_sampled: float | None = None
     eps_norm_forward: float | None = None
     eps_norm_gap: float | None = None

@@ -11,6 +11,7 @@ from undrift.exceptions import InvalidInput
 from undrift.reporting import page
 from undrift.reporting.canvas import NUM_COLORS
 from undrift.reporting.content import SampleGrid, by_topic, number
+from undrift.reporting.study_answers import answers
 from undrift.reporting.study_chains import (
     best_samplers,
     chains,
@@ -84,6 +85,7 @@ def render_study(study: Study, folder: Path) -> str:
         data=page.embedded(study),
         **page.script_and_style(),
         study=study,
+        answers=answers(study),
         verdict=by_topic(findings(study)),
         **_html_parts(study, folder),
     )
@@ -271,6 +273,9 @@ def markdown_table(table: Table) -> str:
 
 
 def _markdown_parts(study: Study, folder: Path, picture: Picture) -> Iterator[str]:
+    for question, answer in answers(study):
+        yield f"- *{question}* **{answer}**"
+    yield "All findings:"
     for finding in findings(study):
         yield f"- **{finding.headline}** {finding.detail}".rstrip()
     views = networks(study)

@@ -1,8 +1,9 @@
 """Findings and tables of a study, from the plain data of ``study.json``.
 
-A change is called lower or higher only where its interval excludes 0; all others are not
-distinguishable from no change. Intervals are of single comparisons: of twenty changes whose true
-value is 0, one interval excludes it.
+A change is called lower or higher only where its interval excludes 0 and there are three seeds or
+more; all others are not distinguishable from no change. It is given in percent where its interval
+lies within (−100, 100), else as a factor. Intervals are of single comparisons: of twenty changes
+whose true value is 0, one interval excludes it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ CORRELATIONS = {
     "within_seed": "within seeds",
     "within_method": "within methods",
 }
+PREDICTION = "Does the cumulative error predict quality?"
+REMEDIES = "Remedies at sampling time"
 TOPICS = {"mmd_sq": "Cumulative error of the samples", "frechet": "Quality of the samples"}
 """Metrics with findings of their own."""
 BUDGETS = {"steps": "equal steps", "compute": "equal compute"}
@@ -92,11 +95,16 @@ def changes(study: Study, protocol: str, budget: str, metric: str) -> list[Row]:
 
 
 def change_text(row: Row) -> str:
-    """A mean change with its interval.
+    """A mean change with its interval, in percent or as a factor.
 
     >>> change_text({"mean": -0.53, "interval": [-0.69, -0.36], "num_seeds": 5})
     '−53 % (−69 to −36)'
+    >>> change_text({"mean": 1.4, "interval": [0.6, 2.2], "num_seeds": 5})
+    '2.40 times (1.60 to 3.20)'
     """
+    if row["interval"] and not -1 < row["interval"][0] < row["interval"][1] < 1:
+        mean, low, high = (scaled(1 + x, 0) for x in (row["mean"], *row["interval"]))
+        return f"{mean} times ({low} to {high})"
     mean = percent(row["mean"], signed=True)
     if not row["interval"]:
         return f"{mean} (one seed)"
@@ -140,20 +148,12 @@ def _verdict(study: Study, protocol: str, budget: str, metric: str, rows: Sequen
     best = min(lower or rows, key=lambda row: row["mean"])
     place = f"{PROTOCOLS[protocol].capitalize()}, at {BUDGETS[budget]}{_in_part(study)}"
     if lower:
-        size = f"{percent(abs(best['mean']))}{_in_words(best)}"
-        headline = f"{place}, {best['method']} lowers {name} by {size}."
+        headline = f"{place}, {best['method']} lowers {name} {_lowered(best, PLAIN)}."
         others = [row for row in rows if row is not best]
     else:
-        few = max(row["num_seeds"] for row in rows) < LEAST_SEEDS
-        why = f": that takes {LEAST_SEEDS} seeds" if few else ""
-        headline = f"{place}, no method is shown to have a lower {name} than plain{why}."
+        headline = f"{place}, no method is shown to have a lower {name} than plain{_too_few(rows)}."
         others = list(rows)
-    kinds = {
-        "Lower too": [r for r in others if direction(r) < 0],
-        "Higher than plain": [r for r in others if direction(r) > 0],
-        "Not distinguishable from plain": [r for r in others if not direction(r)],
-    }
-    parts = [f"{title}: {_listed(kind, 'method')}." for title, kind in kinds.items() if kind]
+    parts = _by_direction(others, "method", PLAIN)
     if metric == "mmd_sq":
         parts += _to_the_data_set(study, protocol, budget, best["method"])
     seeds = best["num_seeds"]
@@ -176,14 +176,23 @@ def _to_the_data_set(study: Study, protocol: str, budget: str, method: str) -> l
     return [f"Against the data set itself, not its population: {method} {own[0]}."] if own else []
 
 
-def _in_words(row: Row) -> str:
-    """The interval of a decrease."""
-    low, high = (percent_number(-end) for end in reversed(row["interval"]))
-    return f" ({low} to {high} %)"
+def _by_direction(rows: Sequence[Row], key: str, reference: str) -> list[str]:
+    """The changes in sentences: those that are lower, higher, and neither."""
+    kinds = {
+        "Lower too": [r for r in rows if direction(r) < 0],
+        f"Higher than {reference}": [r for r in rows if direction(r) > 0],
+        f"Not distinguishable from {reference}": [r for r in rows if not direction(r)],
+    }
+    return [f"{title}: {_listed(kind, key)}." for title, kind in kinds.items() if kind]
 
 
-def _caution(row: Row) -> str:
-    return "" if direction(row) else ", not distinguishable from 0"
+def _lowered(row: Row, reference: str) -> str:
+    """A decrease with its interval: by so many percent, or to so many times the reference."""
+    low, high = row["interval"]
+    if low <= -1:
+        return f"to {change_text(row)} of {reference}"
+    ends = f"{percent_number(-high)} to {percent_number(-low)} %"
+    return f"by {percent(abs(row['mean']))} ({ends})"
 
 
 def correlation(study: Study, metric: str = "mmd_sq") -> Row:
@@ -206,7 +215,7 @@ def _correlation(study: Study) -> list[Finding]:
     detail = [f"{'; '.join(texts).capitalize()}."] if texts else []
     if low := correlation(study, "mmd_sq_low").get("overall"):
         detail.append(f"Of the lower end of the bracket on the KL: {rho_text(low)}.")
-    return [Finding("Does the cumulative error predict quality?", headline, " ".join(detail))]
+    return [Finding(PREDICTION, headline, " ".join(detail))]
 
 
 def rho_text(found: Row) -> str:
@@ -222,22 +231,32 @@ def rho_text(found: Row) -> str:
     return f"{text} ({low} to {high})"
 
 
-def _remedies(study: Study) -> list[Finding]:
+def remedy_changes(study: Study) -> dict[str, list[Row]]:
+    """The changes of the Fréchet distance by remedies, by the method that they are applied to."""
     rows = [row for row in study["paired_remedies"] if row["metric"] == "frechet"]
+    return {m: [r for r in rows if r["method"] == m] for m in (row["method"] for row in rows)}
+
+
+def _remedies(study: Study) -> list[Finding]:
     found = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        best = min(own, key=lambda row: row["mean"])
-        place = f"On {method}{_in_part(study)}"
-        headline = (
-            f"{place}, the remedy {best['remedy']} changes the Fréchet distance by "
-            f"{change_text(best)}{_caution(best)}."
-        )
-        if best["mean"] >= 0:
-            headline = f"{place}, no remedy has a lower Fréchet distance than none."
-        text = f"All: {_listed(own, 'remedy')}."
-        found.append(Finding("Remedies at sampling time", headline, text))
+    for method, own in remedy_changes(study).items():
+        lower, place = [row for row in own if direction(row) < 0], f"On {method}{_in_part(study)}"
+        best = min(lower, key=lambda row: row["mean"]) if lower else None
+        headline = f"{place}, no remedy is shown to have a lower Fréchet distance than none"
+        headline += _too_few(own) + "."
+        if best:
+            size = _lowered(best, "none")
+            headline = f"{place}, the remedy {best['remedy']} lowers the Fréchet distance {size}."
+        others = [row for row in own if row is not best]
+        text = " ".join(_by_direction(others, "remedy", "no remedy"))
+        found.append(Finding(REMEDIES, headline, text))
     return found
+
+
+def _too_few(rows: Sequence[Row]) -> str:
+    """Why no change is shown, where it is the number of seeds."""
+    few = max(row["num_seeds"] for row in rows) < LEAST_SEEDS
+    return f": that takes {LEAST_SEEDS} seeds" if few else ""
 
 
 def _failed(row: Row) -> str:
