@@ -25,6 +25,7 @@ from undrift.advice.record import AdviceRecord, Finalist
 from undrift.advice.search import Search
 from undrift.advice.trials import Trials
 from undrift.data.images import ImageData
+from undrift.diffusion.batch_size import MOST
 from undrift.diffusion.network import device_of
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
@@ -66,7 +67,7 @@ class Plan:
     features: FeatureMap | None
     metric: str | None
     num_samples: int
-    batch_size: int
+    batch_size: int | None
     seed: int
 
     def __post_init__(self) -> None:
@@ -266,7 +267,7 @@ def _announce(plan: Plan, present: Candidate, total: int, progress: bool) -> Non
     """Write the cost and its estimated time, if it is long."""
     device = device_of(present.sampler.network) or "cpu"
     images, calls = plan.search.images[:2].to(device), present.network_calls
-    per_call = seconds_per_call(present.sampler, images, plan.batch_size)
+    per_call = seconds_per_call(present.sampler, images, plan.batch_size or MOST)
     seconds = total * calls * per_call
     if progress and seconds > SHORT:
         announce(

@@ -101,7 +101,7 @@ class Search:
     features: FeatureMap | None
     metric: str
     num_samples: int
-    batch_size: int
+    batch_size: int | None
     seed: int
     trials: Trials
     tick: Callable[[int], None]

@@ -32,7 +32,8 @@ class ChainChoice:
         num_inference_steps: Number of denoising steps of the sampler (default: all training steps).
         eta: Share of the reverse standard deviation that the sampler ddim draws (default: 0).
         remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]`` (default: none).
-        batch_size: Images that go through the network at once.
+        batch_size: Images that go through the network at once (default: as many as keep the
+            activations of its first layer within 8 MiB on a processor, 8 to 250).
         device: Where to run (default: cuda where there is one, else cpu).
         labels: Of a conditional model: numbers of the classes or prompts to draw, each as often as
             its share (default: those of the data; without data all, evenly).
@@ -49,7 +50,7 @@ class ChainChoice:
     num_inference_steps: int | None = None
     eta: float | None = None
     remedy: str | None = field(default=None, metadata={"help": help_text()})
-    batch_size: int = 250
+    batch_size: int | None = None
     device: str | None = None
     labels: list[int] | None = None
     guidance: float | None = None
@@ -142,13 +143,14 @@ class AdviseModel:
         run: A run of undrift train, or a pipeline of diffusers (a folder, or a name on the hub).
         num_inference_steps: Network calls for one image, at most; a solver that calls the network
             twice in a step takes half the steps.
-        batch_size: Images that go through the network at once.
+        batch_size: Images that go through the network at once (default: as many as keep the
+            activations of its first layer within 8 MiB on a processor, 8 to 250).
         device: Where to run (default: cuda where there is one, else cpu).
     """
 
     run: str
     num_inference_steps: int = 10
-    batch_size: int = 250
+    batch_size: int | None = None
     device: str | None = None
 
 

@@ -53,7 +53,7 @@ def _sampled(config: Config) -> dict[str, Any]:
     from undrift.training.run_folder import new_folder
 
     sampler = inputs.chain(config)
-    options = {"seed": config.seed, "batch_size": config.batch_size}
+    options: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size}
     images = sample(sampler, config.num_images, progress=not session().quiet, **options)
     names = filter(None, [config.sampler or "own", config.remedy])
     stem = "-".join([*map(files.slug, names), str(config.seed)])

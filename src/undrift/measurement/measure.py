@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 
+from undrift.diffusion.batch_size import automatic_batch_size
 from undrift.diffusion.condition import bare
 from undrift.diffusion.network import evaluating
 from undrift.diffusion.pipelines import as_sampler, check_weights, weights_digest
@@ -66,7 +67,7 @@ def measure(
     reference: Reference = "population",
     kernel: Kernel | None = None,
     num_permutations: int = 200,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     check_range: bool = True,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -117,7 +118,8 @@ def measure(
             with the mean squared distance when None.
         num_permutations: Permutations of the test at each state; without the budget 0 is allowed,
             for no p-values.
-        batch_size: Number of chains that go through the network at once.
+        batch_size: Number of chains that go through the network at once; by the size of its
+            activations (:mod:`undrift.diffusion.batch_size`) when None.
         check_range: Whether to refuse data that are scaled in another way than the model's samples
             (:mod:`undrift.measurement.data`).
         seed: Seed of everything; the same seed gives the same profile.
@@ -154,6 +156,7 @@ def measure(
     _check_permutations(num_permutations, budget)
     check_weights(sampler.network)
     chosen = _chosen(sampler.grid, states)
+    batch_size = batch_size or automatic_batch_size(bare(sampler.network), data.shape[1:])
     if check_range:
         is_scaled = "source" in data_how or sampler.space is not None
         check_data_range(sampler, data, is_scaled=is_scaled, seed=seed)
@@ -234,7 +237,7 @@ def _chosen(grid: tuple[float, ...], states: States) -> int | tuple[float, ...]:
     return tuple(t for t in grid if t in {*states, grid[0], grid[-1]})
 
 
-def _check_sizes(sizes: dict[str, int | None], batch: int) -> None:
+def _check_sizes(sizes: dict[str, int | None], batch: int | None) -> None:
     for name, value in sizes.items():
         if value is not None and value < MIN_SAMPLES:
             raise InvalidInput(f"{name} is {value}: an error bar needs at least {MIN_SAMPLES}")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.diffusion.condition import draw_labels
+from undrift.diffusion.batch_size import automatic_batch_size
+from undrift.diffusion.condition import bare, draw_labels
 from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import state_shape
 from undrift.diffusion.sampler import Sampler, State
@@ -171,7 +172,7 @@ def draw_samples(
     shape: tuple[int, ...],
     seed: int,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     tick: Callable[[int], None] = lambda amount: None,
 ) -> Tensor:
     r"""Samples of a chain, for the same seed those that :func:`~undrift.measure` compares.
@@ -180,7 +181,8 @@ def draw_samples(
         sampler: The chain; its network is put into evaluation mode while it draws.
         shape: Shape of the samples, :math:`(N, *)`.
         seed: Seed of the noise.
-        batch_size: Number of chains that go through the network at once; the noise depends on it.
+        batch_size: Number of chains that go through the network at once; by the size of its
+            activations when None.
         tick: Called with the number of denoising steps times chains that were run.
 
     Returns:
@@ -189,6 +191,11 @@ def draw_samples(
     network = sampler.network
     with evaluating(network):
         chains = ParallelChains.from_prior(
-            sampler, shape, batch_size, seed, device=device_of(network), tick=tick
+            sampler,
+            shape,
+            batch_size or automatic_batch_size(bare(network), shape[1:]),
+            seed,
+            device=device_of(network),
+            tick=tick,
         )
         return chains.advance(0).cpu()

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from undrift.data.images import ImageData
 from undrift.diffusion.sampler import Sampler
-from undrift.measurement.parallel_chains import BATCH_SIZE
 from undrift.quality.features import FeatureMap
 from undrift.quality.scorer import Row, Scorer
 from undrift.quality.scores import mean_ratio
@@ -43,7 +42,7 @@ class Judges:
     features: Mapping[str, FeatureMap | None]
     num_reference: int | None = None
     num_resamples: int | None = None
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:

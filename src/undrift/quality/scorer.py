@@ -30,7 +30,7 @@ from undrift.data.images import ImageData
 from undrift.diffusion.sampler import Sampler
 from undrift.measurement.cumulative import check_states, data_variance, permutations
 from undrift.measurement.forward_draws import default_count, evenly_spread
-from undrift.measurement.parallel_chains import BATCH_SIZE, draw_images
+from undrift.measurement.parallel_chains import draw_images
 from undrift.mmd.distances import squared_distances
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import mmd_estimate
@@ -67,7 +67,7 @@ class Scorer:
         features: The feature map; None for pixels.
         num_resamples: Bootstrap resamples behind the error bars of the Fréchet distance; when None
             100, or none where there are too many samples of too many features (:attr:`notes`).
-        batch_size: Chains that go through the network at once.
+        batch_size: Chains that go through the network at once; by its activations when None.
 
     Example:
         >>> from undrift.data.load import load_data
@@ -83,7 +83,7 @@ class Scorer:
     num_reference: int | None = None
     features: FeatureMap | None = None
     num_resamples: int | None = None
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
 
     @cached_property
     def reference(self) -> Tensor:

@@ -147,7 +147,7 @@ def tune(
     refine: int = 4,
     num_samples: int = 1000,
     features: FeatureMap | None = None,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Tuning:
@@ -165,7 +165,7 @@ def tune(
         refine: Strengths that are tried between the neighbors of the best one.
         num_samples: Chains for each strength.
         features: The feature map of the Fréchet distance; None for pixels.
-        batch_size: Chains that go through the network at once.
+        batch_size: Chains that go through the network at once; by its activations when None.
         seed: Seed of the split and of all noise.
         progress: Whether to draw a progress bar on stderr.
 
