@@ -97,9 +97,9 @@ def test_a_run_leaves_all_that_it_promises(tmp_path):
     assert result["steps"] == 8 and result["train_cpu_s"] > 0 and result["lambda"] > 0
     assert result["parameters"] == sum(value.numel() for value in weights(folder).values())
     rows = read_log(folder)
-    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert [row["step"] for row in rows] == [1, 2, 4, 6, 8]
     assert rows[-1]["loss"] == result["loss"]
-    assert {"regularizer", "regularizer_null", "grad_norm_main", "lambda"} <= rows[0].keys()
+    assert {"regularizer", "regularizer_null", "grad_norm_main", "lambda"} <= rows[1].keys()
     assert [path.name for path in sorted(folder.glob("checkpoints/*"))] == [
         "step-00000006",
         "step-00000008",
@@ -126,8 +126,8 @@ def test_the_log_holds_means_of_all_steps():
     trainer.run(rows.append)
     result = train(config(output="run", log_every=3), IMAGES, progress=False)
     logged = read_log(Path(result["run"]))
-    assert [row["step"] for row in logged] == [3, 6, 8]
-    for row, part in zip(logged, (rows[:3], rows[3:6], rows[6:]), strict=True):
+    assert [row["step"] for row in logged] == [1, 3, 6, 8]
+    for row, part in zip(logged, (rows[:1], rows[1:3], rows[3:6], rows[6:]), strict=True):
         for key in ("loss", "grad_norm"):
             assert row[key] == pytest.approx(sum(r[key] for r in part) / len(part))
         assert row["lr"] == part[-1]["lr"]
@@ -178,7 +178,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(method, tmp_path, monkeypatch):
         train(config(method, output="part"), IMAGES, progress=False)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert [row["step"] for row in read_log(tmp_path / "part")] == [2, 4, 6]
+    assert [row["step"] for row in read_log(tmp_path / "part")] == [1, 2, 4, 6]
     with pytest.raises(
         InvalidInput, match="is not complete: continue it with undrift train --config"
     ):

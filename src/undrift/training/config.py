@@ -210,7 +210,7 @@ class TrainConfig(MethodConfig, DataConfig):
         mixed_precision: Precision of the network's passes.
         checkpoint_every: Steps between checkpoints (default: a tenth of the run).
         sample_every: Steps between sample grids (default: a quarter of the run; 0 for none).
-        log_every: Steps between rows of the log.
+        log_every: Steps between rows of the log; the first step has one too.
         tensorboard: Also log to TensorBoard.
         model: The network.
         chain: The chain.

@@ -138,7 +138,8 @@ class _Log:
     Arguments:
         folder: The run.
         waiting: Rows of the steps since the last row of the log.
-        config: How many steps a row stands for, and the last one; whether to log for TensorBoard.
+        config: How many steps a row stands for (the first one has its own), and the last one;
+            whether to log for TensorBoard.
         step: The step that was taken last.
     """
 
@@ -154,7 +155,7 @@ class _Log:
     def write(self, row: Row) -> None:
         """Take the row of a step."""
         self.waiting.append(row)
-        if row["step"] % self.config.log_every and row["step"] != self.config.steps:
+        if row["step"] % self.config.log_every and row["step"] not in (1, self.config.steps):
             return
         mean = _mean(self.waiting)
         self.waiting.clear()
