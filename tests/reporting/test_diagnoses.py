@@ -155,10 +155,11 @@ def test_the_comparison_of_two_profiles_has_their_bands():
     pair = [banded([-0.3, 0.1], 0.01, 0.0, "a"), banded([-0.1, 0.1], 0.01, 0.0, "b")]
     text = next(one for one in verdict(pair) if "“b” is not distinguishable" in one)
     assert (
-        "Energies: of 2 frequency bands 1 nearer to the data, none farther; most clearly 0" in text
+        "Energies: 1 of 2 frequency bands is nearer to the data, none farther; most clearly 0"
+        in text
     )
     assert "9.5 % too weak (" in text and "against 26 % too weak (" in text
-    assert "of 2 frequency bands 1 nearer to the data, none farther." in " ".join(summary(pair))
+    assert "1 of 2 frequency bands is nearer to the data, none farther." in " ".join(summary(pair))
     same = [banded([-0.3], 0.01, 0.0, name) for name in "ab"]
     assert "In none of 1 frequency bands does the energy differ" in band_sentence(*same)
     assert "frequency band" not in summary(same)[1]

@@ -18,7 +18,7 @@ from undrift.reporting.bands import Band, bands, clearest, energy_error
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.findings import verdict
 from undrift.reporting.next_steps import is_off, next_steps
-from undrift.reporting.overview_figure import factors_of
+from undrift.reporting.overview_figure import factors_of, overview_plot
 from undrift.reporting.power import samples_needed
 from undrift.reporting.summary import summary
 
@@ -310,3 +310,13 @@ def test_the_band_that_is_named_is_the_one_that_is_surest():
     surest, largest, absent = band("fine", -0.08, 0.01), band("mean", -0.17, 0.05), band("x", 1, 1)
     assert clearest([largest, surest, absent]) == surest
     assert clearest([largest, absent]) == largest and clearest([absent]) is None
+
+
+def test_the_factors_of_several_models_are_of_one_band():
+    quiet = [[0.0, 0.0, 0.0]] * 7
+    first = with_bands([*quiet, [0.0, 0.0, -0.2]], factors={(7, 2): 1.4})
+    other = with_bands([*quiet, [0.3, 0.0, -0.1]], factors={(7, 0): 0.5, (7, 2): 1.2})
+    assert factors_of(other).of == "μ, 0 half waves"
+    plot = overview_plot([first, other], 0)
+    assert plot is not None and "amplification μ, from 2 half waves" in plot.wide
+    assert "0 half waves)" not in plot.wide

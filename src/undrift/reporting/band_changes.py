@@ -59,10 +59,10 @@ def band_words(first: Profile, other: Profile) -> str:
     sides = [found.side for found in band_changes(first, other)]
     if not any(sides):
         return ""
-    nearer, farther = (
-        f"{sides.count(side) or 'none'} {word}" for side, word in ((-1, "nearer"), (1, "farther"))
-    )
-    return f"of {len(sides)} frequency bands {nearer} to the data, {farther}"
+    nearer, farther = sides.count(-1), sides.count(1) or "none"
+    verb = "are" if nearer > 1 else "is"
+    head = f"{nearer or 'none'} of {len(sides)} frequency bands {verb} nearer to the data"
+    return f"{head}, {farther} farther"
 
 
 def band_sentence(first: Profile, other: Profile) -> str:

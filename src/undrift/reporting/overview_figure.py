@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from undrift.reporting import evidence
-from undrift.reporting.bands import bands, clearest
+from undrift.reporting.bands import Band, bands, clearest
 from undrift.reporting.canvas import (
     MUTED,
     Canvas,
@@ -69,7 +69,9 @@ def overview_plot(profiles: Sequence[Profile], exponent: int) -> Plot | None:
     """
     if not any(len(profile["states"]) > 1 for profile in profiles):
         return None
-    every = list(enumerate(map(factors_of, profiles)))
+    band = chosen_band(profiles[0])
+    name = band.name if band else None
+    every = [(i, factors_of(profile, name)) for i, profile in enumerate(profiles)]
     factors = [(i, found) for i, found in every if found.is_defined]
     has_factors = bool(factors)
     axis = TimeAxis.of(profiles)
@@ -159,14 +161,22 @@ def _beside(axis: TimeAxis, times: ArrayLike, i: int, count: int) -> NDArray[np.
     return axis.place(times) + nudge
 
 
-def factors_of(profile: Profile) -> Factors:
-    r"""The amplifications :math:`\mu` of a band, where bands have any, else :math:`\lambda`.
+def chosen_band(profile: Profile) -> Band | None:
+    """The band that is off the most at the end, else the one with the most factors."""
+    found = bands(profile)
+    return clearest(found) or max(found, key=lambda b: len([*b.amplifications()]), default=None)
 
-    The band is the one that is off the most at the end, else the one with the most factors.
+
+def factors_of(profile: Profile, name: str | None = None) -> Factors:
+    r"""The amplifications :math:`\mu` of a band, where that has any, else :math:`\lambda`.
+
+    Arguments:
+        profile: What was measured.
+        name: The band; the chosen one of the profile if None, or where it has none of that name.
     """
     times = column(profile, "t")
-    found = bands(profile)
-    band = clearest(found) or max(found, key=lambda b: len([*b.amplifications()]), default=None)
+    named = [band for band in bands(profile) if band.name == name]
+    band = named[0] if named else chosen_band(profile)
     pairs = list(band.amplifications()) if band else []
     of = f"μ, {band.name}" if band and pairs else "λ of the MMD"
     if not pairs:
