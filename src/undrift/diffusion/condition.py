@@ -259,10 +259,11 @@ class Conditions:
             evenly, or those of the data where there are data with labels, when None.
         guidance: w, the scale of classifier-free guidance; None or 1 for none.
         null_label: The class that stands for no condition, of a network that does not say it.
-        prompts: Embeddings of prompts: a file (.safetensors, .npz, .pt) or a mapping, with one row
-            for each prompt, by the names of the network's arguments (``encoder_hidden_states``) or
-            of diffusers' pipelines (``prompt_embeds``); with ``negative_`` before a name, the row
-            for no prompt.
+        prompts: A file of text (.txt) with one prompt a line, which the pipeline's text encoders
+            encode; or embeddings of prompts: a file (.safetensors, .npz, .pt) or a mapping, with
+            one row for each prompt, by the names of the network's arguments
+            (``encoder_hidden_states``) or of diffusers' pipelines (``prompt_embeds``); with
+            ``negative_`` before a name, the row for no prompt.
     """
 
     labels: Sequence[int] | None = None

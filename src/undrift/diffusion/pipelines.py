@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,15 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from undrift.diffusion.condition import ConditionalNetwork, Conditions
-from undrift.diffusion.conversion import check_same_process, converted, has_table, refusal
+from undrift.diffusion.conversion import has_table, other_chain
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler
 from undrift.diffusion.kinds import with_conditions
 from undrift.diffusion.latents import LatentSpace
 from undrift.diffusion.own import is_beyond_ours, is_ours, our_sampler
+from undrift.diffusion.prompts import encoded, is_text
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.diffusion.training_view import DISTILLED
 from undrift.exceptions import InvalidInput, reason_of
 from undrift.storage.manifest import check_if_sealed
 
@@ -115,9 +118,8 @@ def sampler_by_name(
     if name is None:
         return as_sampler(pipeline, num_inference_steps, conditions=conditions)
     network, scheduler, space = _parts(pipeline, conditions)
-    if name in ("ancestral", "ddim") and not has_table(scheduler):
-        raise refusal(name, scheduler, f"{type(scheduler).__name__} has no betas")
-    if name in ("ancestral", "ddim") and not is_beyond_ours(scheduler):
+    is_plain = has_table(scheduler) and type(scheduler).__name__ not in DISTILLED
+    if name in ("ancestral", "ddim") and is_plain and not is_beyond_ours(scheduler):
         ours = our_sampler(name, network, scheduler, num_inference_steps, eta or 0.0)
         return _announced(ours, space)
     import diffusers
@@ -129,11 +131,11 @@ def sampler_by_name(
         raise InvalidInput(
             f"unknown sampler {name!r}: choose {known}, or a scheduler class of diffusers"
         )
-    with quiet_diffusers():
-        other = converted(scheduler, scheduler_class)
     options = {} if eta is None else {"eta": eta}
-    sampler = DiffusersSampler(network, other, num_inference_steps, step_options=options)
-    check_same_process(name, sampler, scheduler)
+    with quiet_diffusers():
+        sampler = other_chain(
+            name, network, scheduler, scheduler_class, num_inference_steps, step_options=options
+        )
     return _announced(sampler, space)
 
 
@@ -338,7 +340,10 @@ def _parts(
             "schedule, or a pipeline of diffusers with unet and scheduler (or its folder or name)"
         )
     if not isinstance(network, ConditionalNetwork):
-        network = with_conditions(network, conditions or Conditions())
+        chosen = conditions or Conditions()
+        if is_text(chosen.prompts):
+            chosen = replace(chosen, prompts=encoded(pipeline, chosen.prompts))
+        network = with_conditions(network, chosen)
     return network, scheduler, space_of(pipeline)
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -42,12 +41,17 @@ from undrift.diffusion.denoiser import (
     split_variance,
 )
 from undrift.diffusion.sampler import Sampler, State
+from undrift.diffusion.timesteps import (
+    is_continuous,
+    learns_variance,
+    prepared,
+    runge_kutta,
+    starts_without_signal,
+    time_of,
+)
 from undrift.diffusion.training_view import trained_view
-from undrift.exceptions import InvalidInput, reason_of
-
-logger = logging.getLogger("undrift")
-DEFAULT_STEPS = {"LCMScheduler": 4, "TCDScheduler": 4}
-"""As diffusers' pipelines have it, of schedulers that cannot take all training steps; else 50."""
+from undrift.diffusion.translation import Translation, asked_for
+from undrift.exceptions import InvalidInput
 
 
 class DiffusersSampler(Sampler):
@@ -58,6 +62,8 @@ class DiffusersSampler(Sampler):
         scheduler: A scheduler of diffusers; it is copied, never changed.
         num_inference_steps: Number of denoising steps; all training steps when None, or as many as
             diffusers' pipelines take (50) where the scheduler cannot take all of them.
+        translation: How the network of another family is called
+            (:mod:`undrift.diffusion.translation`); None where it is one of this scheduler's.
         conditioning: More keyword arguments of every call of the network; a tensor with one row
             serves every row of a batch.
         step_options: More keyword arguments of the scheduler's ``step`` (``eta``).
@@ -76,18 +82,22 @@ class DiffusersSampler(Sampler):
         (1000, 750, 501, 251, 0)
     """
 
+    translation: Translation | None = None
+
     def __init__(
         self,
         network: Callable[..., Any],
         scheduler: Any,  # noqa: ANN401
         num_inference_steps: int | None = None,
         *,
+        translation: Translation | None = None,
         conditioning: dict[str, Any] | None = None,
         step_options: dict[str, Any] | None = None,
         timestep_options: dict[str, Any] | None = None,
     ) -> None:
         check_takes_timesteps(network)
         self.network = network
+        self.translation = translation
         self.conditioning = conditioning or {}
         self.step_options = step_options or {}
         self.timestep_options = timestep_options or {}
@@ -101,11 +111,11 @@ class DiffusersSampler(Sampler):
 
     def _set_steps(self, scheduler: Any, num_inference_steps: int | None) -> None:  # noqa: ANN401
         """Set the grid, and the calls of the network in the step from each of its times."""
-        self.scheduler = _prepared(scheduler, num_inference_steps, self.timestep_options)
+        self.scheduler = prepared(scheduler, num_inference_steps, self.timestep_options)
         self._timesteps: Tensor = self.scheduler.timesteps
         self._calls: dict[float, list[int]] = {}
         first_calls = map(self._begin, range(len(self._timesteps)))
-        times = [_time(self.scheduler, call) for call in first_calls]
+        times = [time_of(self.scheduler, call) for call in first_calls]
         for call, t in enumerate(times):
             self._calls.setdefault(t, []).append(call)
         if times[-1] <= 0 or times != sorted(times, reverse=True):
@@ -113,13 +123,16 @@ class DiffusersSampler(Sampler):
             raise InvalidInput(f"{kind} does not run from noise to data: choose one that samples")
         super().__init__((*self._calls, 0))
         self.prediction_type = self.predicted_under(self.scheduler)
-        if self.prediction_type == "epsilon" and _starts_without_signal(self.scheduler):
+        if self.translation is not None:
+            self.translation.check(self.scheduler)
+            self.prediction_type = self.translation.denoiser.prediction_type
+        elif self.prediction_type == "epsilon" and starts_without_signal(self.scheduler):
             raise InvalidInput(NO_SIGNAL)
 
     def _begin(self, call: int) -> int:
         """The first of the calls of the step that a call belongs to."""
         order = getattr(self.scheduler, "order", 1)
-        if call < len(_runge_kutta(self.scheduler)):
+        if call < len(runge_kutta(self.scheduler)):
             order = 4
         return call - call % order
 
@@ -165,13 +178,15 @@ class DiffusersSampler(Sampler):
         Raises:
             InvalidInput: If it was not trained by denoising.
         """
+        if self.translation is not None:
+            return self.translation.denoiser.with_network(self.network)
         return trained_view(self.network, self.scheduler, self.prediction_type)
 
     @property
     def alphas_cumprod(self) -> Tensor | None:
         r""":math:`\bar\alpha` of the timesteps 0 to T − 1 that the network knows, if it does."""
         table: Tensor | None = getattr(self.scheduler, "alphas_cumprod", None)
-        if table is None or _is_continuous(self.scheduler):
+        if table is None or self.translation or is_continuous(self.scheduler):
             return None
         return table.double().cpu()
 
@@ -189,6 +204,8 @@ class DiffusersSampler(Sampler):
         """
         call = self._first_call(t)
         scheduler = self._scheduler_at(call)
+        if self.translation is not None:
+            return self.translation.predict(self.network, scheduler, x_t, self._timesteps[call])
         x_in, output = self._evaluate(scheduler, x_t, self._timesteps[call])
         output, _ = split_variance(output, x_t)
         alpha_t, sigma_t = self.scale(t)
@@ -233,7 +250,7 @@ class DiffusersSampler(Sampler):
                 highest = self.step_options.get("order", 4)
                 options["order"] = min(len(scheduler.derivatives) + 1, highest)
             calls = self._calls[t]
-            is_plain = len(_runge_kutta(scheduler)) == 0
+            is_plain = len(runge_kutta(scheduler)) == 0
             if hasattr(scheduler, "plms_timesteps") and is_plain:
                 calls = calls[:1] * (2 if scheduler.counter == 1 else 1)  # corrects its first step
             for timestep in self._timesteps[calls]:
@@ -257,6 +274,7 @@ class DiffusersSampler(Sampler):
             "num_inference_steps": len(self.grid) - 1,
             "num_steps": self.scheduler.config.get("num_train_timesteps"),
             "prediction_type": self.prediction_type,
+            **({"translated": True} if self.translation else {}),
             "step_options": {key: str(value) for key, value in self.step_options.items()},
             "scheduler": config,
         }
@@ -269,11 +287,14 @@ class DiffusersSampler(Sampler):
 
     def _evaluate(self, scheduler: Any, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """What the network sees, and its output in the channels that the scheduler expects."""
+        if self.translation is not None:
+            found = self.translation.predict(self.network, scheduler, x, timestep)
+            return x, asked_for(scheduler, x, timestep, found)
         scaled = getattr(scheduler, "scale_model_input", None)
         x_in = x if scaled is None else scaled(x, timestep)
         batch = timestep.expand(len(x)).to(x.device)
         output = call_network(self.network, x_in, batch, self.conditioning)
-        if not _learns_variance(scheduler):
+        if not learns_variance(scheduler):
             output, _ = split_variance(output, x)
         return x_in, output
 
@@ -287,108 +308,8 @@ class DiffusersSampler(Sampler):
             vars(scheduler)[name] = list(value) if isinstance(value, list) else value
         if history is None and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(call)
-        if history is None and call > 0 and len(_runge_kutta(scheduler)):
+        if history is None and call > 0 and len(runge_kutta(scheduler)):
             scheduler.prk_timesteps = []  # in the middle of a chain it starts without
         if isinstance(getattr(scheduler, "prk_timesteps", None), list):
             scheduler.register_to_config(skip_prk_steps=True)
         return scheduler
-
-
-def _prepared(scheduler: Any, num_inference_steps: int | None, options: dict[str, Any]) -> Any:  # noqa: ANN401
-    """A copy of a scheduler with its timesteps set, if it can be run as a chain."""
-    kind = type(scheduler).__name__
-    is_known = hasattr(scheduler, "alphas_cumprod") or hasattr(scheduler, "sigmas")
-    is_forward = hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
-    if not (is_known and is_forward and hasattr(scheduler, "step")):
-        raise InvalidInput(f"{kind} has no forward process: give a scheduler that adds noise")
-    needed = [
-        parameter.name
-        for parameter in inspect.signature(scheduler.step).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    if len(needed) > 3:
-        raise InvalidInput(f"{kind} needs more than a state to step from: {', '.join(needed[3:])}")
-    if num_inference_steps is None and not options:
-        return _with_all_steps(scheduler)
-    if num_inference_steps is not None:
-        options = options | {"num_inference_steps": num_inference_steps}
-    return _with_timesteps(scheduler, options)
-
-
-def _with_all_steps(scheduler: Any) -> Any:  # noqa: ANN401
-    """A copy of a scheduler with all training steps, or with its default where it cannot."""
-    kind, steps = type(scheduler).__name__, scheduler.config.get("num_train_timesteps")
-    if steps is None:
-        raise InvalidInput(f"{kind} has no number of training steps: give num_inference_steps")
-    try:
-        return _with_timesteps(scheduler, {"num_inference_steps": steps})
-    except InvalidInput as error:
-        fewer = min(DEFAULT_STEPS.get(kind, 50), max(steps // 2, 1))
-        found = _with_timesteps(scheduler, {"num_inference_steps": fewer})
-        logger.info("%d denoising steps by default: %s", fewer, error)
-        return found
-
-
-def _with_timesteps(scheduler: Any, options: dict[str, Any]) -> Any:  # noqa: ANN401
-    """A copy of a scheduler with its timesteps set, none of them twice or beyond the last."""
-    scheduler, kind = copy.deepcopy(scheduler), type(scheduler).__name__
-    is_learned = str(scheduler.config.get("variance_type")).startswith("learned")
-    if is_learned and not _learns_variance(scheduler):  # some would then cut three channels out
-        scheduler.register_to_config(variance_type=None)
-    count = options.get("num_inference_steps")
-    try:
-        scheduler.set_timesteps(**options)
-    except Exception as error:  # whatever a class of diffusers raises: one line of it
-        raise InvalidInput(f"{kind} refuses {count} steps: {reason_of(error)}") from error
-    most = scheduler.config.get("num_train_timesteps", 0) // 2
-    if count is not None and len(_runge_kutta(scheduler)) and not 4 <= count <= most:
-        raise InvalidInput(
-            f"{kind} starts with three Runge-Kutta steps of half steps, which {count} steps do not "
-            f"leave: choose 4 to {most}, or set skip_prk_steps=True"
-        )
-    if len(scheduler.timesteps) == 0:
-        raise InvalidInput(f"{count} inference steps asked for: choose 1 or more")
-    sigmas = torch.as_tensor(getattr(scheduler, "sigmas", ()))[:-1]
-    if getattr(scheduler, "order", 1) == 1 and bool((sigmas.diff() == 0).any()):
-        raise InvalidInput(f"{kind} repeats a time in {count} steps: choose fewer")
-    steps = scheduler.config.get("num_train_timesteps", 0)
-    if hasattr(scheduler, "alphas_cumprod") and scheduler.timesteps.max() >= steps:
-        raise InvalidInput(
-            f"{kind} shifts its steps beyond the last of the {steps} training steps: choose fewer "
-            "inference steps, or steps_offset=0"
-        )
-    return scheduler
-
-
-def _runge_kutta(scheduler: Any) -> Any:  # noqa: ANN401
-    """The timesteps of the Runge-Kutta steps that PNDM starts with, four for each; or none."""
-    found = getattr(scheduler, "prk_timesteps", None)
-    return () if found is None or scheduler.config.get("skip_prk_steps") else found
-
-
-def _is_continuous(scheduler: Any) -> bool:  # noqa: ANN401
-    """Whether the network gets the logarithm of the noise level instead of a timestep."""
-    return bool(scheduler.config.get("timestep_type") == "continuous")
-
-
-def _learns_variance(scheduler: Any) -> bool:  # noqa: ANN401
-    """Whether a scheduler takes a learned variance, which those keep as an attribute that do."""
-    return str(vars(scheduler).get("variance_type")).startswith("learned")
-
-
-def _starts_without_signal(scheduler: Any) -> bool:  # noqa: ANN401
-    r"""Whether the first state is noise alone, for which some tables have 2⁻²⁴ instead of 0."""
-    table = getattr(scheduler, "alphas_cumprod", None)
-    if table is None or float(scheduler.timesteps[0]) <= len(table) - 2:
-        return False
-    return bool(scheduler.config.get("rescale_betas_zero_snr") or table[-1] == 0)
-
-
-def _time(scheduler: Any, call: int) -> float:  # noqa: ANN401
-    """The time of a call: a step from 1 to T, or the noise level where there are no such steps."""
-    if hasattr(scheduler, "alphas_cumprod") and not _is_continuous(scheduler):
-        t = float(scheduler.timesteps[call]) + 1
-    else:
-        t = float(scheduler.sigmas[call])
-    t = float(f"{t:.6g}")
-    return int(t) if t.is_integer() else t
