@@ -39,8 +39,8 @@ class ChainChoice:
             its share (default: those of the data; without data all, evenly).
         guidance: Scale of classifier-free guidance (default: none).
         null_label: Class that stands for no class, of a model that does not say it.
-        prompts: File with the embeddings of prompts (.safetensors, .npz, .pt), for a model that is
-            conditioned on text.
+        prompts: Prompts for a model that is conditioned on text: a file of text (.txt), one a line,
+            or of their embeddings (.safetensors, .npz, .pt).
         precision: Precision of the weights of a pipeline (default: float32).
         allow_pickle: Also read weights from pickled files, which can execute code.
     """

@@ -253,7 +253,7 @@ def build_optimizer(
     from diffusers.optimization import get_scheduler
 
     optimizer = OPTIMIZERS[options.optimizer](
-        network.parameters(),
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=options.learning_rate,
         betas=(options.beta1, options.beta2),
         weight_decay=options.weight_decay,
@@ -342,13 +342,12 @@ def build_kernel(config: RegularizerConfig) -> Kernel:
 
 def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
     """How states are compared with forward draws, in all variants but the released one."""
-    names = config.spaces
-    if not config.population and names not in (("pixels",), ("pyramid",)):
+    if not config.population and config.spaces not in (("pixels",), ("pyramid",)):
         raise InvalidInput(
             f"--regularizer.features {config.features} compares a population: give "
             "--regularizer.population, such as 2048"
         )
-    return {"kernel": build_kernel(config), "space": space_named(names, sampler)}
+    return {"kernel": build_kernel(config), "space": space_named(config.spaces, sampler)}
 
 
 def _weighting(config: RegularizerConfig) -> Weighting:

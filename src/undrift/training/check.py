@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from operator import attrgetter
+from pathlib import Path
 
 from undrift.data.images import ImageData
 from undrift.diffusion.condition import NO_NULL
@@ -13,13 +14,20 @@ from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.options import LIMITS as REGULARIZER_LIMITS
 from undrift.regularizer.options import RegularizerConfig
 from undrift.training.config import TrainConfig
+from undrift.training.lora import check_installed
 
 COUNTS = ("steps", "batch_size", "log_every", "checkpoint_every", "chain.num_steps")
 WIDTHS = (
     *("model.layers_per_block", "model.norm_num_groups", "model.attention_head_dim"),
     "model.num_class_embeds",
 )
-AMOUNTS = ("sample_every", "objective.strength", "objective.length", "optimizer.warmup_steps")
+AMOUNTS = (
+    "lora.rank",
+    "sample_every",
+    "objective.strength",
+    "objective.length",
+    "optimizer.warmup_steps",
+)
 SHARES = (
     *("ema_decay", "model.dropout", "optimizer.beta1", "optimizer.beta2"),
     "conditioning_dropout_prob",
@@ -62,8 +70,28 @@ def check(config: TrainConfig) -> None:
         config.regularizer.spaces  # noqa: B018 - refuses unknown names
     if "averaging" in config.in_use["regularizer"]:
         _check_averaging(config.regularizer)
+    if config.lora.rank:
+        _check_lora(config)
     if config.tensorboard and find_spec("tensorboard") is None:
         raise InvalidInput("--tensorboard needs the package: pip install tensorboard")
+
+
+def _check_lora(config: TrainConfig) -> None:
+    """Check that adapters can be trained.
+
+    Raises:
+        InvalidInput: If they cannot.
+    """
+    check_installed()
+    if config.trainable is not None:
+        raise InvalidInput("--trainable and --lora.rank exclude each other: give one of them")
+    if config.start_from is None:
+        raise InvalidInput("--lora.rank adapts a trained model: give --start-from")
+    if (Path(config.start_from) / "checkpoints").is_dir():
+        raise InvalidInput(
+            "--lora.rank adapts the averaged weights of a run: give its pipeline, --start-from "
+            f"{Path(config.start_from) / 'pipeline'}"
+        )
 
 
 def _check_averaging(options: RegularizerConfig) -> None:

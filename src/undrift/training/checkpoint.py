@@ -170,11 +170,13 @@ class StartingPoint:
         state: The state of an undrift run at its last checkpoint; None for a pipeline.
         pipeline: The pipeline; of a run, one with its network and chain, None if its configuration
             describes them.
+        embeddings: Those of prompts of text, once its pipeline has encoded them.
     """
 
     path: str
     state: dict[str, Any] | None = None
     pipeline: Any = None
+    embeddings: Any = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> StartingPoint:
@@ -187,6 +189,11 @@ class StartingPoint:
         if checkpoint is not None:
             check_sealed(checkpoint, needs=[STATE_FILE])
             state = read_state(checkpoint / STATE_FILE, NEEDED_TO_START)
+            if state["config"].get("lora", {}).get("rank"):
+                raise InvalidInput(
+                    f"the run {path} trained adapters: start from what it wrote, "
+                    f"{Path(path) / 'pipeline'}"
+                )
             return cls(str(path), state=state, pipeline=_pipeline_of(Path(path), state))
         pipeline = load_pipeline(path)
         network = network_in(pipeline)

@@ -116,6 +116,19 @@ class OptimizerConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters, which are trained instead of the network.
+
+    Arguments:
+        rank: Their rank (0: none).
+        target_modules: Ends of the names of the layers that get one.
+    """
+
+    rank: int = 0
+    target_modules: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+
+
+@dataclass
 class ObjectiveConfig:
     """Options of the published baselines.
 
@@ -195,13 +208,16 @@ class TrainConfig(MethodConfig, DataConfig):
         output: Folder of the run (default: a new numbered one under runs).
         start_from: A run or a pipeline folder of diffusers whose weights it starts from; of a run,
             the average and the optimizer too.
-        prompts: File with embeddings of prompts (.safetensors, .npz, .pt), for a model that is
-            conditioned on text; the label of an image is the number of its prompt.
+        prompts: Prompts for a model that is conditioned on text: a file of text (.txt), one a line,
+            or of their embeddings (.safetensors, .npz, .pt); the label of an image is the number of
+            its prompt.
         null_label: Class that stands for no class, of a model that does not say it.
         conditioning_dropout_prob: Share of the images that are trained without their class or
             prompt, for classifier-free guidance.
         guidance: Scale of classifier-free guidance of the chain that a regularizer follows, and of
             the sample grids (default: none).
+        trainable: Regular expression: only the parameters in whose name it is found are trained,
+            such as attentions or ``^up_blocks`` (default: all).
         resume: Resume the run in the output folder from its last checkpoint.
         steps: Number of training steps.
         batch_size: Images per step, over all processes.
@@ -215,6 +231,7 @@ class TrainConfig(MethodConfig, DataConfig):
         model: The network.
         chain: The chain.
         optimizer: The optimizer.
+        lora: Low-rank adapters.
     """
 
     horizontal_flip: bool = False
@@ -224,6 +241,7 @@ class TrainConfig(MethodConfig, DataConfig):
     null_label: int | None = None
     conditioning_dropout_prob: float = 0.0
     guidance: float | None = None
+    trainable: str | None = None
     resume: bool = False
     steps: int = 2000
     batch_size: int = 64
@@ -237,3 +255,4 @@ class TrainConfig(MethodConfig, DataConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)

@@ -8,6 +8,7 @@ r"""Run directories: what a training run leaves behind, and how it is found agai
 ``checkpoints/``  all state, to resume exactly
 ``samples/``      sample grids of the averaged weights, one for each time
 ``pipeline/``     the averaged weights as a pipeline of diffusers
+``lora/``         the averaged adapters, if these were trained, as diffusers has them
 ``result.json``   the result, written when the run is complete
 ================  ==============================================================================
 """

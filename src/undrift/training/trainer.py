@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.data.images import ImageData
-from undrift.diffusion.condition import ConditionalNetwork, Conditions
+from undrift.diffusion.condition import ConditionalNetwork
 from undrift.diffusion.pipelines import save_pipeline
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
@@ -26,8 +26,9 @@ from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
 from undrift.storage.manifest import check_sealed, seal
 from undrift.storage.writing import appearing
-from undrift.training import building, checkpoint
+from undrift.training import building, checkpoint, lora, trainable
 from undrift.training.check import check, check_conditions
+from undrift.training.conditions import conditions_of
 from undrift.training.config import TrainConfig
 from undrift.training.records import Row
 
@@ -57,6 +58,10 @@ class Trainer:
         self.start = start
         self.data = data = start.encoded(data) if start else data
         network, self.scheduler = building.starting_network(config, data, start)
+        if config.lora.rank:
+            lora.add_adapters(network, config.lora.rank, config.lora.target_modules)
+        else:
+            trainable.select(network, config.trainable)
         options = building.optimizer_options(config)
         self.max_grad_norm = options.max_grad_norm
         optimizer, self.lr_schedule = building.build_optimizer(
@@ -64,7 +69,9 @@ class Trainer:
         )
         self.ema = EMAModel(network.parameters(), decay=config.ema_decay, foreach=True)
         if state:
-            if config.method not in ON_SAMPLES:  # moments of another loss
+            # moments of another loss or of other parameters do not fit
+            same = state["config"].get("trainable") == config.trainable
+            if config.method not in ON_SAMPLES and same:
                 building.continue_optimizer(optimizer, state["optimizer"])
             self.ema.load_state_dict({**state["ema"], "decay": config.ema_decay})
         # the schedule is stepped by hand, once a step, whatever the number of processes
@@ -120,10 +127,7 @@ class Trainer:
         self, network: nn.Module, num_inference_steps: int | None = None, name: str | None = None
     ) -> Sampler:
         """A sampler over a network, with the conditions of the data."""
-        own = self.config
-        conditions = Conditions(
-            prompts=own.prompts, null_label=own.null_label, guidance=own.guidance
-        )
+        conditions = conditions_of(self.config, self.start)
         sampler = building.build_sampler(
             network, self.scheduler, num_inference_steps, name, self.start, conditions
         )
@@ -280,10 +284,18 @@ class Trainer:
         return self._sampler(network, num_inference_steps, name)
 
     def save_pipeline(self, path: Path) -> None:
-        """Write the averaged weights as a pipeline of diffusers, completely or not at all."""
+        """Write the averaged weights as a pipeline of diffusers, completely or not at all.
+
+        Adapters are merged, and written beside it.
+        """
+        network, like = self.averaged_network(), self.start.pipeline if self.start else None
+        if self.config.lora.rank:
+            name = "unet" if getattr(like, "unet", None) is not None else "transformer"
+            with appearing(path.parent / "lora") as part:
+                lora.save(network, name, part)
+            lora.merge(network)
         with appearing(path) as part:
-            like = self.start.pipeline if self.start else None
-            save_pipeline(self.averaged_network(), self.scheduler, part, like)
+            save_pipeline(network, self.scheduler, part, like)
             seal(part)
 
     def save_checkpoint(self, folder: Path) -> Path:
