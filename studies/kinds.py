@@ -1,9 +1,10 @@
 """Which kinds of models work: builds each with diffusers, runs every command on it, writes a table.
 
 For each kind a tiny pipeline with random weights is saved by diffusers. It is measured, sampled,
-evaluated, tuned and fine-tuned, and what training wrote is loaded by diffusers again. A cell holds
-"yes", or why not. The commands run on pipelines as they are: no option names the kind. Tests of CI
-run the same, and check that an exact denoiser of each kind has no error (tests/test_kinds.py).
+sampled with UniPC, evaluated, tuned, fine-tuned plainly and with the regularizer, and what training
+wrote is loaded by diffusers again. A cell holds "yes", or why not. The commands run on pipelines as
+they are: no option names the kind. Tests run the same (tests/test_kinds.py), and check that an
+exact denoiser of each kind has no error (tests/test_exact_kinds.py).
 
     python studies/kinds.py --output docs/data/kinds.md
 """
@@ -14,6 +15,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,10 @@ from undrift.diffusion.condition import Conditions
 from undrift.diffusion.pipelines import as_sampler, load_pipeline, network_in, weights_digest
 
 STEPS = 4
-COLUMNS = ("measure", "sample", "evaluate", "tune", "fine-tune", "out again")
+COLUMNS = (
+    *("measure", "sample", "another sampler", "evaluate", "tune"),
+    *("fine-tune", "regularized", "out again"),
+)
 Build = Callable[[], Any]
 
 
@@ -166,6 +171,7 @@ def needs(network: Any, folder: Path) -> dict[str, Any]:
     return {"prompts": str(folder / "prompts.pt")}
 
 
+@lru_cache
 def images(size: int) -> ImageData:
     """Digits of three classes."""
     digits = undrift.load_data("digits", image_size=None if size == 8 else size, limit=300)
@@ -190,9 +196,13 @@ def cells(build: Build, folder: Path) -> dict[str, str]:
     def tuned() -> None:
         undrift.tune(model, "epsilon_scaling", data, values=[1.0, 1.01], refine=0, **scored)
 
-    def trained() -> None:
-        options = {"steps": 2, "batch_size": 8, "start_from": model, "output": run, **chosen}
-        undrift.train(data, sample_every=0, **options, **quiet)
+    def trained(**options: Any) -> None:
+        common = {"steps": 2, "batch_size": 8, "start_from": model, "sample_every": 0, **chosen}
+        undrift.train(data, **common, **options, **quiet)
+
+    def regularized() -> None:
+        own = {"num_inference_steps": STEPS, "window": 1.0, "every": 1, "num_forward": 8}
+        trained(method="regularized", regularizer=own, output=f"{run}-regularized")
 
     def returned() -> None:
         from diffusers.utils import logging
@@ -207,9 +217,13 @@ def cells(build: Build, folder: Path) -> dict[str, str]:
     steps: dict[str, Callable[[], Any]] = {
         "measure": measured,
         "sample": lambda: undrift.sample(model, 5, **few, **chosen, **quiet),
+        "another sampler": lambda: undrift.sample(
+            model, 5, sampler="unipc", **few, **chosen, **quiet
+        ),
         "evaluate": lambda: undrift.evaluate(model, data, **scored),
         "tune": tuned,
-        "fine-tune": trained,
+        "fine-tune": lambda: trained(output=run),
+        "regularized": regularized,
         "out again": returned,
     }
     return {name: _tried(step) for name, step in steps.items()}
