@@ -353,6 +353,13 @@ def test_a_profile_is_a_sequence_of_its_states(measured):
     assert [s.fresh for s in measured] == [None, 1e-2, 3e-2]
 
 
+def test_the_summary_is_the_same_text_in_jupyter(measured, monkeypatch):
+    """There rich would show the table itself and leave the text empty."""
+    expected = measured.summary()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert measured.summary() == expected
+
+
 def test_the_summary_and_the_notebook_show_every_state(measured):
     lines = measured.summary().splitlines()
     assert "<plain>" in lines[0] and "×10⁻²" in measured.summary()

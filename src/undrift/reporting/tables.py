@@ -87,7 +87,8 @@ def rich_table(table: Table) -> RichTable:
 def as_text(table: Table) -> str:
     """A table as lines of text."""
     text = io.StringIO()
-    Console(file=text, width=120, color_system=None).print(rich_table(table))
+    console = Console(file=text, width=120, color_system=None, force_jupyter=False)
+    console.print(rich_table(table))
     return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
