@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-faults test-lowest lint bench docs wheel release-check clean
+.PHONY: help demo test test-faults test-lowest lint bench docs notebooks wheel release-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,6 +36,9 @@ bench: .venv/.installed ## measure the cost of each part as a ratio; writes benc
 
 docs: .venv/.installed-docs ## build the pages into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: .venv/.installed-docs ## execute the tutorials and keep their outputs; takes minutes
+	$(BIN)/python docs/notebooks.py
 
 wheel: .venv/.installed-dev ## build the source distribution, and from it the wheel, into dist/
 	rm -rf dist

@@ -10,7 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("data", "tracking", "features", "patches", "metrics")
+EXTRAS = ("data", "tracking", "features", "patches", "metrics", "lora")
 TOOLS = ("hypothesis", "pytest", "pytest-xdist", "hatchling")
 
 

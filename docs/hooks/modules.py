@@ -8,6 +8,7 @@ from typing import Any
 
 from formulas import to_markdown
 from mkdocs.structure.files import File, Files
+from tutorials import notebooks
 
 PACKAGE = Path(__file__).parents[2] / "src" / "undrift"
 NAMES = "<!-- public names -->"
@@ -31,8 +32,9 @@ def on_config(config: Any) -> Any:
     others = sorted(path.name for path in docs.glob("*.md") if path.name not in FIRST)
     guides = ordered([path.stem for path in docs.glob("how-to/*.md")])
     api = [{name: f"api/{name}.md"} for name in modules()]
+    tutorials = {"Tutorials": [f"tutorials/{path.stem}.md" for path in notebooks(config)]}
     how_to = {"How to": [f"how-to/{name}.md" for name in guides]}
-    config.nav = [*FIRST, how_to, *others, {"API": ["api/index.md", *api]}]
+    config.nav = [*FIRST, tutorials, how_to, *others, {"API": ["api/index.md", *api]}]
     return config
 
 
