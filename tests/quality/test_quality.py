@@ -10,6 +10,7 @@ from undrift.mmd.kernels import PolynomialKernel
 from undrift.quality.frechet import (
     SAMPLES_PER_FEATURE,
     FrechetStatistics,
+    _root_sum,
     frechet_distance,
     frechet_estimate,
     gaussian_distance,
@@ -88,6 +89,39 @@ def test_both_ways_to_a_distance_agree(monkeypatch):
     svdvals = torch.linalg.svdvals
     monkeypatch.setattr(torch.linalg, "svdvals", lambda a: called.append(1) or svdvals(a))
     assert x.distance(y) == pytest.approx(fast, rel=1e-10) and called
+
+
+@pytest.mark.parametrize("count", [900, 100])  # the second: fewer samples than features
+def test_features_like_those_of_images_need_no_singular_values(count, monkeypatch):
+    """Variances that fall like 1/k; the textbook's root in twice the space is another way."""
+    from scipy.linalg import sqrtm
+
+    monkeypatch.delattr(torch.linalg, "svdvals")
+    spread = torch.arange(1, 301, dtype=torch.float64) ** -0.5
+    x, y = normal(count, 300) * spread, normal(count + 50, 300, seed=1) * 1.1 * spread
+    found = frechet_distance(x, y)
+    cov_x, cov_y = covariance(x), covariance(y)
+    gap = (x.mean(0) - y.mean(0)).square().sum()
+    root = sqrtm((cov_x @ cov_y).numpy())
+    expected = float(gap + cov_x.trace() + cov_y.trace()) - 2 * float(root.trace().real)
+    precision = 1e-8 if count > 300 else 1e-5  # of a root of a singular matrix
+    assert found == pytest.approx(expected, rel=precision)
+    one, other = FrechetStatistics.of(x), FrechetStatistics.of(y)
+    assert count < 300 or found == one.distance(other)
+
+
+@pytest.mark.parametrize("decades", [0, 2, 4, 8, 16])
+@pytest.mark.parametrize("zeros", [0, 1, 20])
+def test_rounding_moves_the_sum_of_roots_by_no_more_than_is_said(decades, zeros):
+    for seed in range(5):
+        basis = torch.linalg.qr(normal(80, 80, seed=seed)).Q
+        squares = torch.logspace(0, -decades, 80, dtype=torch.float64)
+        squares[80 - zeros :] = 0
+        total, error = _root_sum((basis * squares) @ basis.T)
+        assert abs(float(total - squares.sqrt().sum())) < float(error) + 1e-13
+        assert zeros or decades > 8 or error < 1e-8  # and it is not said of everything
+    known, little = _root_sum((basis * squares) @ basis.T, rank=80 - zeros)
+    assert decades > 8 or (little < 1e-8 and abs(float(known - squares.sqrt().sum())) < 1e-8)
 
 
 def test_features_that_never_vary_do_no_harm():

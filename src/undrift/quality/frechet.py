@@ -7,10 +7,22 @@ r"""The Fréchet distance between Gaussians fitted to features, with its uncerta
 
 the square of the 2-Wasserstein distance, which the field calls the Fréchet distance. With factors
 :math:`\Sigma = L L^\top` the last trace is the nuclear norm :math:`\|L_x^\top L_y\|_*`. The
-singular values are the roots of the eigenvalues of :math:`L_x^\top \Sigma_y L_x`, which take less
-time; but rounding moves these by :math:`\epsilon` times the largest, and the roots of the smallest
-by :math:`\sqrt\epsilon`. So singular values are taken where this could be seen in the distance. No
-square root of a matrix that is singular up to rounding is taken, so covariances of any rank do.
+singular values are the roots of the eigenvalues :math:`\lambda_i` of
+:math:`L_x^\top \Sigma_y L_x`, which take a fifth of the time. No square root of a matrix that is
+singular up to rounding is taken, so covariances of any rank do.
+
+Rounding moves each of the n eigenvalues by about :math:`\delta = \sqrt n\, \epsilon\,
+\lambda_{\max}`, up or down, and their roots together by
+
+.. math:: \Delta \approx \tfrac{\delta}{2} \Bigl(\sum_i \frac{1}{\lambda_i}\Bigr)^{1/2}
+          + m \sqrt\delta,
+
+m the number of eigenvalues below :math:`\delta`, whose roots may be anything up to
+:math:`\sqrt\delta`. Where :math:`2\Delta` could be seen in the distance, singular values are
+taken, which rounding moves by :math:`\epsilon` times the largest. What is zero for certain is left
+out beforehand: features that are constant, and the eigenvalues beyond the rank that N samples can
+have, N − 1. Of N samples with no more than D features :math:`\|X Y^\top\|_*` is taken in the
+space of the samples, :math:`\Sigma = X^\top X`.
 
 Fitted to samples, :math:`d^2` is biased upward, by about :math:`1/N`. The bootstrap repeats that
 bias on top of itself: its mean less the value estimates it, and the *basic* interval
@@ -28,6 +40,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -147,7 +160,10 @@ def frechet_distance(x_features: Tensor, y_features: Tensor) -> float:
     if min(len(x), len(y)) > x.shape[1]:
         return FrechetStatistics.of(x).distance(FrechetStatistics.of(y))
     (mean_x, x), (mean_y, y) = _weighted(x), _weighted(y)
-    return _distance(mean_x - mean_y, x, y, torch.linalg.svdvals(x @ y.T).sum())
+    rest = (mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum()
+    product = _in_sample_space(x, y)
+    norm = _root_sum(product @ product.T, rank=len(product) - 1)
+    return _checked_distance(rest, norm, lambda: product)
 
 
 def gaussian_distance(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
@@ -165,14 +181,11 @@ def gaussian_distance(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tens
     mean_gap = in_float64(mean_x) - in_float64(mean_y)
     cov_x, cov_y = in_float64(cov_x), in_float64(cov_y)
     rest = mean_gap.square().sum() + cov_x.trace() + cov_y.trace()
+    vary = (cov_x.diagonal() > 0) & (cov_y.diagonal() > 0)
+    cov_x, cov_y = (cov[vary][:, vary] for cov in (cov_x, cov_y))
     factor = _triangular_factor(cov_x)
-    squares = torch.linalg.eigvalsh(factor.T @ cov_y @ factor)
-    noise = squares[-1].clamp(min=0) * math.sqrt(len(squares)) * torch.finfo(squares.dtype).eps
-    roots = squares.clamp(min=noise).sqrt()
-    distance = rest - 2 * roots.sum()
-    if (noise / roots).sum() > ROUNDING * distance:
-        distance = rest - 2 * torch.linalg.svdvals(factor.T @ _factor(cov_y)).sum()
-    return max(0.0, float(distance))
+    norm = _root_sum(factor.T @ cov_y @ factor)
+    return _checked_distance(rest, norm, lambda: factor.T @ _triangular_factor(cov_y))
 
 
 def frechet_estimate(
@@ -210,9 +223,7 @@ def frechet_estimate(
     value = frechet_distance(x, y)
     distances = torch.empty(num_resamples, dtype=torch.float64)
     for i in range(num_resamples):
-        mean_y, rows_y = _weighted(y, _drawn(y, generator))
-        mean_x, rows_x = _weighted(x, _drawn(x, generator))
-        distances[i] = _distance(mean_x - mean_y, rows_x, rows_y, _nuclear_norm(rows_x, rows_y))
+        distances[i] = _resampled_distance(x, y, generator)
     tail = torch.tensor([(1 + confidence) / 2, (1 - confidence) / 2], dtype=torch.float64)
     low, high = (2 * value - distances.quantile(tail)).clamp(min=0).tolist()
     return FrechetEstimate(
@@ -238,22 +249,57 @@ def _weighted(x: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return mean, (x - mean) * (weights / (total - 1)).sqrt()[:, None]
 
 
-def _nuclear_norm(x: Tensor, y: Tensor) -> Tensor:
-    r""":math:`\|X Y^\top\|_*` from eigenvalues, as few as rows or columns are."""
+def _resampled_distance(x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The distance between resamples, without a check of rounding, which their spread hides."""
+    mean_y, y = _weighted(y, _drawn(y, generator))
+    mean_x, x = _weighted(x, _drawn(x, generator))
     if min(len(x), len(y)) <= x.shape[1]:
-        product = x @ y.T if len(x) <= len(y) else y @ x.T
+        product = _in_sample_space(x, y)
+        norm, _ = _root_sum(product @ product.T, rank=len(product) - 1)
     else:
-        product = _factor(x.T @ x).T @ y.T
-    squares = torch.linalg.eigvalsh(product @ product.T)
-    floor = squares[-1].clamp(min=0) * len(squares) * torch.finfo(squares.dtype).eps
-    norm: Tensor = squares[squares > floor].sqrt().sum()
-    return norm
+        factor = _triangular_factor(x.T @ x)
+        norm, _ = _root_sum(factor.T @ (y.T @ y) @ factor)
+    rest = (mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum()
+    return (rest - 2 * norm).clamp(min=0)
 
 
-def _distance(mean_gap: Tensor, x: Tensor, y: Tensor, cross: Tensor) -> float:
-    """The distance from factors of both covariances and the trace of their cross term."""
-    squares = mean_gap.square().sum() + x.square().sum() + y.square().sum()
-    return max(0.0, float(squares - 2 * cross))
+def _in_sample_space(x: Tensor, y: Tensor) -> Tensor:
+    r""":math:`X Y^\top` or its transpose, with as many rows as the smaller sample has."""
+    return x @ y.T if len(x) <= len(y) else y @ x.T
+
+
+def _root_sum(gram: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    r"""The sum of the roots of the eigenvalues, and :math:`\Delta`, what rounding may do to it.
+
+    Arguments:
+        gram: A positive semidefinite matrix, with shape :math:`(n, n)`.
+        rank: The most that its rank can be, if that is less than n.
+    """
+    if not len(gram):
+        return gram.new_zeros(()), gram.new_zeros(())
+    squares = torch.linalg.eigvalsh(gram)
+    noise = squares[-1].clamp(min=0) * math.sqrt(len(squares)) * torch.finfo(gram.dtype).eps
+    if rank is not None:
+        squares = squares[len(squares) - rank :]
+    seen = squares[squares > noise]
+    hidden = (len(squares) - len(seen)) * noise.sqrt()
+    return seen.sqrt().sum(), noise / 2 * (1 / seen).sum().sqrt() + hidden
+
+
+def _checked_distance(
+    rest: Tensor, norm: tuple[Tensor, Tensor], product: Callable[[], Tensor]
+) -> float:
+    """The distance, by singular values where rounding could be seen in it.
+
+    Arguments:
+        rest: All terms but the last.
+        norm: The nuclear norm by eigenvalues, and what rounding may do to it.
+        product: Computes the matrix whose nuclear norm it is.
+    """
+    value, error = norm
+    if 2 * error > ROUNDING * (rest - 2 * value):
+        value = torch.linalg.svdvals(product()).sum()
+    return max(0.0, float(rest - 2 * value))
 
 
 def _triangular_factor(covariance: Tensor) -> Tensor:
