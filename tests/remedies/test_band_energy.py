@@ -108,6 +108,12 @@ def test_a_wrong_linear_denoiser_gets_the_exact_variance_of_each_band(name):
     assert bool((plain[-1].abs() > 10).all())
 
 
+def test_a_single_state_has_no_error_and_changes_nothing(recwarn):
+    energies = torch.tensor([[3.0, 1.0]], dtype=torch.float64)
+    assert measured_gains(energies, 2 * energies) == [1.0, 1.0]
+    assert measured_gains(energies.expand(5, 2), 2 * energies) == [1.0, 1.0] and not recwarn.list
+
+
 def test_a_weight_differs_from_1_by_chance_in_one_case_of_twenty():
     energies = (
         torch.randn(2, 100, 4000, 20, generator=source(0), dtype=torch.float64).square().sum(3)

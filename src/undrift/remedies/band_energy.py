@@ -200,6 +200,8 @@ class BandEnergy(Remedy):
 def measured_gains(forward: Tensor, chain: Tensor) -> list[float]:
     r"""The weights :math:`g_j` of all bands, 1 where the energies are not distinguishable.
 
+    One row alone has no known error: all weights are 1 then.
+
     Arguments:
         forward: Energies whose mean over the rows is the wanted one, with shape :math:`(M, J)`.
         chain: Energies of states of the chain, with shape :math:`(N, J)`.
@@ -214,6 +216,8 @@ def measured_gains(forward: Tensor, chain: Tensor) -> list[float]:
 
     from undrift.reporting.numbers import Z_95
 
+    if min(len(forward), len(chain)) < 2:
+        return [1.0] * forward.shape[1]
     (wanted, e), (found, f) = ((x.mean(0), x.std(0) / len(x) ** 0.5) for x in (forward, chain))
     log = torch.where((wanted > 0) & (found > 0), (wanted / found).log(), 0.0)
     error = torch.hypot(e / wanted, f / found)
