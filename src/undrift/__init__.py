@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from undrift.measurement.profile import ErrorProfile as ErrorProfile
     from undrift.measurement.state import ErrorState as ErrorState
     from undrift.mmd.estimate import mmd_sq as mmd_sq
+    from undrift.mmd.kernels import EnergyKernel as EnergyKernel
+    from undrift.mmd.kernels import LaplaceKernel as LaplaceKernel
+    from undrift.mmd.kernels import PolynomialKernel as PolynomialKernel
     from undrift.mmd.kernels import RBFMixture as RBFMixture
     from undrift.mmd.two_sample import mmd_estimate as mmd_estimate
     from undrift.quality.frechet import frechet_distance as frechet_distance
@@ -72,6 +75,9 @@ _MODULE_OF = {
     "CosineSchedule": "diffusion.schedule",
     "SigmoidSchedule": "diffusion.schedule",
     "RBFMixture": "mmd.kernels",
+    "LaplaceKernel": "mmd.kernels",
+    "EnergyKernel": "mmd.kernels",
+    "PolynomialKernel": "mmd.kernels",
     "mmd_sq": "mmd.estimate",
     "mmd_estimate": "mmd.two_sample",
     "modular_error": "measurement.modular",
