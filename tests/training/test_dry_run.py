@@ -14,7 +14,8 @@ from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.options import RegularizerConfig
 from undrift.training import runs
 from undrift.training.config import ModelConfig, TrainConfig
-from undrift.training.dry_run import KeptBytes, dry_run
+from undrift.training.dry_run import KeptBytes, _synthetic, dry_run
+from undrift.training.trainer import Trainer
 
 SMALL = TrainConfig(
     data="patches",
@@ -49,6 +50,27 @@ def test_the_parts_are_those_of_the_network_and_the_optimizer():
     assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
     assert dry_run(SMALL, 8)["memory"]["gradients"] == weights
     assert found["starting_passes"] == 3 * 14 + 2 + 5 and found["states"] == 16
+
+
+def test_frozen_copies_and_populations_are_counted(tmp_path):
+    start = dry_run(regularized("persistent", num_inference_steps=20, strength=1.0), 8)["memory"]
+    weights = start["weights"]
+    assert start["copies"] == dry_run(SMALL, 8)["memory"]["copies"] == 0
+    balanced = dry_run(regularized("persistent", num_inference_steps=20), 8)["memory"]
+    assert balanced["copies"] == weights  # that of the limit on the main loss
+
+    dry = Trainer(SMALL, _synthetic(SMALL))
+    dry.save_pipeline(tmp_path / "model")
+    options = {"num_inference_steps": 10, "features": "encoder+pixels", "population": 64}
+    config = replace(regularized("persistent", **options), start_from=f"{tmp_path}/model")
+    found = dry_run(config, 8)["memory"]
+    assert found["copies"] == 2 * weights  # and that of the features
+    trainer = Trainer(config, _synthetic(config))
+    blocks = trainer.regularizer.comparison.space(torch.zeros(2, 3, 16, 16), 5)
+    wide = sum(block[0].numel() for block in blocks)
+    chains = 4 * 3 * 16 * 16 * trainer.regularizer.held(32)
+    rows = 3 * (64 + 1024)  # three times, each with its population and forward draws
+    assert 0 <= found["regularizer"] - chains - 2 * wide * rows < 4 * 3 * 2 * wide  # and units
 
 
 def test_graphs_that_live_one_after_the_other_do_not_add_up():

@@ -66,7 +66,8 @@ def _show_dry_run(found: dict[str, Any]) -> None:
         "gradients": "the term's and the main one's at once" if memory["regularizer"] else "",
         "moments": "of the optimizer",
         "average": "of the weights",
-        "regularizer": "its data and chains",
+        "copies": "of the starting network, frozen",
+        "regularizer": "its data, chains and populations",
         "activations": f"{how}: what autograd keeps; workspace comes on top",
     }
     for part, note in notes.items():

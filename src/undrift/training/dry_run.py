@@ -3,21 +3,24 @@ r"""A dry run: one training step on synthetic images, and the memory that the ru
 With P parameters of 4 bytes, a process with B images a step holds
 
 .. math:: 4 P \, (\underbrace{1}_\text{weights} + \underbrace{g}_\text{gradients}
-          + \underbrace{2}_\text{Adam's moments} + \underbrace{1}_\text{average}) + a B + r,
+          + \underbrace{2}_\text{Adam's moments} + \underbrace{1}_\text{average}
+          + \underbrace{c}_\text{copies}) + a B + r,
 
 where g = 2 with a regularizer, whose gradient is kept while that of the main term is computed, else
-1; a is what autograd keeps per image for the backward pass; r is the data and chains of the
-regularizer. All but a is counted. a is measured in the step, by hooks on what autograd saves, and
-the memory for it is proportional to the batch; so a step of a few images gives the memory of the
-full batch, if states and forward draws are reduced in the same proportion. A backward pass needs
-additional workspace, convolutions most of all, and an allocator rounds up: expect a quarter more.
+1; c counts the frozen copies of the starting network, one for the limit on the main loss and one
+for its features; a is what autograd keeps per image for the backward pass; r is the data, the
+chains and the populations of the regularizer. All but a is counted. a is measured in the step, by
+hooks on what autograd saves, and the memory for it is proportional to the batch; so a step of a few
+images gives the memory of the full batch, if states and forward draws are reduced in the same
+proportion. A backward pass needs additional workspace, convolutions most of all, and an allocator
+rounds up: expect a quarter more.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
@@ -183,14 +186,28 @@ def _counted(trainer: Trainer, held: int) -> dict[str, int]:
     parameters = list(network.parameters())
     moments = [m for state in trainer.optimizer.state.values() for m in state.values()]
     at_once = 2 if trainer.regularizer else 1
+    kept = trainer.regularizer.comparison.state_dict() if trainer.regularizer else {}
+    frozen = [trainer.guard.state_dict() if trainer.guard else (), kept.get("space")]
     return {
         "weights": _bytes([*parameters, *network.buffers()]),
         "gradients": at_once * _bytes(p for p in parameters if p.requires_grad),
         "moments": _bytes(m for m in moments if isinstance(m, Tensor) and m.ndim),
         "average": _bytes(trainer.ema.shadow_params),
-        "regularizer": 4 * prod(trainer.data.image_shape) * held,
+        "copies": _bytes(_tensors(frozen)),
+        "regularizer": 4 * prod(trainer.data.image_shape) * held
+        + _bytes(_tensors(kept.get("populations"))),
     }
 
 
+def _tensors(tree: Any) -> Iterator[Tensor]:  # noqa: ANN401
+    """All tensors in a state."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping | list | tuple):
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _tensors(part)
+
+
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
+    different = {t.data_ptr(): t for t in tensors}
+    return sum(t.numel() * t.element_size() for t in different.values())
