@@ -6,16 +6,19 @@ network and batch, one thread. Steps of both sides alternate; times are processo
 process, so that a busy machine changes the ratios little. The chain has ten modules and one cohort,
 so that the steps that are timed are whole laps of it: what a restart costs is shared among the
 steps as in a long run. The published baselines keep no chains: theirs has a thousand modules.
-``features`` is ``persistent`` on the network's own features and pixels with a population of 2,048.
-The published baselines, which have no limits, are timed over fewer pairs.
+``features`` is the default for few steps: ``persistent`` on the activations of the network's
+encoder and on pixels, a population of 2,048, along UniPC's chain of ten steps. The published
+baselines, which have no limits, are timed over fewer pairs.
 
-Memory is the peak of the resident memory over training steps, less what is there before the first
-one, of a process of its own for each variant.
+Memory is the peak of the resident memory from before a trainer is built to the end of a few
+training steps, less what was there before, of a process of its own for each variant: frozen copies
+of the network count, and populations are full.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -24,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +38,18 @@ from undrift.training.config import ChainConfig, ModelConfig, RegularizerConfig,
 from undrift.training.trainer import Trainer
 
 MODULES = 10
-PAIRS = 12  # whole laps of three modules at every second step, and nearly one of ten
+PAIRS = 12  # whole laps of the two or three steps of a window at every second training step
 PAIRS_OF_BASELINES = 2
 BASELINE_MODULES = 1000
+MODULES_OF_FEATURES = 50  # of which UniPC takes ten
 VARIANTS = ("official", "full", "truncated", "persistent", "features")
 BASELINES = (
     *("input_perturbation", "mixflow", "dream", "scheduled_sampling", "consistent"),
     "fokker_planck",
 )
 METHODS = VARIANTS + BASELINES
-OF_NETWORK = {"features": "network+pixels", "population": 2048}
+OF_NETWORK = {"features": "encoder+pixels", "population": 2048, "num_inference_steps": MODULES}
+SAMPLER = "unipc"
 TIME_LIMITS = {"full": 2.5, "truncated": 1.9, "persistent": 1.55, "features": 1.6, "mixflow": 1.6}
 MEMORY_LIMITS = {"truncated": 1.15, "persistent": 1.15, "features": 1.2, "mixflow": 1.2}
 NAMES = {"time": "training step", "memory": "peak memory of training"}
@@ -87,7 +93,7 @@ def build(method: str, modules: int = MODULES) -> Trainer:
     if method == "features":  # which are those of a model
         with tempfile.TemporaryDirectory() as folder:
             Trainer(replace(config, method="plain"), data).save_pipeline(Path(folder) / "model")
-            own = {"model": ModelConfig(), "chain": ChainConfig()}  # those of the model are used
+            own = {"model": ModelConfig(), "chain": ChainConfig(sampler=SAMPLER)}
             trainer = Trainer(replace(config, start_from=f"{folder}/model", **own), data)
     else:
         trainer = Trainer(config, data)
@@ -103,6 +109,8 @@ def time_ratio(method: str, pairs: int) -> float:
     trainers = build(method, _modules(method)), build("plain")
     for trainer in trainers:
         _step(trainer)
+    if method == "features":
+        _fill(trainers[0])
     if regularizer := trainers[0].regularizer:
         while not regularizer.terms:  # brings up all that is made once
             _step(trainers[0])
@@ -134,17 +142,34 @@ def _pairs(method: str) -> int:
 
 
 def _modules(method: str) -> int:
+    if method == "features":
+        return MODULES_OF_FEATURES
     return BASELINE_MODULES if method in BASELINES else MODULES
 
 
 def _measure_memory(method: str) -> int:
     torch.set_num_threads(1)
-    trainer = build(method, _modules(method))
+    build(method, _modules(method)).run(until=1)  # imports what is needed
+    gc.collect()
     status = Path("/proc/self/status")
     before = _kilobytes(status, "VmRSS")
+    trainer = build(method, _modules(method))
+    if method == "features":
+        _fill(trainer)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    trainer.run(until=3)
+    trainer.run(until=4)
     return 1024 * (_kilobytes(status, "VmHWM") - before)
+
+
+def _fill(trainer: Trainer) -> None:
+    """Fill the populations with noise."""
+    regularizer = trainer.regularizer
+    assert regularizer is not None
+    grid, weights = regularizer.sampler.grid, regularizer.weights
+    times = [t for t, weight in zip(grid, weights, strict=True) if weight]
+    noise = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    draws = regularizer.sizes(trainer.config.batch_size)[1]
+    regularizer.comparison.fill(times, lambda n: noise(n, *trainer.data.image_shape), draws)
 
 
 def _kilobytes(status: Path, key: str) -> int:

@@ -103,6 +103,27 @@ def test_a_saved_population_goes_on_exactly():
     assert torch.equal(first.compare(batch), second.compare(batch))
 
 
+def test_half_precision_changes_neither_the_loss_nor_its_gradient_to_be_seen():
+    x, y = 1.3 * normal(400, 50) + 0.2, normal(300, 50, seed=1)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        population = Population(size=350)
+        population.renew([y.to(dtype)])
+        population.compare([x[:350].to(dtype)])
+        batch = x[350:].to(dtype).requires_grad_()
+        loss = population.compare([batch])
+        (gradient,) = torch.autograd.grad(loss, batch)
+        found.append((float(loss.detach()), gradient.double(), *population.discrepancy()))
+        kept = population.blocks[0].queue, population.blocks[0].forward
+        assert {rows.dtype for rows in kept} == {dtype if len(found) == 1 else torch.float16}
+    (loss, gradient, *values), (half_loss, half_gradient, *half_values) = found
+    assert half_loss == pytest.approx(loss, rel=1e-3)
+    assert float((half_gradient - gradient).norm() / gradient.norm()) < 1e-3
+    assert half_values == pytest.approx(values, rel=2e-2)
+    population.compare([torch.full((2, 50, 1), 1e6)])  # beyond its range, and finite
+    assert torch.isfinite(population.compare([x[:2].float()]))
+
+
 def test_its_discrepancy_is_the_estimate_of_the_whole_queue():
     population = Population(size=50)
     population.renew([normal(60, 2, seed=1)])

@@ -98,6 +98,21 @@ def test_tokens_of_a_transformer_are_pooled_over_all_of_them():
     assert torch.allclose(first[..., 0], expected, atol=1e-5)
 
 
+def test_the_encoder_is_the_first_stages_and_nothing_behind_them_is_computed():
+    sampler, x = chain(network()), images(2)
+    whole, first = NetworkSpace(sampler), NetworkSpace(sampler, depth="encoder")
+    seen = []
+    for name, stage in first.model.network.named_children():
+        stage.register_forward_hook(lambda *_, name=name: seen.append(name))
+    blocks = first(x, 5.0)
+    assert len(blocks) == 3 and all(map(torch.equal, blocks, whole(x, 5.0)))
+    assert "mid_block" in seen and "conv_out" not in seen
+    assert len(first.model.network.up_blocks) == 2 and not any("up" in name for name in seen)
+    tokens = chain(Tokens())
+    (half,) = NetworkSpace(tokens, depth="encoder")(x, 5.0)
+    assert torch.equal(half, NetworkSpace(tokens)(x, 5.0)[0])
+
+
 def test_pooling_keeps_means_and_mean_squares():
     activation = torch.randn(2, 3, 8, 8, generator=noise_source())
     features = pooled(activation, 2).reshape(2, 2, 3, 4)

@@ -10,7 +10,7 @@ from tiny import TinyNetwork, tiny_sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.published import STRENGTHS
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.options import VARIANTS, RegularizerConfig
+from undrift.regularizer.options import IN_POPULATION, VARIANTS, RegularizerConfig
 from undrift.training.building import build_network
 from undrift.training.checkpoint import StartingPoint, difference, same_run
 from undrift.training.config import (
@@ -129,15 +129,19 @@ def test_a_run_tells_what_its_variant_chose_so_that_another_default_makes_anothe
     assert larger == "batch_size: 40 there, 80 now"  # not what follows from it
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
-def test_the_library_chooses_what_the_configuration_says(variant):
-    config = TrainConfig(method=variant, batch_size=24)
-    sampler = tiny_sampler(TinyNetwork(), 20)
-    chosen, own = config.chosen(24), CumulativeErrorRegularizer(sampler, variant=variant)
+@pytest.mark.parametrize(
+    ("variant", "population"), [*((name, 0) for name in sorted(VARIANTS)), ("persistent", 64)]
+)
+def test_the_library_chooses_what_the_configuration_says(variant, population):
+    given = RegularizerConfig(population=population)
+    config = TrainConfig(method=variant, batch_size=24, regularizer=given)
+    sampler, options = tiny_sampler(TinyNetwork(), 20), {"variant": variant}
+    options |= {"population": population} if population else {}
+    chosen, own = config.chosen(24), CumulativeErrorRegularizer(sampler, **options)
     num_states, num_forward = own.sizes(24)
     assert (num_states, own.every) == (chosen.num_states, chosen.every)
     assert num_forward == (chosen.num_forward or chosen.num_states)
-    said = CumulativeErrorRegularizer(sampler, variant=variant, window=chosen.window)
+    said = CumulativeErrorRegularizer(sampler, **options, window=chosen.window)
     assert said.weights == own.weights
 
 
@@ -145,10 +149,11 @@ def test_the_help_names_the_values_of_the_tables():
     """The help cannot read the tables: it has to be changed with them."""
     text = " ".join(RegularizerConfig.__doc__.split())
     persistent, official = VARIANTS["persistent"], VARIANTS["official"]
-    assert VARIANTS["full"] == VARIANTS["truncated"]
-    assert (
-        f"{persistent.window:g} for persistent, {VARIANTS['full'].window:g} for truncated" in text
-    )
+    full = VARIANTS["full"]
+    assert full == VARIANTS["truncated"] and full.window == IN_POPULATION.window
+    assert f"{persistent.window:g} for persistent, {full.window:g} with a population, and" in text
+    assert (persistent.states, IN_POPULATION.states) == (1 / 2, 3 / 8)
+    assert "half for persistent, three eighths with a population" in text
     assert f"(default: {persistent.num_forward}; for official, as many as states)" in text
     assert f"(default: {persistent.every}; for official {official.every}, as" in text
     assert f"by gradient norms; for official {official.strength:g}, as" in text

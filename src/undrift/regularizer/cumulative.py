@@ -26,9 +26,9 @@ from undrift.regularizer.comparison import (
 )
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
 from undrift.regularizer.options import (
-    VARIANTS,
     RegularizerConfig,
     Variant,
+    defaults_of,
     term_options,
 )
 from undrift.regularizer.pool import ForwardPool
@@ -126,7 +126,8 @@ class CumulativeErrorRegularizer(Resumable):
         fixed = None if isinstance(strength, GradientBalance) else strength
         config = term_options(variant, fixed, options)
         Limits(1).check("log_every of the regularizer", log_every)
-        defaults, released = VARIANTS[variant], variant == "official"
+        defaults, released = defaults_of(variant, config.population), variant == "official"
+        self.defaults = defaults
         window, steps = config.window or defaults.window, config.num_inference_steps
         sampler = _trainable_chain(model)
         self.sampler = sampler if steps is None or released else sampler.with_steps(steps)
@@ -254,7 +255,7 @@ class CumulativeErrorRegularizer(Resumable):
         def share(total: int) -> int:
             return max(2, -(-total // num_processes()))
 
-        own = VARIANTS[self.variant].num_states(batch)
+        own = self.defaults.num_states(batch)
         num_states = share(self.num_states) if self.num_states else own
         return num_states, share(self.num_forward) if self.num_forward else num_states
 
@@ -280,9 +281,11 @@ class CumulativeErrorRegularizer(Resumable):
 
         Arguments:
             batch: Number of data in this process' share of a batch.
-            share: Share of the states and forward draws of that batch that it takes.
+            share: Share of the states and forward draws of that batch that it takes; populations
+                have their full size.
             draw: Makes as many states of noise as asked for.
         """
+        whole = self.sizes(batch)[1]
         num_states, num_forward = (max(2, round(share * size)) for size in self.sizes(batch))
         self.every = 1
         self.num_states, self.num_forward = (n * num_processes() for n in (num_states, num_forward))
@@ -293,7 +296,7 @@ class CumulativeErrorRegularizer(Resumable):
         grid = self.sampler.grid
         self.rollout.fill(grid, lambda: draw(num_states))
         times = [t for t, weight in zip(grid, self.weights, strict=True) if weight]
-        self.comparison.fill(times, draw, num_forward)
+        self.comparison.fill(times, draw, whole)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: chains, data pool, random streams, averages."""

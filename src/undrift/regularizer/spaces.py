@@ -12,7 +12,8 @@ A discrepancy in pixels is dominated by what has most variance, in photographs c
 not by what a viewer sees. The activations of the frozen starting model at :math:`(x_t, t)` describe
 a noisy state at every noise level, so no other network is needed (:class:`NetworkSpace`). Of each
 stage the means and the root mean squares of its channels are taken, over a few regions of the
-image.
+image. The first stages, the encoder of a U-Net, describe the state and cost less than half of a
+call; the last ones are on their way to the output.
 
 A network of images has never seen noise. It is shown samples as they are, and instead of a noisy
 state the frozen starting model's estimate of the data behind it,
@@ -31,7 +32,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,7 @@ from undrift.diffusion.denoiser import Prediction
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.quality.pretrained import EfficientNetFeatures
-from undrift.regularizer.options import is_image_network
+from undrift.regularizer.options import OF_MODEL, is_image_network
 from undrift.regularizer.resumable import Resumable
 
 
@@ -127,13 +129,18 @@ class FrozenModel(Resumable):
         return self.sampler.predict(x_t, t or self.sampler.grid[-2])
 
 
+class _Enough(Exception):
+    """The last stage that is wanted has been computed."""
+
+
 class NetworkSpace(Space):
     r"""The activations of a frozen copy of a model, pooled, one block per stage.
 
-    Stages are the blocks of a U-Net (down, middle, up) or of a transformer. Of an activation with
-    shape :math:`(B, C, H, W)` the means and the root mean squares over ``regions`` × ``regions``
-    parts of the image are taken, :math:`2 C \cdot \text{regions}^2` features; of tokens
-    :math:`(B, N, C)` those over all tokens.
+    Stages are the blocks of a U-Net (down, middle, up) or of a transformer. The network is computed
+    no further than the last stage that is wanted. Of an activation with shape
+    :math:`(B, C, H, W)` the means and the root mean squares over ``regions`` × ``regions`` parts of
+    the image are taken, :math:`2 C \cdot \text{regions}^2` features; of tokens :math:`(B, N, C)`
+    those over all tokens.
 
     Samples (:math:`t = 0`) are shown to the network at the last time of the chain's grid, the
     smallest noise level that it was trained for there.
@@ -141,6 +148,8 @@ class NetworkSpace(Space):
     Arguments:
         model: The chain over the model, whose network is copied as it is now; or its frozen copy.
         regions: Parts of the image along each side.
+        depth: Whether ``"all"`` stages are taken, or those of the ``"encoder"``: of a U-Net those
+            before the up blocks, of another network the first half.
 
     Raises:
         InvalidInput: If the network has no stages, or the sampler does not say what it predicts.
@@ -148,9 +157,16 @@ class NetworkSpace(Space):
 
     saved = ("model",)
 
-    def __init__(self, model: Sampler | FrozenModel, *, regions: int = 2) -> None:
+    def __init__(
+        self,
+        model: Sampler | FrozenModel,
+        *,
+        regions: int = 2,
+        depth: Literal["all", "encoder"] = "all",
+    ) -> None:
         self.model = model if isinstance(model, FrozenModel) else FrozenModel(model)
-        self.stages = stages(self.model.network)
+        find = stages if depth == "all" else encoder
+        self.stages = find(self.model.network)
         self.regions = regions
 
     def __call__(self, x_t: Tensor, t: float) -> list[Tensor]:
@@ -159,10 +175,13 @@ class NetworkSpace(Space):
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             found.append(output[0] if isinstance(output, tuple) else output)
+            if len(found) == len(self.stages):
+                raise _Enough
 
         hooks = [stage.register_forward_hook(keep) for stage in self.stages]
         try:
-            self.model.predict(x_t, t)
+            with suppress(_Enough):
+                self.model.predict(x_t, t)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -258,15 +277,15 @@ def spaces_named(
     if images and sampler.space is not None:
         raise InvalidInput(
             f"the features {images[0]} are of images, and the states of this model are codes: "
-            "choose network"
+            "choose network or encoder"
         )
-    needs_model = "network" in names or (images and not only_samples)
+    needs_model = not OF_MODEL.isdisjoint(names) or (images and not only_samples)
     model = FrozenModel(sampler) if needs_model else None
 
     def build(name: str) -> Space:
-        if name == "network":
+        if name in OF_MODEL:
             assert model is not None
-            return NetworkSpace(model)
+            return NetworkSpace(model, depth="encoder" if name == "encoder" else "all")
         if is_image_network(name):
             return ImageSpace(EfficientNetFeatures(name), model)
         return Pyramid() if name == "pyramid" else PixelSpace()
@@ -292,6 +311,19 @@ def stages(network: nn.Module) -> list[nn.Module]:
             "another feature space"
         )
     return found
+
+
+def encoder(network: nn.Module) -> list[nn.Module]:
+    """The first stages: those before the up blocks of a U-Net, or the first half of all.
+
+    Raises:
+        InvalidInput: If it has none.
+    """
+    found = stages(network)
+    decoder = set(getattr(network, "up_blocks", ()))
+    if decoder:
+        return [stage for stage in found if stage not in decoder]
+    return found[: (len(found) + 1) // 2]
 
 
 def pooled(activation: Tensor, regions: int) -> Tensor:

@@ -22,6 +22,7 @@ from undrift.objectives.objective import Objective
 from undrift.objectives.published import ON_SAMPLES
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.guard import MainLossGuard
+from undrift.regularizer.options import OF_MODEL
 from undrift.regularizer.resumable import seeded
 from undrift.seeds import stream_seed
 from undrift.storage.manifest import check_sealed, seal
@@ -97,7 +98,7 @@ class Trainer:
         config = self.config
         if config.method not in ON_SAMPLES:
             return building.build_objective(config, self.sampler, config.seed)
-        if "network" in config.regularizer.spaces:
+        if not OF_MODEL.isdisjoint(config.regularizer.spaces):
             self._check_learned()
         chain = self._chain(config.chain.sampler or "ddim")
         return building.build_sample_objective(config, chain, self.data, config.seed)
