@@ -11,6 +11,7 @@ from undrift.diffusion.pipelines import as_sampler
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
+from undrift.regularizer.population import rounded
 from undrift.regularizer.spaces import (
     ImageSpace,
     JointSpace,
@@ -201,5 +202,5 @@ def test_a_population_is_of_the_chain_that_is_sampled():
     assert set(made) == {regularizer.sampler.grid[-2], 0} and 0 not in values
     for t, states in made.items():
         (block,) = regularizer.comparison.populations[t].blocks
-        assert torch.equal(block.queue, block.units(torch.cat(states).flatten(1)[:, None]))
+        assert torch.equal(block.queue, rounded(block.units(torch.cat(states).flatten(1)[:, None])))
         assert len(block.forward) == 20

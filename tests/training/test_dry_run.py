@@ -62,7 +62,9 @@ def test_frozen_copies_and_populations_are_counted(tmp_path):
     dry = Trainer(SMALL, _synthetic(SMALL))
     dry.save_pipeline(tmp_path / "model")
     options = {"num_inference_steps": 10, "features": "encoder+pixels", "population": 64}
-    config = replace(regularized("persistent", **options), start_from=f"{tmp_path}/model")
+    config = replace(
+        regularized("persistent", **options), start_from=f"{tmp_path}/model", model=ModelConfig()
+    )
     found = dry_run(config, 8)["memory"]
     assert found["copies"] == 2 * weights  # and that of the features
     trainer = Trainer(config, _synthetic(config))

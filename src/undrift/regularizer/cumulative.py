@@ -25,12 +25,7 @@ from undrift.regularizer.comparison import (
     comparing,
 )
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.options import (
-    RegularizerConfig,
-    Variant,
-    defaults_of,
-    term_options,
-)
+from undrift.regularizer.options import RegularizerConfig, Variant, defaults_of, term_options
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.processes import num_processes, process_index
 from undrift.regularizer.resumable import Resumable, Streams
@@ -127,11 +122,10 @@ class CumulativeErrorRegularizer(Resumable):
         config = term_options(variant, fixed, options)
         Limits(1).check("log_every of the regularizer", log_every)
         defaults, released = defaults_of(variant, config.population), variant == "official"
-        self.defaults = defaults
         window, steps = config.window or defaults.window, config.num_inference_steps
         sampler = _trainable_chain(model)
         self.sampler = sampler if steps is None or released else sampler.with_steps(steps)
-        self.variant = variant
+        self.defaults = defaults
         strength = defaults.strength if strength is None else strength
         self.strength = GradientBalance() if strength is None else strength
         self.num_states = config.num_states

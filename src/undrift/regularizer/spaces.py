@@ -277,7 +277,7 @@ def spaces_named(
     if images and sampler.space is not None:
         raise InvalidInput(
             f"the features {images[0]} are of images, and the states of this model are codes: "
-            "choose network or encoder"
+            "choose network"
         )
     needs_model = not OF_MODEL.isdisjoint(names) or (images and not only_samples)
     model = FrozenModel(sampler) if needs_model else None
