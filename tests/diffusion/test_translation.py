@@ -12,6 +12,7 @@ from undrift.diffusion.condition import ConditionalNetwork
 from undrift.diffusion.pipelines import sampler_by_name
 from undrift.diffusion.training_view import DISTILLED
 from undrift.objectives.objective import Plain
+from undrift.remedies.registry import apply_remedy, parse
 
 
 def noise_source(seed=0):
@@ -137,3 +138,12 @@ def test_noise_levels_that_a_network_does_not_know_are_refused():
     scheduler.set_timesteps(10)
     with pytest.raises(InvalidInput, match="steps at noise of .* = 200, and the network was"):
         sampler.translation.check(scheduler)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_a_remedy_of_the_network_does_not_serve_a_translated_chain(name):
+    """It would take the scheduler's timesteps for those of the network."""
+    sampler = sampler_by_name(pipeline("noise"), name, 10)
+    with pytest.raises(InvalidInput, match="another family than the network's: choose another"):
+        apply_remedy(sampler, parse("epsilon_scaling:1.01"))
+    assert apply_remedy(sampler, parse("restart")) is not sampler

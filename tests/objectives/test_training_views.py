@@ -20,6 +20,7 @@ SCHEDULERS = {
     "zero SNR": diffusers.DDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     ),
+    "learned variance": diffusers.DDPMScheduler(variance_type="learned_range"),
     "flow": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
     "flow, DPM++": diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=2.0
@@ -71,7 +72,10 @@ class Exact(nn.Module):
             out = epsilon - x_0
         else:
             out = epsilon if predicts == "epsilon" else alpha * epsilon - sigma * x_0
-        return (self.slope * out + self.shift).to(x)
+        out = (self.slope * out + self.shift).to(x)
+        if self.kind == "learned variance":  # its second half of channels, which is not trained
+            return torch.cat([out, 5 * out + self.shift], 1)
+        return out
 
 
 def batch(count=4000):

@@ -7,6 +7,8 @@ from undrift import InvalidInput
 from undrift.data.images import ImageData
 from undrift.diffusion.condition import ConditionalNetwork
 from undrift.regularizer.options import RegularizerConfig
+from undrift.training.checkpoint import StartingPoint
+from undrift.training.conditions import conditions_of
 from undrift.training.config import ModelConfig, TrainConfig
 from undrift.training.dry_run import dry_run
 from undrift.training.trainer import Trainer
@@ -110,3 +112,21 @@ def test_conditions_that_cannot_be_had_are_refused_before_any_work(options, word
 def test_an_unconditional_network_has_nothing_to_leave_out():
     with pytest.raises(InvalidInput, match="no conditions: leave conditioning_dropout_prob out"):
         Trainer(TrainConfig(conditioning_dropout_prob=0.1), images(64))
+
+
+def test_prompts_of_text_are_encoded_once_by_the_starting_pipeline(tmp_path):
+    calls = []
+
+    class Encoder:
+        device = torch.device("cpu")
+
+        def encode_prompt(self, prompt):
+            calls.append(prompt)
+            return torch.ones(len(prompt), 4, 6)
+
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    start = StartingPoint("model", pipeline=Encoder())
+    config = TrainConfig(prompts=str(tmp_path / "prompts.txt"), guidance=3.0)
+    first, second = (conditions_of(config, start) for _ in range(2))
+    assert calls == [["a", "b"]] and first.prompts is second.prompts
+    assert len(first.prompts["prompt_embeds"]) == 2 and first.guidance == 3.0

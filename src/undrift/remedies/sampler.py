@@ -139,7 +139,8 @@ def rewired(sampler: Sampler, wrap: Callable[[Network], Network]) -> Sampler:
     """The same chain with a function around its network.
 
     Raises:
-        InvalidInput: If the chain has no network that could be wrapped.
+        InvalidInput: If the chain has no network that could be wrapped, or calls it in the terms of
+            another scheduler, in which the function would not know its times.
     """
     if isinstance(sampler, RemediedSampler):
         other = copy.copy(sampler)
@@ -150,7 +151,13 @@ def rewired(sampler: Sampler, wrap: Callable[[Network], Network]) -> Sampler:
         raise InvalidInput(
             f"{kind} has no network that a remedy could wrap: use a sampler of undrift"
         )
-    return sampler.with_network(wrap(sampler.network))
+    wrapped = wrap(sampler.network)
+    if wrapped is not sampler.network and getattr(sampler, "translation", None) is not None:
+        raise InvalidInput(
+            "a remedy that changes the network's output or time does not serve a sampler of "
+            "another family than the network's: choose another, or the model's own sampler"
+        )
+    return sampler.with_network(wrapped)
 
 
 def layers(sampler: Sampler) -> Iterator[Sampler]:
