@@ -2,7 +2,7 @@
 
 import torch
 
-from undrift.diffusion.sampler import GaussianKernel, Sampler
+from undrift.diffusion.sampler import GaussianKernel, Sampler, draw_noise
 from undrift.diffusion.schedule import CosineSchedule
 from undrift.theory.gaussian_chain import GaussianChain
 
@@ -40,7 +40,7 @@ class AffineSampler(Sampler):
         return GaussianKernel(mean, float("nan"))
 
     def step(self, x_t, t, s, *, generator=None):
-        noise = torch.randn(x_t.shape, generator=generator)
+        noise = draw_noise(x_t, generator)
         return self.kernel(x_t, t, s).mean + noise @ self.root[t - 1].T
 
     def scale(self, t):

@@ -13,7 +13,7 @@ ROOT = Path(undrift.__file__).parent
 
 # From the ground up: a room imports from its own floor and from those below.
 FLOORS = (
-    ("exceptions", "progress", "seeds"),
+    ("exceptions", "processes", "progress", "seeds"),
     ("storage",),
     ("reporting",),
     ("mmd",),
@@ -28,7 +28,7 @@ FLOORS = (
     ("api",),
     ("cli",),
 )
-LOOSE = {"exceptions", "progress", "seeds"}
+LOOSE = {"exceptions", "processes", "progress", "seeds"}
 """The only modules that lie outside of a package, beside ``__init__`` and ``__main__``."""
 MOST_ROOMS = 20
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -79,18 +79,18 @@ def test_growth_of_every_sampler_is_that_of_its_jacobian(name):
     state, generator = State(times[0], torch.zeros(1, 4).double()), torch.Generator()
     for s in times[1:]:
         assert found[s].step is None
-        segment = Segment(precise, state, s, generator.get_state())
+        segment = Segment(precise, state, s, [generator.get_state()])
         values = torch.linalg.svdvals(jacobian(segment, 4))
         growth = found[s]
         assert abs(growth.mean - float(values.square().mean().sqrt())) < 3.5 * growth.mean_se
         assert 0.95 < growth.max / float(values[0]) < 1.0001
-        state = segment.end(state.x, generator).detach()
+        state = segment.end(state.x, [generator]).detach()
 
 
 def test_the_largest_growth_never_exceeds_the_largest_singular_value():
     sampler = samplers(a_matrix(symmetric=False))["ddim"]
     found = chain_growth(sampler, (20, 10), (50, 4), seed=0)[10]
-    segment = Segment(sampler, State(20, torch.zeros(1, 4)), 10, torch.Generator().get_state())
+    segment = Segment(sampler, State(20, torch.zeros(1, 4)), 10, [torch.Generator().get_state()])
     limit = float(torch.linalg.svdvals(jacobian(segment, 4))[0])
     assert found.mean < found.max <= limit * 1.0001
 

@@ -20,7 +20,7 @@ from undrift.measurement.forward_draws import ForwardDraws
 from undrift.measurement.parallel_chains import ParallelChains
 from undrift.measurement.placement import candidates, place_states
 from undrift.mmd.kernels import RBFMixture
-from undrift.seeds import stream_seed
+from undrift.seeds import chain_seed
 from undrift.theory.gaussian_chain import GaussianChain
 from undrift.theory.mmd_budget import mmd_budget
 
@@ -125,7 +125,7 @@ def test_fine_euler_steps_on_noise_levels_end_in_the_data():
 def test_a_wrong_denoiser_has_the_errors_of_the_closed_form(errors):
     """A denoiser shrunk by a fifth, or off: cumulative, fresh, inherited, λ, G, the inequality."""
     chain = gaussian_chain(**errors)
-    truth, profile = exactly(chain), measured(chain)
+    truth, profile = exactly(chain), measured(chain, seed=2)
     gain = 1.0
     for before, state in reversed([*zip(profile.states, profile.states[1:], strict=False)]):
         for name, value in truth[state.t].items():
@@ -237,11 +237,10 @@ def test_pairs_with_common_noise_are_unbiased_and_less_noisy():
         )
         chains = ParallelChains.from_prior(sampler, (500, 2), 200, seed)
         chains.advance(3)
-        x = chains.advance(2)
         kernel = RBFMixture().fit(draws.draw(draws.select(4000), 2))
         pairs = draws.paired(500)
         starts, forward = pairs.at(3), pairs.at(2)
-        rolled = chains.replay(starts)
+        x, rolled = chains.advance_beside(2, starts)
         terms = segment_budget(x, rolled, forward, kernel)
         shuffled = segment_budget(x, rolled.roll(1, 0), forward, kernel)
         fresh.append(terms.fresh_sq)
@@ -261,11 +260,10 @@ def test_common_noise_makes_the_inherited_error_less_noisy_and_leaves_it_unbiase
     for seed in range(25):
         draws = ForwardDraws(DATA, sampler, 500, "population", torch.Generator().manual_seed(seed))
         chains = ParallelChains.from_prior(sampler, (500, 2), 200, seed)
-        x = chains.advance(2)
         kernel = RBFMixture().fit(draws.draw(draws.select(4000), 2))
         pairs = draws.paired(500)
         starts, forward = pairs.at(10), pairs.at(2)
-        rolled = chains.replay(starts)
+        x, rolled = chains.advance_beside(2, starts)
         terms = segment_budget(x, rolled, forward, kernel)
         apart = segment_budget(x.roll(1, 0), rolled, forward, kernel)
         found.append(terms.inherited_sq)
@@ -303,26 +301,33 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
 def test_the_same_starts_with_the_same_noise_end_the_same(name, device):
     """Bit by bit, in every batch, the short last one too; a shorter list of starts as well."""
     sampler = SAMPLERS[name]()
-    chains = ParallelChains.from_prior(sampler, (7, 1, 4, 4), 3, seed=5, device=device)
-    before = chains.states.clone()
+    whole, part, other = (
+        ParallelChains.from_prior(sampler, (7, 1, 4, 4), 3, seed=5, device=device) for _ in range(3)
+    )
     for t in (9, 4, 0):
-        after = chains.advance(t).clone()
-        assert torch.equal(chains.replay(before), after)
-        assert torch.equal(chains.replay(before[:4]), after[:4])
-        assert not torch.equal(chains.replay(before + 1), after)
-        before = after
+        before = whole.states.clone()
+        after, again = whole.advance_beside(t, before)
+        assert torch.equal(again, after)
+        assert torch.equal(part.advance_beside(t, before[:4])[1], after[:4])
+        assert not torch.equal(other.advance_beside(t, before + 1)[1], after)
 
 
-def test_batches_do_not_change_what_chains_see_and_ticks_count_steps():
-    sampler, ticks = SAMPLERS["ancestral"](), []
-    chains = ParallelChains.from_prior(sampler, (5, 2), 2, seed=0, tick=ticks.append)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_chain_depends_on_its_seed_and_number_alone(name):
+    """Not on the number of chains, of batches, or of states where it stops on its way."""
+    sampler, ticks = SAMPLERS[name](), []
+    chains = ParallelChains.from_prior(sampler, (5, 1, 4, 4), 2, seed=0, tick=ticks.append)
+    chains.advance(7)
     whole = chains.advance(0)
     assert sum(ticks) == 12 * 5
-    generator = torch.Generator().manual_seed(stream_seed(0, "noise", 0))
-    prior = torch.Generator().manual_seed(stream_seed(0, "prior"))
-    x = sampler.prior((5, 2), generator=prior)[:2]
-    *_, (_, last) = sampler.trajectory(x, generator=generator)
-    assert torch.equal(whole[:2], last)
+    for number in range(5):
+        generator = torch.Generator().manual_seed(chain_seed(0, number))
+        x = sampler.prior((1, 1, 4, 4), generator=generator)
+        *_, (_, last) = sampler.trajectory(x, generator=generator)
+        assert torch.equal(whole[number : number + 1], last)
+    more = ParallelChains.from_prior(sampler, (41, 1, 4, 4), 16, seed=0).advance(0)
+    assert torch.equal(more[:5], whole)
+    assert not torch.equal(ParallelChains.from_prior(sampler, (5, 1, 4, 4), 5, 1).advance(0), whole)
 
 
 def test_the_same_seed_gives_the_same_profile_and_another_another():
@@ -386,7 +391,7 @@ def test_delta_of_a_gaussian_chain_is_its_closed_form():
         x_t = population.advance(t)
         alpha, sigma = sampler.scale(t)
         exact = (math.sqrt((keep - alpha) ** 2 * 0.3 + spread) - sigma) ** 2
-        error = sigma / math.sqrt(2 * len(x_0))
+        error = (sigma + math.sqrt(exact)) / math.sqrt(2 * len(x_0))  # of a standard deviation
         root = math.sqrt(variance_error(x_t, x_0, alpha, sigma)[0])
         assert abs(root - math.sqrt(exact)) < 4 * error
         gain, noise = float(chain.gain[t - 1]), float(chain.noise[t - 1])
@@ -414,11 +419,14 @@ def test_the_norm_gap_is_that_of_the_closed_form():
 
 @pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "SASolverScheduler"])
 def test_a_population_keeps_the_history_of_a_multistep_solver(kind):
-    """Advanced in parts it is the trajectory of each batch, with the noise of each batch."""
+    """Advanced in parts it is the trajectory of each batch, with the noise of its chains."""
     sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), getattr(diffusers, kind)(), 6)
     chains = ParallelChains.from_prior(sampler, (5, 2), 3, seed=0)
     starts, noise = list(chains.batches), chains.generators
-    copies = [torch.Generator().set_state(generator.get_state()) for generator in noise]
+    copies = [
+        [torch.Generator().set_state(generator.get_state()) for generator in batch]
+        for batch in noise
+    ]
     for position in (1, 4, 6):
         x = chains.advance(sampler.grid[position])
     ends = [
@@ -457,7 +465,7 @@ def test_models_without_resolved_error_are_measured_at_the_same_states():
         [s.t for s in measured(chain, num_samples=200, states=6, budget=False, seed=seed).states]
         for chain, seed in (
             (gaussian_chain(40, variance="exact"), 0),
-            (gaussian_chain(40, variance="exact", slope_error=0.01), 1),
+            (gaussian_chain(40, variance="exact", slope_error=0.01), 2),
         )
     )
     assert exact == other and len(exact) == 6

@@ -603,8 +603,8 @@ def test_segments_run_again_as_they_ran():
         chains = ParallelChains.from_prior(sampler, SHAPE, 2, seed=0)
         middle, end = sampler.grid[2], sampler.grid[4]
         before = chains.advance(middle).clone()
-        after = chains.advance(end)
-        assert torch.equal(chains.replay(before), after)
+        after, again = chains.advance_beside(end, before)
+        assert torch.equal(again, after)
 
 
 # --- text and refusals --------------------------------------------------------------------------

@@ -32,8 +32,9 @@ class ChainChoice:
         num_inference_steps: Number of denoising steps of the sampler (default: all training steps).
         eta: Share of the reverse standard deviation that the sampler ddim draws (default: 0).
         remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]`` (default: none).
-        batch_size: Images that go through the network at once (default: as many as keep the
-            activations of its first layer within 8 MiB on a processor, 8 to 250).
+        batch_size: Images that go through the network at once, which changes numbers by rounding
+            only (default: as many as keep the activations of its first layer within 8 MiB on a
+            processor, 8 to 250).
         device: Where to run (default: cuda where there is one, else cpu).
         labels: Of a conditional model: numbers of the classes or prompts to draw, each as often as
             its share (default: those of the data; without data all, evenly).

@@ -26,7 +26,7 @@ def sample(
 
     Arguments:
         model: A run, a pipeline of diffusers (or its folder or name), a sampler or a denoiser.
-        num_images: Number of images.
+        num_images: Number of images; more of them leave the first as they are.
         seed: Seed of all noise; the same as in :func:`undrift.measure` gives the same images.
         progress: Whether to draw a progress bar on stderr.
         **choice: Further options of ``undrift sample``, which choose the chain, the fields of

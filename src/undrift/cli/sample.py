@@ -21,7 +21,7 @@ class Config(ChainChoice):
     """Draw images from a model; a grid of the first 256 is always written.
 
     Arguments:
-        num_images: Number of images.
+        num_images: Number of images; more of them leave the first as they are.
         save: Only the grid; also png, one file per image; or npz, one array of 8-bit images with
             shape (N, H, W, C).
         seed: Seed of all noise; the same as in undrift measure gives the same images.

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import FLOW_STEPS, Denoiser, Prediction
-from undrift.diffusion.sampler import GaussianKernel, Sampler
+from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler
 from undrift.diffusion.schedule import Schedule, Spacing
 from undrift.exceptions import InvalidInput, check_choice
 
@@ -137,7 +137,7 @@ class DenoiserSampler(Sampler):
         return real(self.schedule.alpha_bar(t)), real(self.schedule.alpha_bar(s)), real(1)
 
     def step(
-        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: RandomSource | None = None
     ) -> Tensor:
         """One denoising step: a draw of :math:`x_s` given :math:`x_t`; differentiable."""
         return self.kernel(x_t, t, s).sample(generator)

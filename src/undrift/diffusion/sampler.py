@@ -29,6 +29,7 @@ from undrift.diffusion.denoiser import Prediction
 from undrift.diffusion.latents import LatentSpace
 from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
+from undrift.seeds import chain_seed
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,51 @@ def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN4
     return [_mapped(value, change) for value in tree] if isinstance(tree, list) else tree
 
 
-def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+RandomSource = torch.Generator | list[torch.Generator]
+"""One generator for a batch, or one for each of its rows, as the pipelines of diffusers take them:
+what a row draws then depends on no other row."""
+
+
+def draw_noise(like: Tensor, generator: RandomSource | None = None) -> Tensor:
     """Standard Gaussian noise with the shape, device and dtype of a tensor.
 
     A generator of the CPU also serves a tensor on an accelerator: the draws are then the same on
     every device.
+
+    Raises:
+        InvalidInput: If there is a list of generators, but not one for each row.
     """
+    if isinstance(generator, list):
+        return _draw_rows(like, generator)
     device = generator.device if generator is not None else like.device
     noise = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
     return noise.to(like.device)
+
+
+def _draw_rows(like: Tensor, generators: list[torch.Generator]) -> Tensor:
+    if len(generators) != len(like):
+        raise InvalidInput(f"{len(generators)} generators for {len(like)} rows: give as many")
+    noise = torch.empty(like.shape, device=generators[0].device, dtype=like.dtype)
+    for row, generator in zip(noise.unbind(), generators, strict=True):
+        row.normal_(generator=generator)
+    return noise.to(like.device)
+
+
+def chain_generators(
+    seed: int, chains: slice, device: torch.device | str | None = None
+) -> list[torch.Generator]:
+    """The sources of noise of some chains; each draws its prior first, then its steps.
+
+    Pipelines of diffusers take such a list too, and then make the same images.
+
+    Arguments:
+        seed: Seed of all chains.
+        chains: Which of them, from start to stop.
+        device: Where the noise is drawn; the CPU when None.
+    """
+    numbers = range(chains.start, chains.stop)
+    where = torch.device(device or "cpu")
+    return [torch.Generator(where).manual_seed(chain_seed(seed, number)) for number in numbers]
 
 
 @dataclass(frozen=True)
@@ -94,7 +131,7 @@ class GaussianKernel:
     mean: Tensor
     variance: float | Tensor
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: RandomSource | None = None) -> Tensor:
         """One draw for each row; the mean itself (and no random number) where v is 0."""
         if isinstance(self.variance, float):
             if self.variance == 0:
@@ -121,7 +158,8 @@ class Sampler(ABC):
 
     A subclass defines :meth:`step`, :meth:`scale` and :meth:`describe`; :meth:`predict` too for
     what is measured on its estimates, and :meth:`advance` instead of ``step`` if its steps depend
-    on those before.
+    on those before. Noise is drawn by :func:`draw_noise`: where many chains run, each row has its
+    own generator.
 
     Arguments:
         grid: Descending times, from that of the prior to 0.
@@ -143,7 +181,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: RandomSource | None = None
     ) -> Tensor:
         """One denoising step without history: :math:`x_s` given :math:`x_t`; differentiable."""
 
@@ -155,7 +193,7 @@ class Sampler(ABC):
     def describe(self) -> dict[str, Any]:
         """The options of this chain, as plain data."""
 
-    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+    def advance(self, state: State, s: float, *, generator: RandomSource | None = None) -> State:
         """One denoising step from a state to the time s, with its history; differentiable."""
         return State(s, self.step(state.x, state.t, s, generator=generator))
 
@@ -234,7 +272,7 @@ class Sampler(ABC):
         """The timesteps passed to the network, one per step, in the order of the chain."""
         return [t - 1 for t in self.grid[:-1]]
 
-    def forward(self, x_0: Tensor, t: float, *, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x_0: Tensor, t: float, *, generator: RandomSource | None = None) -> Tensor:
         r"""A draw of :math:`\alpha_t x_0 + \sigma_t\epsilon`, with the shape of :math:`x_0`."""
         if t == 0:
             return x_0
@@ -250,7 +288,7 @@ class Sampler(ABC):
         self,
         shape: tuple[int, ...],
         *,
-        generator: torch.Generator | None = None,
+        generator: RandomSource | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
@@ -280,7 +318,7 @@ class Sampler(ABC):
         *,
         start: float | None = None,
         stop: float = 0,
-        generator: torch.Generator | None = None,
+        generator: RandomSource | None = None,
     ) -> Iterator[State]:
         """Yield the states ``(t, x_t)`` from the first, ``x`` itself, to the last.
 
@@ -288,7 +326,7 @@ class Sampler(ABC):
             x: State at the start, with shape :math:`(B, *)`.
             start: Time of ``x``; the first time of the grid when None.
             stop: Time of the last state.
-            generator: Source of the steps' noise.
+            generator: Source of the steps' noise: one, or a list of one for each row.
         """
         times = self.times(start, stop)
         state = State(times[0], x)
@@ -301,7 +339,7 @@ class Sampler(ABC):
         self,
         shape: tuple[int, ...],
         *,
-        generator: torch.Generator | None = None,
+        generator: RandomSource | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Tensor:
         """Samples of :math:`p_0`: the whole chain from the prior, without gradient.

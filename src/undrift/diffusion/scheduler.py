@@ -40,7 +40,7 @@ from undrift.diffusion.denoiser import (
     estimates,
     split_variance,
 )
-from undrift.diffusion.sampler import Sampler, State
+from undrift.diffusion.sampler import RandomSource, Sampler, State
 from undrift.diffusion.timesteps import (
     is_continuous,
     learns_variance,
@@ -232,12 +232,12 @@ class DiffusersSampler(Sampler):
         return x0_hat.clamp(-bound, bound)
 
     def step(
-        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: RandomSource | None = None
     ) -> Tensor:
         """All steps of the grid from t to s, started without history; differentiable."""
         return self.advance(State(t, x_t), s, generator=generator).x
 
-    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+    def advance(self, state: State, s: float, *, generator: RandomSource | None = None) -> State:
         """All steps of the grid from a state to the time s, with its history; differentiable."""
         times = self.times(state.t, s)
         if len(times) == 1:

@@ -30,6 +30,7 @@ from undrift.measurement.scalar_budget import ScalarBudget
 from undrift.measurement.state import Budget, CumulativeError, ErrorState, Exposure
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.two_sample import mmd_estimate
+from undrift.processes import ALONE, Processes
 from undrift.seeds import stream_seed
 
 Tick = Callable[[int], None]
@@ -65,6 +66,7 @@ class ChainMeasurement:
         num_modular: Number of chains for the modular error; 0 for none.
         num_growth: Number of chains for the growth of perturbations; 0 for none.
         spaces: Other spaces in which the states are compared, by name.
+        processes: Those that share the chains.
     """
 
     sampler: Sampler
@@ -79,6 +81,7 @@ class ChainMeasurement:
     num_modular: int = 0
     num_growth: int = 0
     spaces: Mapping[str, FeatureSpace] = field(default_factory=dict)
+    processes: Processes = ALONE
 
     @property
     def num_pilots(self) -> int:
@@ -121,7 +124,7 @@ class ChainMeasurement:
         if self.num_growth:
             grown = chain_growth(
                 self.sampler, states, (self.num_growth, *data.shape[1:]),
-                seed=self.seed, device=data.device, tick=tick,
+                seed=self.seed, batch_size=self.batch_size, device=data.device, tick=tick,
             )  # fmt: skip
             measured = [replace(state, growth=grown.get(state.t)) for state in measured]
         if not self.num_modular:
@@ -130,6 +133,7 @@ class ChainMeasurement:
             self.sampler, data_process(self.sampler, data), states,
             (self.num_modular, *data.shape[1:]),
             seed=self.seed, batch_size=self.batch_size, device=data.device, tick=tick,
+            processes=self.processes,
         )  # fmt: skip
         return [nats.added_to(state) for state in measured], {"modular": nats.how}
 
@@ -144,7 +148,9 @@ class ChainMeasurement:
         rows = self.forward.rows(self.num_pilots)
         x_0, labels = self.forward.data[rows], self.forward.labels_of(rows)
         starts, seed = self.forward.draw(x_0, grid[0]), stream_seed(self.seed, "ahead")
-        chains = ParallelChains(self.sampler, starts, self.batch_size, seed, tick, labels)
+        chains = ParallelChains(
+            self.sampler, starts, self.batch_size, seed, tick, labels, self.processes
+        )
         compared = set(candidates(grid)) if compare else set()
         for t in grid:
             x = chains.advance(t)
@@ -163,11 +169,11 @@ class ChainMeasurement:
         data, states = self.forward.data, []
         chains = ParallelChains.from_prior(
             self.sampler, (self.num_samples, *data.shape[1:]), self.batch_size, self.seed,
-            device=data.device, tick=tick,
+            device=data.device, tick=tick, processes=self.processes,
         )  # fmt: skip
         target, options = self._data_set(), {"num_permutations": self.num_permutations}
         for t in times:
-            x = chains.advance(t)
+            x, rolled = self._through(chains, t)
             check_states(x, t, "the sampler's states")
             rows, overlap = self.forward.rows_at(t), self.forward.overlap(t)
             y = self.forward.draw(data[rows], t)
@@ -176,11 +182,10 @@ class ChainMeasurement:
             )
             if self.num_modular:
                 kl = data_set_limits(x, target, t, kernel, **options)
-            state, rolled = ErrorState(t, *self.sampler.scale(t), error, kl=kl), None
+            state = ErrorState(t, *self.sampler.scale(t), error, kl=kl)
             if self.spaces:
                 state = replace(state, features=self._in_spaces(x, y, t, overlap, tick))
-            if self.budget and t != times[0]:
-                rolled = chains.replay(self.pairs.at(chains.before[0]), self.pairs.labels)
+            if rolled is not None:
                 check_states(rolled, t, "states of chains from forward draws")
                 state = replace(state, budget=self._budget(x, rolled, t, kernel))
             scalars, effective = self.scalars.at(t, x, rolled), self.scalars.effective_time()
@@ -207,6 +212,12 @@ class ChainMeasurement:
             )  # fmt: skip
             tick(len(x) + len(y))
         return found
+
+    def _through(self, chains: ParallelChains, t: float) -> tuple[Tensor, Tensor | None]:
+        """The states at the end of the next segment; with a budget those from forward draws too."""
+        if self.budget and t != chains.t:
+            return chains.advance_beside(t, self.pairs.at(chains.t), self.pairs.labels)
+        return chains.advance(t), None
 
     def _data_set(self) -> ForwardDraws:
         """Draws from the data set itself, from a separate random stream."""
@@ -246,10 +257,12 @@ class ChainMeasurement:
             return Exposure()
         steps = len(self.sampler.grid) - 1
         share = self.num_samples * steps // (200 * num_states)
-        count = min(max(share, 16), self.batch_size, len(x), len(y))
+        count = min(max(share, 16), len(x), len(y))
         of_x, of_y = labels
         known = None if of_x is None or of_y is None else torch.cat([of_x[:count], of_y[:count]])
         try:
-            return epsilon_norms(self.sampler.given(known), x[:count], y[:count], t)
+            return epsilon_norms(
+                self.sampler, x[:count], y[:count], t, labels=known, batch_size=self.batch_size
+            )
         except InvalidInput:  # the scheduler has no prediction type
             return Exposure()

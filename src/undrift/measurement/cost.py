@@ -19,7 +19,12 @@ _SMALL_BATCH = 32
 
 
 def announce_cost(
-    sampler: Sampler, data: Tensor, num_chains: int, num_calls: int, batch_size: int
+    sampler: Sampler,
+    data: Tensor,
+    num_chains: int,
+    num_calls: int,
+    batch_size: int,
+    num_processes: int = 1,
 ) -> None:
     """Announce the number of network calls and their estimated time, if it is long.
 
@@ -29,8 +34,11 @@ def announce_cost(
         num_chains: Number of chains of one pass.
         num_calls: Denoising steps that all passes take, times chains.
         batch_size: Number of chains that go through the network at once.
+        num_processes: Number of processes that share them.
     """
-    seconds = num_calls * seconds_per_call(sampler, data, min(batch_size, num_chains))
+    seconds = (
+        num_calls / num_processes * seconds_per_call(sampler, data, min(batch_size, num_chains))
+    )
     if seconds > _SHORT:
         steps = len(sampler.grid) - 1
         announce(

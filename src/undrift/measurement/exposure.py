@@ -59,7 +59,15 @@ def variance_error(x_t: Tensor, x_0: Tensor, alpha_t: float, sigma_t: float) -> 
 
 
 @torch.no_grad()
-def epsilon_norms(sampler: Sampler, sampled: Tensor, forward: Tensor, t: float) -> Exposure:
+def epsilon_norms(
+    sampler: Sampler,
+    sampled: Tensor,
+    forward: Tensor,
+    t: float,
+    *,
+    labels: Tensor | None = None,
+    batch_size: int = 250,
+) -> Exposure:
     r"""Norms of the noise estimate on sampled states and on forward draws.
 
     Arguments:
@@ -67,8 +75,16 @@ def epsilon_norms(sampler: Sampler, sampled: Tensor, forward: Tensor, t: float) 
         sampled: The sampler's states at time t, with shape :math:`(B, *)`.
         forward: Forward draws at time t, with shape :math:`(B', *)`.
         t: Their time, above 0.
+        labels: The conditions of both, with shape :math:`(B + B')`, for a conditional model.
+        batch_size: Number of states that go through the network at once.
     """
-    norms = sampler.epsilon(torch.cat([sampled, forward]), t).flatten(1).norm(dim=1).double()
+    batches = torch.cat([sampled, forward]).split(batch_size)
+    given = [None for _ in batches] if labels is None else list(labels.split(batch_size))
+    found = [
+        sampler.given(own).epsilon(x, t).flatten(1).norm(dim=1).double()
+        for x, own in zip(batches, given, strict=True)
+    ]
+    norms = torch.cat(found)
     parts = norms.split([len(sampled), len(forward)])
     on_sampled, on_forward = (float(part.mean()) for part in parts)
     variance = sum(float(part.var()) / len(part) for part in parts)

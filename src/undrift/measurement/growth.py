@@ -22,7 +22,7 @@ steps is left as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,7 +31,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from undrift.diffusion.condition import draw_labels
-from undrift.diffusion.sampler import Sampler, State
+from undrift.diffusion.sampler import Sampler, State, chain_generators, draw_noise
 from undrift.measurement.state import Growth
 from undrift.seeds import stream_seed
 
@@ -50,6 +50,7 @@ def chain_growth(
     shape: tuple[int, ...],
     *,
     seed: int,
+    batch_size: int = NUM_CHAINS,
     device: torch.device | str | None = None,
     tick: Callable[[int], None] = lambda amount: None,
 ) -> dict[float, Growth]:
@@ -60,22 +61,62 @@ def chain_growth(
         times: Descending times of its grid, from the first on, between which the segments lie.
         shape: Shape of the states of the chains that are followed, (N, *).
         seed: Seed of the chains and of the directions.
+        batch_size: Number of chains that go through the network at once.
         device: Where to run.
         tick: Called with the number of denoising steps times chains that were run.
     """
-    sampler = sampler.given(draw_labels(sampler.network, shape[0], seed))
-    chain, directions = (
-        torch.Generator(device=device or "cpu").manual_seed(stream_seed(seed, "growth", name))
+    labels, growths = draw_labels(sampler.network, shape[0], seed), []
+    for start in range(0, shape[0], batch_size):
+        batch = slice(start, min(start + batch_size, shape[0]))
+        given = sampler.given(None if labels is None else labels[batch])
+        growths.append(dict(_batch_growth(given, times, shape[1:], batch, seed, device, tick)))
+    return {s: _growth([found[s] for found in growths]) for s in times[1:]}
+
+
+def _batch_growth(
+    sampler: Sampler,
+    times: tuple[float, ...],
+    shape: tuple[int, ...],
+    batch: slice,
+    seed: int,
+    device: torch.device | str | None,
+    tick: Callable[[int], None],
+) -> Iterator[tuple[float, Lengths]]:
+    """Lengths of the images of directions, of some of the chains, by the end of each segment."""
+    chains, directions = (
+        chain_generators(stream_seed(seed, "growth", name), batch, device)
         for name in ("chain", "directions")
     )
-    x, found = sampler.prior(shape, generator=chain, device=device), {}
+    x = sampler.prior((len(chains), *shape), generator=chains, device=device)
     state = State(times[0], x)
     for s in times[1:]:
-        segment = Segment(sampler, state, s, chain.get_state())
-        found[s] = segment.growth(directions)
-        state = segment.end(state.x, chain)
+        segment = Segment(sampler, state, s, [noise.get_state() for noise in chains])
+        yield s, segment.lengths(directions)
+        state = segment.end(state.x, chains)
         tick(CALLS * len(x) * (len(sampler.times(segment.state.t, s)) - 1))
-    return found
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of the images J u of unit directions.
+
+    Arguments:
+        norms: One row for each direction, with shape (K, N).
+        step: Step of the differences, None where the derivative is exact.
+    """
+
+    norms: Tensor
+    step: float | None
+
+
+def _growth(parts: list[Lengths]) -> Growth:
+    """Mean and largest growth of a segment, with standard errors over the chains."""
+    norms = torch.cat([part.norms for part in parts], 1)
+    square, square_se = _mean(norms[:_DIRECTIONS].square().mean(0))
+    mean, (most, most_se) = math.sqrt(square), _mean(norms.amax(0))
+    mean_se = square_se / (2 * mean) if mean > 0 else 0.0
+    steps = [part.step for part in parts if part.step is not None]
+    return Growth(mean, mean_se, most, most_se, max(steps, default=None))
 
 
 @dataclass(frozen=True)
@@ -86,7 +127,7 @@ class Segment:
         sampler: The chain.
         state: The state where they start, with its history.
         stop: Where they end.
-        random_state: State of the generator of their noise.
+        positions: State of the generator of noise of each chain.
         step: Step of the central difference, in units of the states; None to differentiate in
             forward mode.
     """
@@ -94,16 +135,18 @@ class Segment:
     sampler: Sampler
     state: State
     stop: float
-    random_state: Tensor
+    positions: list[Tensor]
     step: float | None = None
 
-    def end(self, x: Tensor, generator: torch.Generator | None = None) -> State:
+    def end(self, x: Tensor, generators: list[torch.Generator] | None = None) -> State:
         """The state at the end when x is the one at the start, always with the same noise."""
-        generator = generator or torch.Generator(device=self.state.x.device)
-        generator.set_state(self.random_state)
+        device = self.state.x.device
+        noise = generators or [torch.Generator(device) for _ in self.positions]
+        for generator, position in zip(noise, self.positions, strict=True):
+            generator.set_state(position)
         state = State(self.state.t, x, self.state.history)
         for s in self.sampler.times(self.state.t, self.stop)[1:]:
-            state = self.sampler.advance(state, s, generator=generator)
+            state = self.sampler.advance(state, s, generator=noise)
         return state
 
     def along(self, direction: Tensor) -> Tensor:
@@ -126,22 +169,19 @@ class Segment:
         is_exact = gap <= _TOLERANCE * float(expected.norm()) + 1e-6
         return self if is_exact else replace(self, step=step)
 
-    def growth(self, generator: torch.Generator) -> Growth:
-        """Mean and largest growth of the segment, with standard errors over the chains.
+    def lengths(self, generators: list[torch.Generator]) -> Lengths:
+        """Lengths of the images of random directions and of those of power iterations.
 
         Arguments:
-            generator: Source of the directions.
+            generators: Sources of the directions, one for each chain.
         """
         x = self.state.x
-        segment = self.differentiated(_unit(_normal(x, generator)))
-        images = [segment.along(_unit(_normal(x, generator))) for _ in range(_DIRECTIONS)]
+        segment = self.differentiated(_unit(draw_noise(x, generators)))
+        images = [segment.along(_unit(draw_noise(x, generators))) for _ in range(_DIRECTIONS)]
         for _ in range(_ITERATIONS):
             images.append(segment.along(_unit(images[-1])))
         norms = torch.stack([image.flatten(1).double().norm(dim=1).cpu() for image in images])
-        square, square_se = _mean(norms[:_DIRECTIONS].square().mean(0))
-        mean, (most, most_se) = math.sqrt(square), _mean(norms.amax(0))
-        mean_se = square_se / (2 * mean) if mean > 0 else 0.0
-        return Growth(mean, mean_se, most, most_se, segment.step)
+        return Lengths(norms, segment.step)
 
     def _difference(self, direction: Tensor, step: float) -> Tensor:
         """The central difference along rows of norm 1."""
@@ -149,11 +189,6 @@ class Segment:
         h = step * size * math.sqrt(direction[0].numel())
         ends = (self.end(self.state.x + sign * h * direction).x for sign in (1, -1))
         return (next(ends) - next(ends)) / (2 * h)
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(like.shape, generator=generator, device=generator.device)
-    return noise.to(like.device, like.dtype)
 
 
 def _unit(rows: Tensor) -> Tensor:

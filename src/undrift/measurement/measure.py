@@ -36,6 +36,7 @@ from undrift.measurement.state import with_ratios
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import MIN_SAMPLES
+from undrift.processes import Processes
 from undrift.progress import progress_bar
 from undrift.seeds import stream_seed
 
@@ -73,6 +74,7 @@ def measure(
     device: torch.device | str | None = None,
     label: str = "model",
     progress: bool = True,
+    accelerator: Any = None,  # noqa: ANN401
 ) -> ErrorProfile:
     r"""Measure the error of a chain after chosen states, with error bars.
 
@@ -127,6 +129,8 @@ def measure(
         label: Name of the profile in reports.
         progress: Whether to draw a progress bar on stderr, and to estimate the time of work that
             takes more than 10 seconds.
+        accelerator: An ``Accelerator`` whose processes share the chains; each of them has to call,
+            and gets the profile. This process alone when None.
 
     Raises:
         InvalidInput: If the model, the data, the states or the sample size cannot be used, or the
@@ -167,11 +171,13 @@ def measure(
     chain = ChainMeasurement(
         sampler, forward, kernel or RBFMixture(), num_samples, num_permutations, batch_size, seed,
         budget=budget, exposure=exposure, num_modular=num_modular if modular else 0,
-        num_growth=min(NUM_CHAINS, batch_size) if growth else 0, spaces=spaces or {},
+        num_growth=NUM_CHAINS if growth else 0, spaces=spaces or {},
+        processes=Processes.of(accelerator),
     )  # fmt: skip
     calls = chain.num_calls(chosen)
+    progress = progress and chain.processes.is_main
     if progress:
-        announce_cost(sampler, data, num_samples, calls, batch_size)
+        announce_cost(sampler, data, num_samples, calls, batch_size, chain.processes.count)
     bar = progress_bar(f"measuring {label}", calls, show=progress)
     with evaluating(sampler.network), bar as tick:
         measured, modular_how = chain.run(chosen, tick)
@@ -204,6 +210,7 @@ def _how(chain: ChainMeasurement) -> dict[str, Any]:
         **({"features": [*chain.spaces]} if chain.spaces else {}),
         "seed": chain.seed,
         "device": str(chain.forward.data.device),
+        "processes": chain.processes.count,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("undrift", "torch", "diffusers")},
     }

@@ -34,6 +34,7 @@ from torch import Tensor
 from undrift.diffusion.mixture import MEMORIZING, ForwardProcess
 from undrift.diffusion.sampler import GaussianKernel, Sampler
 from undrift.exceptions import InvalidInput
+from undrift.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def modular_errors(
     batch_size: int = 512,
     device: torch.device | str | None = None,
     tick: Callable[[int], None] = lambda amount: None,
+    processes: Processes = ALONE,
 ) -> Iterator[ExposedError]:
     r"""Run the chain and yield the modular error of each step that has one, from T downwards.
 
@@ -224,19 +226,21 @@ def modular_errors(
         batch_size: States in one call of the network.
         device: Where the network is; the CPU when None. All else is done on the CPU.
         tick: Called with the number of denoising steps times states that were run.
+        processes: Those that share the calls of the network; all else is done by each.
 
     Raises:
         NoDensity: If no step of the chain has a density.
     """
     x_t, found = sampler.prior(shape, generator=generator, dtype=dtype), False
+    options = process.data.dim, batch_size, processes
     for t, s in pairwise(sampler.grid):
-        kernel = step_kernel(sampler, x_t.to(device), t, s, process.data.dim, batch_size)
+        kernel = step_kernel(sampler, x_t.to(device), t, s, *options)
         x_s = kernel.sample(generator)
         tick(len(x_t))
         is_noisy = bool((torch.as_tensor(kernel.variance) > 0).all())
         if is_noisy and (s > 0 or process.data.has_density):
             drawn = process.draw(shape[0], t, generator=generator).reshape(shape).to(dtype)
-            seen = step_kernel(sampler, drawn.to(device), t, s, process.data.dim, batch_size)
+            seen = step_kernel(sampler, drawn.to(device), t, s, *options)
             tick(len(drawn))
             found = True
             yield ExposedError(
@@ -251,7 +255,13 @@ def modular_errors(
 
 
 def step_kernel(
-    sampler: Sampler, x_t: Tensor, t: float, s: float, dim: int, batch_size: int = 512
+    sampler: Sampler,
+    x_t: Tensor,
+    t: float,
+    s: float,
+    dim: int,
+    batch_size: int = 512,
+    processes: Processes = ALONE,
 ) -> GaussianKernel:
     """The density of one denoising step, from batches of states, in rows (:func:`in_rows`).
 
@@ -260,12 +270,12 @@ def step_kernel(
         InvalidInput: If a state does not have d numbers.
     """
     parts = []
-    for batch in x_t.split(batch_size):
+    for batch in x_t[processes.share(len(x_t))].split(batch_size):
         kernel = sampler.kernel(batch, t, s)
         if kernel is None:
             raise NoDensity(f"{type(sampler).__name__} has no density: measure only the MMD")
         parts.append(in_rows(kernel, dim))
-    mean, variance = (torch.cat(each) for each in zip(*parts, strict=True))
+    mean, variance = (processes.gather(torch.cat(each)) for each in zip(*parts, strict=True))
     return GaussianKernel(mean, variance)
 
 

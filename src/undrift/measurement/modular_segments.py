@@ -36,6 +36,7 @@ from undrift.measurement.modular import (
 )
 from undrift.measurement.state import ErrorState, KLLimits, SegmentModularError
 from undrift.mmd.kl_bounds import LEVEL, kl_upper_limit
+from undrift.processes import ALONE, Processes
 from undrift.seeds import stream_seed
 
 
@@ -83,6 +84,7 @@ def segment_errors(
     batch_size: int = 512,
     device: torch.device | str | None = None,
     tick: Callable[[int], None] = lambda amount: None,
+    processes: Processes = ALONE,
 ) -> SegmentErrors:
     r"""Measure the modular error of every denoising step and sum it between states.
 
@@ -95,6 +97,7 @@ def segment_errors(
         batch_size: Number of chains that go through the network at once.
         device: Where the network is.
         tick: Called with the number of denoising steps times states that were run.
+        processes: Those that share the calls of the network.
 
     Raises:
         InvalidInput: If an error is not finite.
@@ -113,7 +116,7 @@ def segment_errors(
     limits = {times[0]: _path_limits(path)}
     errors = modular_errors(
         sampler, process, shape,
-        generator=generator, batch_size=batch_size, device=device, tick=tick,
+        generator=generator, batch_size=batch_size, device=device, tick=tick, processes=processes,
     )  # fmt: skip
     try:
         for stop, group in groupby(errors, key=lambda error: _segment_end(error, times)):

@@ -1,4 +1,4 @@
-"""Chains that advance together, and can be run again from other states with the same noise."""
+"""Chains that advance together, and others from other states with the same noise."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from undrift.diffusion.batch_size import automatic_batch_size
 from undrift.diffusion.condition import bare, draw_labels
 from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import state_shape
-from undrift.diffusion.sampler import Sampler, State
-from undrift.seeds import stream_seed
+from undrift.diffusion.sampler import Sampler, State, chain_generators
+from undrift.processes import ALONE, Processes
 
 BATCH_SIZE = 250
-"""Default number of chains that go through the network at once; each batch has its own stream."""
+"""Default number of chains that go through the network at once; it changes no chain."""
 
 
 class ParallelChains:
     """Many chains that advance together, batch by batch, through one sampler.
 
-    Each batch has its own random generator. The generators' states are stored before each advance,
-    so that a segment can be run again from other states with the same noise; a multistep solver
-    then starts without its history.
+    Each chain has its own random generator, whose seed depends on the seed and on its number alone:
+    neither the number of chains nor that of batches or processes changes a chain beyond rounding.
 
     Arguments:
         sampler: The chain.
         states: Where all chains start, with shape :math:`(N, *)`.
-        batch_size: Number of chains that go through the network at once.
+        batch_size: Number of chains that go through the network at once, in each process.
         seed: Seed of the noise.
         tick: Called with the number of denoising steps times chains that were run.
         labels: The condition of each chain of a conditional model, with shape :math:`(N,)`.
+        processes: Those that share the chains; each of them gets the states of all.
+        generators: Sources of noise of the chains of this process; new ones when None.
 
     Example:
         >>> from undrift import AncestralSampler, CosineSchedule, Denoiser
         >>> denoiser = Denoiser(lambda x_t, t: torch.zeros_like(x_t), CosineSchedule(10), "sample")
-        >>> chains = ParallelChains.from_prior(AncestralSampler(denoiser), (5, 2), 3, seed=0)
-        >>> x_5 = chains.advance(5).clone()
-        >>> x_2 = chains.advance(2)
-        >>> bool((chains.replay(x_5) == x_2).all())
+        >>> sampler = AncestralSampler(denoiser)
+        >>> few = ParallelChains.from_prior(sampler, (3, 2), 2, seed=0).advance(0)
+        >>> more = ParallelChains.from_prior(sampler, (5, 2), 5, seed=0).advance(0)
+        >>> torch.equal(few, more[:3])
         True
     """
 
@@ -52,17 +53,19 @@ class ParallelChains:
         seed: int,
         tick: Callable[[int], None] = lambda amount: None,
         labels: Tensor | None = None,
+        processes: Processes = ALONE,
+        generators: list[torch.Generator] | None = None,
     ) -> None:
-        self.sampler = sampler
+        self.sampler, self.batch_size, self.processes = sampler, batch_size, processes
         self.tick = tick
         self.t = sampler.grid[0]
-        self.batches = [State(self.t, x) for x in states.split(batch_size)]
-        self.labels = _split(labels, [len(batch.x) for batch in self.batches])
-        self.generators = [
-            torch.Generator(device=states.device).manual_seed(stream_seed(seed, "noise", i))
-            for i in range(len(self.batches))
-        ]
-        self.before = self.t, [g.get_state() for g in self.generators]
+        self.all_labels, self.share = labels, processes.share(len(states))
+        self.none = states[:0]
+        own = generators or chain_generators(seed, self.share, states.device)
+        self.batches = [State(self.t, x) for x in self._split(states)]
+        self.labels = [None for _ in self.batches] if labels is None else self._split(labels)
+        starts = range(0, len(own), batch_size)
+        self.generators = [own[start : start + batch_size] for start in starts]
 
     @classmethod
     def from_prior(
@@ -74,72 +77,82 @@ class ParallelChains:
         *,
         device: torch.device | str | None = None,
         tick: Callable[[int], None] = lambda amount: None,
+        processes: Processes = ALONE,
     ) -> ParallelChains:
         r"""Chains that start from the prior, with shape :math:`(N, *)`, and their conditions."""
-        generator = torch.Generator(device=device or "cpu").manual_seed(stream_seed(seed, "prior"))
-        x = sampler.prior(shape, generator=generator, device=device)
-        return cls(sampler, x, batch_size, seed, tick, draw_labels(sampler.network, len(x), seed))
+        own = chain_generators(seed, processes.share(shape[0]), device)
+        x = sampler.prior((len(own), *shape[1:]), generator=own, device=device)
+        labels = draw_labels(sampler.network, shape[0], seed)
+        return cls(
+            sampler, processes.gather(x), batch_size, seed, tick, labels, processes, own
+        )  # fmt: skip
 
     @property
     def states(self) -> Tensor:
         """The states of all chains now, with shape :math:`(N, *)`."""
-        return torch.cat([state.x for state in self.batches])
-
-    @property
-    def all_labels(self) -> Tensor | None:
-        """The conditions of all chains, with shape :math:`(N,)`."""
-        known = [labels for labels in self.labels if labels is not None]
-        return torch.cat(known) if known else None
+        return self._joined([state.x for state in self.batches])
 
     @torch.no_grad()
     def advance(self, t: float) -> Tensor:
         """Run all chains down to time t and return their states."""
-        self.before = self.t, [g.get_state() for g in self.generators]
-        for i, generator in enumerate(self.generators):
-            self.batches[i] = self._run(self.batches[i], t, generator, self.labels[i])
+        chains = zip(self.batches, self.generators, self.labels, strict=True)
+        self.batches = [self._run(batch, t, noise, own) for batch, noise, own in chains]
         self.t = t
         return self.states
 
     @torch.no_grad()
-    def replay(self, starts: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Run the last segment again from other states, with the same noise row by row.
+    def advance_beside(
+        self, t: float, starts: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run all chains down to time t, and others with the same noise, row by row.
+
+        The others start without history: a multistep solver begins anew.
 
         Arguments:
-            starts: States where the segment begins, with shape :math:`(M, *)`, M at most N.
+            t: Where both end.
+            starts: States of the others at the time where the chains are, with shape
+                :math:`(M, *)`, M at most N.
             labels: Their conditions, with shape :math:`(M,)`.
+
+        Returns:
+            The states of all chains, and those of the others.
         """
-        start, random_states = self.before
-        ends, done = [], 0
-        chains = zip(self.batches, random_states, self.labels, strict=True)
-        for batch, random_state, own in chains:
-            rows = starts[done : done + len(batch.x)]
-            if len(rows) == 0:
-                break
-            # noise is drawn for whole batches: a short one is padded with other rows
-            filled = State(start, torch.cat([rows, batch.x[len(rows) :]]))
-            generator = torch.Generator(device=starts.device)
-            generator.set_state(random_state)
-            given = None
-            if labels is not None and own is not None:
-                given = torch.cat([labels[done : done + len(rows)].to(own), own[len(rows) :]])
-            ends.append(self._run(filled, self.t, generator, given).x[: len(rows)])
-            done += len(rows)
-        return torch.cat(ends)
+        others, ends, done = self._split(starts), [], []
+        known = None if self.all_labels is None else labels
+        given = [None for _ in others] if known is None else self._split(known)
+        chains = zip(self.batches, self.generators, self.labels, strict=True)
+        for i, (batch, noise, own) in enumerate(chains):
+            before = [generator.get_state() for generator in noise]
+            done.append(self._run(batch, t, noise, own))
+            if i < len(others):
+                again = [_at(position, starts.device) for position in before[: len(others[i])]]
+                ends.append(self._run(State(self.t, others[i]), t, again, given[i]).x)
+        self.batches, self.t = done, t
+        return self.states, self._joined(ends)
+
+    def _split(self, rows: Tensor) -> list[Tensor]:
+        """The rows of this process, in batches; none if there are none."""
+        own = rows[self.share]
+        return list(own.split(self.batch_size)) if len(own) else []
+
+    def _joined(self, batches: list[Tensor]) -> Tensor:
+        """The rows of all processes."""
+        return self.processes.gather(torch.cat(batches or [self.none]))
 
     def _run(
-        self, state: State, stop: float, generator: torch.Generator, labels: Tensor | None
+        self, state: State, stop: float, noise: list[torch.Generator], labels: Tensor | None
     ) -> State:
         sampler = self.sampler.given(labels)
         times = sampler.times(state.t, stop)[1:]
         for s in times:
-            state = sampler.advance(state, s, generator=generator)
-        self.tick(len(times) * len(state.x))
+            state = sampler.advance(state, s, generator=noise)
+        self.tick(len(times) * len(state.x) * self.processes.count)
         return state
 
 
-def _split(labels: Tensor | None, sizes: list[int]) -> list[Tensor | None]:
-    """The conditions of each batch."""
-    return [None] * len(sizes) if labels is None else list(labels.split(sizes))
+def _at(position: Tensor, device: torch.device) -> torch.Generator:
+    """A generator at a position of its stream."""
+    return torch.Generator(device).set_state(position)
 
 
 def draw_images(
@@ -174,6 +187,7 @@ def draw_samples(
     *,
     batch_size: int | None = None,
     tick: Callable[[int], None] = lambda amount: None,
+    processes: Processes = ALONE,
 ) -> Tensor:
     r"""Samples of a chain, for the same seed those that :func:`~undrift.measure` compares.
 
@@ -181,9 +195,10 @@ def draw_samples(
         sampler: The chain; its network is put into evaluation mode while it draws.
         shape: Shape of the samples, :math:`(N, *)`.
         seed: Seed of the noise.
-        batch_size: Number of chains that go through the network at once; by the size of its
-            activations when None.
+        batch_size: Number of chains that go through the network at once, in each process; by the
+            size of its activations when None.
         tick: Called with the number of denoising steps times chains that were run.
+        processes: Those that share the chains; each of them gets all samples.
 
     Returns:
         The samples, on the CPU, with shape :math:`(N, *)`.
@@ -197,5 +212,6 @@ def draw_samples(
             seed,
             device=device_of(network),
             tick=tick,
+            processes=processes,
         )
         return chains.advance(0).cpu()

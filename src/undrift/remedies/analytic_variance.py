@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
-    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+    from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 
 BATCH_SIZE = 250
 """Draws that go through the network at once."""
@@ -193,7 +193,7 @@ class AnalyticVariance(Remedy):
         state: State,
         s: float,
         estimate: Posterior | None,
-        generator: torch.Generator | None,
+        generator: RandomSource | None,
     ) -> State:
         """One draw from the kernel; differentiable."""
         kernel = self.kernel(chain, state.x, state.t, s, estimate)

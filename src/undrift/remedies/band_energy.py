@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+    from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 
 
 class Energies(NamedTuple):
@@ -182,7 +182,7 @@ class BandEnergy(Remedy):
         state: State,
         s: float,
         estimate: Energies | None,
-        generator: torch.Generator | None,
+        generator: RandomSource | None,
     ) -> State:
         """One denoising step and the correction, from which a solver's history continues."""
         after = chain.advance(state, s, generator=generator)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+    from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 
 SAMPLES_PER_COMPONENT = 10
 MOST = 2000
@@ -129,7 +129,7 @@ class Moments(Remedy):
         state: State,
         s: float,
         estimate: MomentMap | None,
-        generator: torch.Generator | None,
+        generator: RandomSource | None,
     ) -> State:
         """One denoising step, the last one followed by the map."""
         after = chain.advance(state, s, generator=generator)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+    from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 
 
 class UnfitChain(InvalidInput):
@@ -179,7 +179,7 @@ class Remedy:
         state: State,
         s: float,
         estimate: Any,
-        generator: torch.Generator | None,
+        generator: RandomSource | None,
     ) -> State:
         """One denoising step of the chain of the wrapped network to the time s; differentiable."""
         return chain.advance(state, s, generator=generator)

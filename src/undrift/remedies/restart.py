@@ -26,10 +26,9 @@ from undrift.exceptions import InvalidInput, Limits
 from undrift.remedies.remedy import Remedy, Strengths
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+    from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Restart(Remedy):
         state: State,
         s: float,
         estimate: Any,
-        generator: torch.Generator | None,
+        generator: RandomSource | None,
     ) -> State:
         """One denoising step, and the restarts if it leads to where they begin."""
         state = chain.advance(state, s, generator=generator)
@@ -115,9 +114,7 @@ class Restart(Remedy):
         return state
 
 
-def noisier(
-    chain: Sampler, state: State, t: float, generator: torch.Generator | None = None
-) -> State:
+def noisier(chain: Sampler, state: State, t: float, generator: RandomSource | None = None) -> State:
     """A state that the forward process has taken to a time t with more noise, without history."""
     from undrift.diffusion.sampler import State, draw_noise
 

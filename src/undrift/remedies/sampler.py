@@ -17,7 +17,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Prediction
 from undrift.diffusion.network import device_of
-from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 from undrift.exceptions import InvalidInput
 from undrift.remedies.remedy import Remedy, UnfitChain
 
@@ -118,12 +118,12 @@ class RemediedSampler(Sampler):
         return self.remedy.kernel(self.chain, x_t, t, s, self.estimate)
 
     def step(
-        self, x_t: Tensor, t: float, s: float, *, generator: torch.Generator | None = None
+        self, x_t: Tensor, t: float, s: float, *, generator: RandomSource | None = None
     ) -> Tensor:
         """One denoising step without history; differentiable."""
         return self.advance(State(t, x_t), s, generator=generator).x
 
-    def advance(self, state: State, s: float, *, generator: torch.Generator | None = None) -> State:
+    def advance(self, state: State, s: float, *, generator: RandomSource | None = None) -> State:
         """One denoising step from a state to the time s, with its history; differentiable."""
         return self.remedy.advance(self.chain, state, s, self.estimate, generator)
 

@@ -34,10 +34,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from undrift.remedies.remedy import Remedy, Strengths
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+    from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class SNRCorrection(Remedy):
         state: State,
         s: float,
         estimate: Any,
-        generator: torch.Generator | None,
+        generator: RandomSource | None,
     ) -> State:
         """One denoising step and the correction, from which a scheduler's history continues."""
         from undrift.remedies.sampler import moved

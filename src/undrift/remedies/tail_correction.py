@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from undrift.diffusion.sampler import GaussianKernel, Sampler, State
+    from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 
 PAST = 3
 """Displacements that a correction combines, besides the state."""
@@ -138,7 +138,7 @@ class TailCorrection(Remedy):
         state: State,
         s: float,
         estimate: Corrections | None,
-        generator: torch.Generator | None,
+        generator: RandomSource | None,
     ) -> State:
         """One denoising step and the correction, from which a solver's history continues."""
         after = _stepped(chain, state, s, generator)
@@ -237,7 +237,7 @@ def _opened(state: State) -> tuple[State, list[Tensor]]:
 
 
 def _stepped(
-    chain: Sampler, state: State, s: float, generator: torch.Generator | None = None
+    chain: Sampler, state: State, s: float, generator: RandomSource | None = None
 ) -> State:
     """One denoising step; its displacement comes first in the history."""
     inner, past = _opened(state)
