@@ -36,5 +36,5 @@ for way in ("plain", "one loss", "two backward passes"):
             term = regularizer(denoiser, x_0, main_loss=loss) if way == "one loss" else 0.0
             (loss + term).backward()
         optimizer.step()
-    final = undrift.measure(sampler, data, num_samples=500, states=2, budget=False).final
+    final = undrift.measure(sampler, data, num_samples=2000, states=2, budget=False).final
     print(f"{way:<20} D_0² = {final.mmd_sq:.4f} ± {final.mmd_sq_se:.4f}")

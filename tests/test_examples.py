@@ -145,3 +145,13 @@ def test_the_curve_ends_where_the_saved_pipeline_is(printed, tmp_path):
     assert {e.step: e.value for e in events} == {
         row["step"]: pytest.approx(row["mmd_sq"], rel=1e-6) for row in rows
     }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Lightning: few workers, no logger
+def test_a_module_of_lightning_trains_to_less_error_than_at_the_start(printed):
+    rows = [ast.literal_eval(line) for line in printed("lightning_module")]
+    assert [row["step"] for row in rows] == [0, 28, 56]
+    first, last = rows[0], rows[-1]
+    error = (first["mmd_sq_se"] ** 2 + last["mmd_sq_se"] ** 2) ** 0.5
+    assert first["mmd_sq"] - last["mmd_sq"] > 3 * error
+    assert last["lambda"] > 0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
 from undrift.diffusion.schedule import LinearSchedule, Schedule
+from undrift.regularizer.bootstrap import chain_noise
 
 
 def noise_source(seed: int = 0) -> torch.Generator:
@@ -57,3 +58,15 @@ def shrinking_sampler(factor: float, schedule: Schedule, modules: int) -> Ancest
 
     denoiser = Denoiser(shrunk, schedule, "sample")
     return AncestralSampler(denoiser, modules, variance_type="fixed_large", clip=None)
+
+
+def life_of_a_cohort(sampler, streams, first, shape):
+    """Positions and states of a cohort in a window that begins at a position, call by call."""
+    state = None
+    for position in range(first + 1, len(sampler.grid)):
+        noise = chain_noise(streams, shape[0])
+        if state is None:
+            x = sampler.prior(shape, generator=noise)
+            *_, state = sampler.trajectory(x, stop=sampler.grid[first], generator=noise)
+        state = sampler.advance(state, sampler.grid[position], generator=noise)
+        yield position, state.x

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tiny import TinyNetwork, exact_sampler, noise_source, tiny_sampler
+from undrift.diffusion.sampler import chain_generators, draw_noise
 from undrift.exceptions import InvalidInput
 from undrift.objectives.fd_loss import FrechetLoss, Moments, frechet_loss
 from undrift.objectives.mmd_ddm import KernelDistanceLoss
@@ -34,9 +35,10 @@ def explicit_chain(network, sampler, x):
 def prior_of(objective, shape):
     """The noise that the next call starts from."""
     state = objective.streams["own"].get_state()
-    x = torch.randn(shape, generator=objective.streams["own"], dtype=torch.float64)
+    seed = int(torch.randint(2**62, (), generator=objective.streams["own"]))
     objective.streams["own"].set_state(state)
-    return x
+    like = torch.empty(shape, dtype=torch.float64)
+    return draw_noise(like, chain_generators(seed, slice(0, len(like))))
 
 
 def gradients(loss, network):

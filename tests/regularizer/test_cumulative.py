@@ -15,12 +15,13 @@ from error_state import state
 from tiny import TinyNetwork, exact_sampler, noise_source, tiny_sampler
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DDIMSampler
+from undrift.diffusion.sampler import draw_noise
 from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import RBFMixture
 from undrift.regularizer.balance import GradientBalance
-from undrift.regularizer.bootstrap import integer, rollout_streams
+from undrift.regularizer.bootstrap import chain_noise, integer, rollout_streams
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.spaces import Pyramid, Space
 
@@ -86,13 +87,13 @@ def value_by_hand(network, variant, seed, length=3):
     starts, targets = data[order[:4]], data[order[4:]]
     if variant == "persistent":
         begin, end = 0, 1
-        x = torch.randn(4, 3, generator=noise)
+        x = draw_noise(starts, chain_noise(streams, 4))
     else:
         modules = len(grid) - 1
         end = integer(1, modules - (variant == "official"), streams["choice"])
         length = integer(1, length, streams["choice"]) if variant == "official" else length
         begin = max(0, end - length)
-        epsilon = torch.randn(4, 3, generator=noise)
+        epsilon = draw_noise(starts, chain_noise(streams, 4))
         x = schedule.alpha(grid[begin]) * starts + schedule.sigma(grid[begin]) * epsilon
     for i in range(begin, end):
         if variant in ("truncated", "persistent") and i == end - 1:
@@ -593,7 +594,7 @@ def check_against_one_process(variant, mode, wrapped, network, x_0):
     draws = sampler.draws[0]
     if variant == "full":
         begin, starts, draws = max(0, end - 5), sampler.draws[0], sampler.draws[1]
-    x, y, alone = gather(starts), gather(draws), TinyNetwork()
+    x, y, alone = gather(starts), draws, TinyNetwork()
     assert x.shape == (8, 3) and y.shape == (16, 3)
     assert not torch.allclose(x[:4], x[4:])
     for i in range(begin, end):
@@ -619,16 +620,13 @@ def in_each_process():
     x_0 = torch.randn(12, 3, generator=noise_source(accelerator.process_index))
     for variant, mode in (("persistent", "backward"), ("persistent", "call"), ("full", "call")):
         check_against_one_process(variant, mode, wrapped, network, x_0)
-    shared, own = [], []
+    shared = []
     for _ in range(8):
         regularizer(wrapped, x_0, main_term(wrapped, x_0))
         shared += [regularizer.log["regularizer_t"], regularizer.log["lambda"]]
-        own.append(torch.randn((), generator=regularizer.streams["noise"]).item())
-    shared, own = (
-        gather(torch.tensor(row, dtype=torch.float64)).reshape(2, -1) for row in (shared, own)
-    )
-    assert torch.equal(*shared) and len(shared[0].unique()) > 8
-    assert not (own[0] == own[1]).any()
+        shared.append(torch.randn((), generator=regularizer.streams["noise"]).item())
+    both = gather(torch.tensor(shared, dtype=torch.float64)).reshape(2, -1)
+    assert torch.equal(*both) and len(both[0].unique()) > 16
 
 
 def test_two_processes_make_one_kernel_and_one_gradient():

@@ -13,12 +13,24 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from tiny import TinyNetwork, exact_sampler, noise_source, shrinking_sampler, tiny_sampler
+from tiny import (
+    TinyNetwork,
+    exact_sampler,
+    life_of_a_cohort,
+    noise_source,
+    shrinking_sampler,
+    tiny_sampler,
+)
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import LinearSchedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
-from undrift.regularizer.bootstrap import BootstrapRollout, integer, rollout_streams
+from undrift.regularizer.bootstrap import (
+    BootstrapRollout,
+    chain_noise,
+    integer,
+    rollout_streams,
+)
 from undrift.regularizer.cohorts import PersistentCohorts
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.pool import ForwardPool
@@ -30,14 +42,6 @@ def through_a_file(state):
     torch.save(state, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=True)
-
-
-def test_processes_share_choices_but_not_noise():
-    first, second = rollout_streams(5, rank=0), rollout_streams(5, rank=1)
-    choices = [[integer(1, 1000, s["choice"]) for _ in range(20)] for s in (first, second)]
-    assert choices[0] == choices[1]
-    noise = [torch.randn(1000, generator=s["noise"]) for s in (first, second)]
-    assert abs(float(torch.corrcoef(torch.stack(noise))[0, 1])) < 4 / math.sqrt(1000)
 
 
 def test_choices_are_uniform_on_both_ends():
@@ -142,8 +146,9 @@ def test_a_rollout_is_the_samplers_trajectory_from_a_forward_draw():
         states, end = rollout(sampler, starts, 5, streams)
         integer(1, 10, copy["choice"])
         begin = sampler.grid[max(0, end - 3)]
-        x = sampler.forward(starts, begin, generator=copy["noise"])
-        path = sampler.trajectory(x, start=begin, stop=sampler.grid[end], generator=copy["noise"])
+        noise = chain_noise(copy, 5)
+        x = sampler.forward(starts, begin, generator=noise)
+        path = sampler.trajectory(x, start=begin, stop=sampler.grid[end], generator=noise)
         *_, (t, expected) = path
         assert t == sampler.grid[end]
         torch.testing.assert_close(states, expected, rtol=0, atol=0)
@@ -188,11 +193,9 @@ def test_released_lengths_are_uniform():
 def test_one_cohort_is_the_samplers_trajectory_again_and_again(window, first):
     sampler = exact_sampler()
     cohorts, streams = PersistentCohorts(1, window), rollout_streams(2)
-    replay = rollout_streams(2)["noise"]
+    copy = rollout_streams(2)
     for _ in range(3):
-        x = sampler.prior((6, 3), generator=replay)
-        states = list(sampler.trajectory(x, generator=replay))
-        for position, (_, expected) in enumerate(states[first + 1 :], start=first + 1):
+        for position, expected in life_of_a_cohort(sampler, copy, first, (6, 3)):
             found, at = roll(cohorts, sampler, streams)
             assert at == position
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -287,19 +290,20 @@ def test_a_cohort_of_a_multistep_solver_is_its_trajectory_with_its_history(kind)
     """On its way to the window, in it, and from a file in the middle of it."""
     sampler = DiffusersSampler(lambda x, timestep: torch.tanh(x), kind(), 8)
     cohorts, streams = PersistentCohorts(1, window=0.5, stride=2), rollout_streams(2)
-    replay = rollout_streams(2)["noise"]
+    copy = rollout_streams(2)
     for lap in range(2):
-        states = list(sampler.trajectory(sampler.prior((6, 3), generator=replay)))
-        for position in range(5, 9):
+        made = {}
+        for position, expected in life_of_a_cohort(sampler, copy, 4, (6, 3)):
             found, at = roll(cohorts, sampler, streams)
             assert at == position
-            torch.testing.assert_close(found, states[position].x, rtol=0, atol=0)
+            made[position] = found
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
             if position == 6 and lap:
                 saved = through_a_file(cohorts.state_dict())
                 cohorts = PersistentCohorts(1, window=0.5, stride=2)
                 cohorts.load_state_dict(saved)
-    alone = sampler.step(states[6].x, *sampler.grid[6:8])  # without history
-    assert not torch.allclose(alone, states[7].x, rtol=1e-3)
+    alone = sampler.step(made[6], *sampler.grid[6:8])  # without history
+    assert not torch.allclose(alone, made[7], rtol=1e-3)
 
 
 def test_a_short_rollout_of_a_multistep_solver_keeps_its_history():
@@ -310,7 +314,7 @@ def test_a_short_rollout_of_a_multistep_solver_keeps_its_history():
         states, end = BootstrapRollout(3)(sampler, starts, 5, streams)
         integer(1, 8, copy["choice"])
         begin = sampler.grid[max(0, end - 3)]
-        x = sampler.forward(starts, begin, generator=copy["noise"])
+        x = sampler.forward(starts, begin, generator=chain_noise(copy, 5))
         *_, (_, expected) = sampler.trajectory(x, start=begin, stop=sampler.grid[end])
         torch.testing.assert_close(states, expected, rtol=0, atol=0)
 

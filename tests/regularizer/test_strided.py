@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tiny import TinyNetwork, noise_source
+from tiny import TinyNetwork, life_of_a_cohort, noise_source
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import AncestralSampler, DDIMSampler
 from undrift.diffusion.schedule import CosineSchedule, LinearSchedule
@@ -85,14 +85,12 @@ def test_a_cohort_is_the_trajectory_of_the_coarse_sampler():
     sampler = gaussian_sampler(LinearSchedule(1000))
     coarse = gaussian_sampler(LinearSchedule(1000), 20)
     cohort, streams = PersistentCohorts(1, window=0.3), rollout_streams(2)
-    replay = rollout_streams(2)["noise"]
+    copy = rollout_streams(2)
     for _ in range(2):
-        x = coarse.prior((5, 3), generator=replay)
-        states = list(coarse.trajectory(x, generator=replay))
-        for position in range(15, 21):
+        for position, expected in life_of_a_cohort(coarse, copy, 14, (5, 3)):
             found, at = cohort(sampler.with_steps(20), DATA, 5, streams)
             assert at == position
-            torch.testing.assert_close(found, states[position].x, rtol=0, atol=0)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_the_discrepancy_is_what_measure_finds_in_the_coarse_chain():

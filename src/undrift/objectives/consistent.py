@@ -37,7 +37,13 @@ from undrift.diffusion.denoiser import Denoiser, estimates
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import Limits
 from undrift.objectives.continuous import ContinuousSchedule
-from undrift.objectives.objective import TermObjective, data_error_weight, per_row, predict_between
+from undrift.objectives.objective import (
+    TermObjective,
+    data_error_weight,
+    of_all,
+    per_row,
+    predict_between,
+)
 from undrift.objectives.published import STRENGTHS
 
 RHO = 7.0
@@ -94,7 +100,8 @@ class ConsistentDiffusion(TermObjective):
         r"""Noise levels of each row's branches, with shape (steps + 1, B), in float64."""
         abar = self.continuous.alpha_bar(t.double() / self.schedule.num_steps)
         high = ((1 - abar) / abar).sqrt()
-        fall = self.interval * torch.rand(t.shape, generator=self.streams["own"]).double()
+        own = self.streams["own"]
+        fall = self.interval * of_all(lambda n: torch.rand(n, generator=own), t).double()
         lowest = self.schedule.sigma(1) / self.schedule.alpha(1)
         low = torch.maximum(high - fall, torch.full_like(high, lowest)).minimum(high)
         share = torch.linspace(0, 1, self.num_steps + 1, dtype=torch.float64)[:, None]
@@ -118,7 +125,8 @@ class ConsistentDiffusion(TermObjective):
             spread = (2 * level * (level - below).clamp(min=0) / (1 + below**2)).sqrt()
             alpha = (1 + level**2).rsqrt()
             drift = per_row(pull, x) * (x - per_row(alpha, x) * x0_hat)
-            x = per_row(growth, x) * (x + drift) + per_row(spread, x) * self.draw(x)
+            noise = torch.cat([self.draw(branch) for branch in x.chunk(2)])
+            x = per_row(growth, x) * (x + drift) + per_row(spread, x) * noise
         return x
 
     def _estimate(self, denoiser: Denoiser, x: Tensor, level: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import Limits
 from undrift.objectives.samples import SampleObjective
+from undrift.processes import Processes, gather
 
 MOST_DATA = 10_000
 """Images that the moments of data are taken of at most, evenly spaced."""
@@ -170,14 +171,14 @@ class FrechetLoss(SampleObjective):
         step = math.ceil(len(self.data) / MOST_DATA)
         parts = (rows.to(like) for rows in self.data[::step].split(256))
         self.reference = [Moments.of(block) for block in self._blocks(parts)]
-        count = math.ceil((self.queue or FIRST_SAMPLES) / len(like))
-        drawn = self._blocks(self.samples(model, like) for _ in range(count))
+        count = math.ceil((self.queue or FIRST_SAMPLES) / (len(like) * Processes.running().count))
+        drawn = self._blocks(gather(self.samples(model, like)) for _ in range(count))
         self.rows = [block[-self.queue :] for block in drawn] if self.queue else []
         self.moments = [] if self.queue else [Moments.of(block) for block in drawn]
 
     def _blocks(self, parts: Iterator[Tensor]) -> list[Tensor]:
         """The features of images that come in parts, in blocks of rows."""
-        found = [[block.flatten(1) for block in self.features(part)] for part in parts]
+        found = [[block.flatten(1) for block in self.space(part, 0)] for part in parts]
         return [torch.cat(block) for block in zip(*found, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:

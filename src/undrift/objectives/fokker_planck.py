@@ -39,7 +39,13 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.continuous import ContinuousSchedule
-from undrift.objectives.objective import TermObjective, data_error_weight, per_row, predict_between
+from undrift.objectives.objective import (
+    TermObjective,
+    data_error_weight,
+    of_all,
+    per_row,
+    predict_between,
+)
 from undrift.objectives.published import STRENGTHS
 
 LARGEST_BETA = 20.0
@@ -83,26 +89,35 @@ class ScoreFokkerPlanck(TermObjective):
         tau = t.cpu().double() / self.schedule.num_steps
         weight = self._weight(denoiser, tau, x_t[0].numel())
         inside = (tau >= FIRST_TIME * self.back) & (self.continuous.beta(tau) <= LARGEST_BETA)
-        rows = inside.nonzero().flatten()
+        rows, signs = inside.nonzero().flatten(), self._signs(x_t)
         if not len(rows):
             return 0.0 * x_t.sum()
-        residual = self.residual(denoiser, x_t[rows.to(x_t.device)], tau[rows])
+        x, signs = x_t[rows.to(x_t.device)], signs[rows]
+        residual = self.residual(denoiser, x, tau[rows], signs)
         squares = residual.flatten(1).square().sum(1)
         return (weight[rows].to(squares) * squares).sum() / len(x_t)
 
-    def residual(self, denoiser: Denoiser, x: Tensor, tau: Tensor) -> Tensor:
+    def _signs(self, like: Tensor) -> Tensor:
+        """Random signs, as 0 and 1, in the shape of a batch."""
+        own, dims = self.streams["own"], like.shape[1:]
+        return of_all(lambda n: torch.randint(2, (n, *dims), generator=own), like)
+
+    def residual(
+        self, denoiser: Denoiser, x: Tensor, tau: Tensor, signs: Tensor | None = None
+    ) -> Tensor:
         r""":math:`\partial_\tau s - \frac12 g^2\nabla u`, with the shape of the states and graph.
 
         Arguments:
             denoiser: The model.
             x: States, with shape :math:`(B, *)`.
             tau: Their times in (0, 1), with shape :math:`(B,)`.
+            signs: Random signs of the sketch, as 0 and 1; drawn when None.
         """
+        signs = self._signs(x) if signs is None else signs
         tau = tau.double()  # the differences are too small for less
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others have one derivative
             x = x.detach().requires_grad_()
             s = self.score(denoiser, x, tau)
-            signs = torch.randint(2, x.shape, generator=self.streams["own"])
             probe = (2 * signs - 1).to(x)
             (sketch,) = torch.autograd.grad((s * probe).sum(), x, create_graph=True)
             u = (sketch * probe + s * s + x * s).sum()

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.objectives.objective import DenoisingObjective, Pair
+from undrift.objectives.objective import DenoisingObjective, Pair, of_all
 from undrift.objectives.published import STRENGTHS
 
 
@@ -60,5 +60,6 @@ class MixFlow(DenoisingObjective):
         return x_t, denoiser.target(x_0, epsilon, shown)
 
     def _uniform(self, like: Tensor) -> Tensor:
-        numbers = torch.rand(like.shape, generator=self.streams["own"], dtype=torch.float64)
+        own = self.streams["own"]
+        numbers = of_all(lambda n: torch.rand(n, generator=own, dtype=torch.float64), like)
         return numbers.to(like.device)

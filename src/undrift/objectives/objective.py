@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -19,9 +20,9 @@ from undrift.diffusion.denoiser import (
 )
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
+from undrift.processes import Processes
 from undrift.regularizer.balance import NoEffectWarning
 from undrift.regularizer.gradients import gradient_norm
-from undrift.regularizer.processes import process_index
 from undrift.regularizer.resumable import Resumable, Streams, seeded
 
 Pair = tuple[Tensor, Tensor]
@@ -37,7 +38,9 @@ class Objective(Resumable, ABC):
     (:class:`~undrift.objectives.samples.SampleObjective`).
 
     Steps and noise of the main term come from one random stream, and everything else that a method
-    draws from another: objectives with the same seed use the same steps and the same noise.
+    draws from another: objectives with the same seed use the same steps and the same noise. With
+    several processes both are drawn for the joined batch, of which every process takes its rows;
+    every process has to see batches of one size.
 
     Arguments:
         seed: Seed of both random streams.
@@ -67,8 +70,8 @@ class Objective(Resumable, ABC):
 
     @cached_property
     def streams(self) -> Streams:
-        """The random streams of this process, ``main`` and ``own``; made at the first call."""
-        return Streams(self.seed, own=["main", "own"], rank=process_index())
+        """The random streams ``main`` and ``own``, the same in all processes."""
+        return Streams(self.seed, ["main", "own"])
 
 
 class DenoisingObjective(Objective):
@@ -128,7 +131,8 @@ class DenoisingObjective(Objective):
         self.log = {}
         generator = self.streams["main"] if generator is None else generator
         if t is None:
-            t = torch.randint(1, self.schedule.num_steps + 1, (len(x_0),), generator=generator)
+            last = self.schedule.num_steps + 1
+            t = of_all(lambda n: torch.randint(1, last, (n,), generator=generator), x_0)
             t = self.emphasized(t)
         elif not 1 <= int(t.min()) <= int(t.max()) <= self.schedule.num_steps:
             raise InvalidInput(
@@ -136,7 +140,8 @@ class DenoisingObjective(Objective):
                 f"{self.schedule.num_steps}, the timestep of diffusers + 1"
             )
         if epsilon is None:
-            epsilon = torch.randn(x_0.shape, generator=generator).to(x_0)
+            dims = x_0.shape[1:]
+            epsilon = of_all(lambda n: torch.randn(n, *dims, generator=generator), x_0).to(x_0)
         network = model.network if isinstance(model, Denoiser) else model
         denoiser = self.denoiser.with_network(network)
         x_t, target = self.pair(denoiser, x_0, t, epsilon)
@@ -165,17 +170,19 @@ class DenoisingObjective(Objective):
         return alpha_t * x_0 + sigma_t * epsilon
 
     def draw(self, like: Tensor) -> Tensor:
-        """Standard Gaussian noise from the stream ``own``, in the shape of a tensor."""
-        return torch.randn(like.shape, generator=self.streams["own"]).to(like)
+        """Standard Gaussian noise from the stream ``own``, in the shape of a batch."""
+        own, dims = self.streams["own"], like.shape[1:]
+        return of_all(lambda n: torch.randn(n, *dims, generator=own), like).to(like)
 
     def aside(self, like: Tensor) -> AbstractContextManager[None]:
         """For additional passes: the main term uses the same dropout as without them."""
         seed = int(torch.randint(2**62, (), generator=self.streams["own"]))
-        return seeded(seed, like.device)
+        return seeded(seed + Processes.running().index, like.device)
 
     def log_change(self, x_t: Tensor, plain: Tensor) -> None:
         """Log the root-mean-square difference of the network's input from the plain one."""
-        self.log["input_change"] = float((x_t - plain).detach().float().square().mean().sqrt())
+        square = (x_t - plain).detach().float().square().mean()
+        self.log["input_change"] = float(Processes.running().mean(square).sqrt())
 
 
 class Plain(DenoisingObjective):
@@ -246,7 +253,8 @@ class TermObjective(Plain):
         """Both parts of the loss; logs their values and sometimes their gradient norms."""
         with self.aside(x_t):
             term = self.term(denoiser, x_t, t, output)
-        self.log |= {"main": float(main.detach()), "term": float(term.detach())}
+        mean = Processes.running().mean
+        self.log |= {"main": float(mean(main)), "term": float(mean(term))}
         if self.calls % self.log_every == 0 and term.requires_grad:
             self._measure(denoiser, main, term)
         self.calls += 1
@@ -261,6 +269,16 @@ class TermObjective(Plain):
         self.log["grad_norm_main"] = main_norm
         self.log["grad_norm_term"] = self.strength * term_norm
         self.watch.note(self.calls, main_norm, self.strength * term_norm, self.strength)
+
+
+def of_all(draw: Callable[[int], Tensor], batch: Tensor) -> Tensor:
+    """This process' rows of random numbers that are drawn for the joined batch.
+
+    Arguments:
+        draw: Draws so many rows, the same in every process.
+        batch: The rows of this process.
+    """
+    return Processes.running().drawn(draw, len(batch))
 
 
 def trained_denoiser(model: Sampler | Denoiser) -> Denoiser:

@@ -13,16 +13,17 @@ activations of a plain training step.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from undrift.diffusion.denoiser import Denoiser
-from undrift.diffusion.sampler import Sampler, State
+from undrift.diffusion.sampler import Sampler, State, chain_generators
 from undrift.exceptions import InvalidInput
 from undrift.objectives.objective import Objective
+from undrift.processes import Processes, gather
 from undrift.regularizer.comparison import comparing
-from undrift.regularizer.processes import gather
 from undrift.regularizer.spaces import PixelSpace, Space
 
 
@@ -87,14 +88,19 @@ class SampleObjective(Objective):
     def samples(self, model: nn.Module, like: Tensor) -> Tensor:
         """New samples of the model in the shape of a batch."""
         network = model.network if isinstance(model, Denoiser) else model
-        sampler, noise = self.sampler.with_network(network), self.streams["own"]
+        sampler, processes = self.sampler.with_network(network), Processes.running()
+        seed = int(torch.randint(2**62, (), generator=self.streams["own"]))
+        noise = chain_generators(seed, processes.share(len(like) * processes.count))
         labels = getattr(sampler.network, "labels", None)
         if labels is not None:  # independent of the data that they come from, as the samples are
-            chosen = torch.randint(len(labels), (len(like),), generator=noise)
+            labels, own = processes.gather(labels), self.streams["own"]
+            chosen = processes.drawn(
+                lambda n: torch.randint(len(labels), (n,), generator=own), len(like)
+            )
             sampler = sampler.given(labels[chosen.to(labels.device)])
         first, *times = sampler.grid
-        options = {"device": like.device, "dtype": like.dtype}
-        state = State(first, sampler.prior(tuple(like.shape), generator=noise, **options))  # type: ignore[arg-type]
+        options: Any = {"generator": noise, "device": like.device, "dtype": like.dtype}
+        state = State(first, sampler.prior(tuple(like.shape), **options))
         for s in times:
             state = sampler.advance(state, s, generator=noise)
         return state.x

@@ -25,7 +25,7 @@ from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.gaussian import DDIMSampler, DenoiserSampler
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
-from undrift.objectives.objective import DenoisingObjective, Pair, per_row
+from undrift.objectives.objective import DenoisingObjective, Pair, of_all, per_row
 from undrift.objectives.published import LENGTH
 
 
@@ -71,21 +71,27 @@ class ScheduledSampling(DenoisingObjective):
     def pair(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Pair:
         """The rolled-out state and the target that is derived from the data."""
         t = t.cpu()
-        k = torch.randint(self.length + 1, t.shape, generator=self.streams["own"])
+        own, lengths = self.streams["own"], self.length + 1
+        k = of_all(lambda n: torch.randint(lengths, (n,), generator=own), t)
         k = torch.minimum(k, (self.schedule.num_steps - t) // self.stride)
         x = self.noisy(x_0, t + k * self.stride, epsilon)
         with torch.no_grad(), self.aside(x_0):
-            for left in range(int(k.max()), 0, -1):
+            for left in range(self.length, 0, -1):
                 moving, s = k >= left, t + (left - 1) * self.stride
                 rows, s = moving.nonzero().flatten().to(x.device), s[moving]
-                x = x.index_copy(0, rows, self._denoised(denoiser, x[rows], s + self.stride, s))
+                noise = self.draw(x)[rows] if self.eta > 0 else x.new_zeros(())
+                if len(rows):
+                    moved = self._denoised(denoiser, x[rows], s + self.stride, s, noise)
+                    x = x.index_copy(0, rows, moved)
         alpha_t, sigma_t = self.schedule.alpha_sigma(t, x_0)
         rolled = per_row(k, x_0) > 0
         self.log_change(x, self.noisy(x_0, t, epsilon))
         explained = torch.where(rolled, (x - alpha_t * x_0) / sigma_t, epsilon)
         return x, denoiser.target(x_0, explained, t)
 
-    def _denoised(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def _denoised(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Tensor
+    ) -> Tensor:
         r"""One denoising step of rows at different times.
 
         It is that of DDIM with :math:`\eta = 1` for the ancestral sampler, whose mean is the same
@@ -105,7 +111,6 @@ class ScheduledSampling(DenoisingObjective):
         small = large * (1 - abar_s) / (1 - abar_t)
         on_epsilon = (1 - abar_s - self.eta**2 * small).clamp(min=0).sqrt()
         spread = large.sqrt() if self.is_large else self.eta * small.sqrt()
-        noise = self.draw(x_t) if self.eta > 0 else 0.0
         return (
             alpha_s * x0_hat + per_row(on_epsilon, x_t) * epsilon_hat + per_row(spread, x_t) * noise
         )

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from undrift.diffusion.sampler import Sampler, State
+from undrift.diffusion.sampler import Sampler, State, chain_generators
+from undrift.processes import Processes
 from undrift.regularizer.resumable import Resumable, Streams
 from undrift.regularizer.weighting import window_start
 
@@ -33,10 +34,14 @@ class Rollout(Resumable, ABC):
 
         Arguments:
             sampler: The chain.
-            starts: Data to start from, no more than ``num_states``, with shape :math:`(B, *)`.
-            num_states: How many states are wanted.
+            starts: Data to start from, no more than ``num_states``, with shape :math:`(B, *)`, the
+                same in all processes.
+            num_states: How many states of all processes are wanted.
             streams: Random streams, ``choice`` and ``noise``.
             labels: The conditions of the data, of a conditional model.
+
+        Returns:
+            The states of this process.
         """
 
     @property
@@ -53,9 +58,20 @@ class Rollout(Resumable, ABC):
         """Replace the kept states by noise, and make rollouts as long as possible from now on."""
 
 
-def rollout_streams(seed: int, rank: int = 0) -> Streams:
-    """Random streams of rollouts: choices are the same in all processes of a run, noise is not."""
-    return Streams(seed, own=["noise"], shared=["choice"], rank=rank)
+def rollout_streams(seed: int) -> Streams:
+    """Random streams of rollouts."""
+    return Streams(seed, ["choice", "noise"])
+
+
+def chain_noise(streams: Streams, num_states: int) -> list[torch.Generator]:
+    """Sources of noise for the chains of this process in one rollout, one for each.
+
+    Arguments:
+        streams: Random streams of rollouts.
+        num_states: Number of chains of all processes.
+    """
+    seed = int(torch.randint(2**62, (), generator=streams["noise"]))
+    return chain_generators(seed, Processes.running().share(num_states))
 
 
 def integer(low: int, high: int, generator: torch.Generator) -> int:
@@ -90,14 +106,15 @@ class BootstrapRollout(Rollout):
         labels: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """States with gradient, one for each start, and their position on the grid."""
-        sampler = sampler.given(labels)
-        grid, choice, noise = sampler.grid, streams["choice"], streams["noise"]
+        grid, choice = sampler.grid, streams["choice"]
         first = window_start(grid, self.window) + 1
         final = len(grid) - 1 if self.last_step else max(first, len(grid) - 2)
         end = integer(first, final, choice)
         length = integer(1, self.length, choice) if self.random_length else self.length
         begin = max(0, end - length)
-        state = State(grid[begin], sampler.forward(starts, grid[begin], generator=noise))
+        noise, share = chain_noise(streams, len(starts)), Processes.running().share(len(starts))
+        sampler = sampler.given(None if labels is None else labels[share])
+        state = State(grid[begin], sampler.forward(starts[share], grid[begin], generator=noise))
         with torch.set_grad_enabled(self.gradient == "all" and torch.is_grad_enabled()):
             for s in grid[begin + 1 : end]:
                 state = sampler.advance(state, s, generator=noise)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler, State
-from undrift.regularizer.bootstrap import Rollout
+from undrift.processes import Processes
+from undrift.regularizer.bootstrap import Rollout, chain_noise
 from undrift.regularizer.resumable import Streams
 from undrift.regularizer.weighting import window_start
 
@@ -64,6 +65,7 @@ class PersistentCohorts(Rollout):
     paths: list[list[State]] = field(default_factory=list)
     labels: list[Tensor | None] = field(default_factory=list)
     turn: int = 0
+    size: int | None = None
 
     def __call__(
         self,
@@ -74,12 +76,13 @@ class PersistentCohorts(Rollout):
         labels: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """States with gradient, those of one cohort, and their position on the grid."""
-        grid, noise = sampler.grid, streams["noise"]
+        self.size = self.size or num_states
+        grid, noise = sampler.grid, chain_noise(streams, self.size)
         first = window_start(grid, self.window)
         if not self.labels:
-            self.labels = [_drawn(labels, num_states, noise) for _ in range(self.num_cohorts)]
+            self.labels = [self._drawn(labels, streams) for _ in range(self.num_cohorts)]
         if not self.paths:
-            like = starts.new_empty(num_states, *starts.shape[1:])
+            like = starts.new_empty(len(noise), *starts.shape[1:])
             self.paths = [
                 self._brought(sampler.given(own), like, position, noise)
                 for position, own in zip(self.places(grid), self.labels, strict=True)
@@ -87,7 +90,7 @@ class PersistentCohorts(Rollout):
         c = self.turn
         path = [state.to(starts) for state in self.paths[c]]
         if path[-1].t == grid[-1]:
-            self.labels[c] = _drawn(labels, len(path[-1].x), noise)
+            self.labels[c] = self._drawn(labels, streams)
             path = self._brought(sampler.given(self.labels[c]), path[-1].x, first, noise)
         sampler = sampler.given(self.labels[c])
         position = grid.index(path[-1].t) + 1
@@ -136,7 +139,7 @@ class PersistentCohorts(Rollout):
 
     @torch.no_grad()
     def _brought(
-        self, sampler: Sampler, like: Tensor, position: int, noise: torch.Generator
+        self, sampler: Sampler, like: Tensor, position: int, noise: list[torch.Generator]
     ) -> list[State]:
         """The last states of new chains from the prior, brought to a position of the grid."""
         x = sampler.prior(like.shape, generator=noise, device=like.device, dtype=like.dtype)
@@ -146,20 +149,22 @@ class PersistentCohorts(Rollout):
             path = self._kept([*path, sampler.advance(path[-1], s, generator=noise)])
         return path
 
+    def _drawn(self, labels: Tensor | None, streams: Streams) -> Tensor | None:
+        """Conditions of this process' chains of a cohort, drawn from those of data, if any."""
+        if labels is None:
+            return None
+        assert self.size is not None
+        chosen = torch.randint(len(labels), (self.size,), generator=streams["noise"])
+        return labels[chosen[Processes.running().share(self.size)].to(labels.device)]
+
     def state_dict(self) -> dict[str, Any]:
         """The chains, their times, histories and conditions."""
         paths = [[dict(vars(state)) for state in path] for path in self.paths]
-        return {"paths": paths, "labels": list(self.labels), "turn": self.turn}
+        own = {"labels": list(self.labels), "turn": self.turn, "size": self.size}
+        return {"paths": paths} | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state, with as many cohorts as there were."""
         self.paths = [[State(**saved) for saved in path] for path in state["paths"]]
-        self.labels = list(state["labels"])
+        self.labels, self.size = list(state["labels"]), state["size"]
         self.turn, self.num_cohorts = int(state["turn"]), len(self.paths) or self.num_cohorts
-
-
-def _drawn(labels: Tensor | None, count: int, noise: torch.Generator) -> Tensor | None:
-    """Conditions of chains, drawn with replacement from those of data; None if there are none."""
-    if labels is None:
-        return None
-    return labels[torch.randint(len(labels), (count,), generator=noise).to(labels.device)]

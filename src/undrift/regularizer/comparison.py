@@ -19,9 +19,9 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernel import Kernel
+from undrift.processes import gather
 from undrift.regularizer.options import Averaging
 from undrift.regularizer.population import Population
-from undrift.regularizer.processes import gather
 from undrift.regularizer.resumable import Resumable
 from undrift.regularizer.spaces import Space
 
@@ -53,7 +53,7 @@ class Comparison(Resumable, ABC):
 
         Arguments:
             states: States of this process, with their graph, with shape :math:`(B, *)`.
-            forward: Forward draws of this process.
+            forward: Forward draws, the same in all processes.
             t: Their time.
 
         Raises:
@@ -66,8 +66,8 @@ class Comparison(Resumable, ABC):
 
         Arguments:
             loss: What :meth:`loss` returned, without its graph.
-            null: Other forward draws of this process, as many as there were states.
-            forward: Forward draws of this process.
+            null: Other forward draws, as many as there were states in all processes.
+            forward: Forward draws.
             t: Their time.
         """
 
@@ -98,13 +98,13 @@ class BatchComparison(Comparison):
     def loss(self, states: Tensor, forward: Tensor, t: float) -> Tensor:
         """The discrepancy, without the part that has no gradient."""
         with torch.no_grad():
-            y = self.features(forward, t)
+            y = self.space(forward, t)
         return self._mmd_sq(self.features(states, t), y, "omit")
 
     @torch.no_grad()
     def logged(self, loss: Tensor, null: Tensor, forward: Tensor, t: float) -> dict[str, float]:
         """The discrepancy with all its parts, and that of forward draws alone, its null floor."""
-        x, y = self.features(null, t), self.features(forward, t)
+        x, y = self.space(null, t), self.space(forward, t)
         floor = self._mmd_sq(x, y, "include")
         omitted = floor - self._mmd_sq(x, y, "omit")
         return {"regularizer": float(loss + omitted), "regularizer_null": float(floor)}
@@ -145,7 +145,7 @@ class PopulationComparison(Comparison):
         """The loss of the states as a part of their population, which they join."""
         population = self.populations.setdefault(t, self._empty())
         with torch.no_grad():
-            parts = [self.features(rows, t) for rows in forward.split(PART)]
+            parts = [self.space(rows, t) for rows in forward.split(PART)]
             population.renew([torch.cat(block) for block in zip(*parts, strict=True)])
         return population.compare(self.features(states, t))
 

@@ -15,6 +15,7 @@ from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput, Limits
 from undrift.mmd.kernel import Kernel, RadialKernel
 from undrift.mmd.kernels import RBFMixture
+from undrift.processes import Processes
 from undrift.regularizer.balance import GradientBalance, NoEffectWarning
 from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout, rollout_streams
 from undrift.regularizer.cohorts import PersistentCohorts
@@ -27,7 +28,6 @@ from undrift.regularizer.comparison import (
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
 from undrift.regularizer.options import RegularizerConfig, Variant, defaults_of, term_options
 from undrift.regularizer.pool import ForwardPool
-from undrift.regularizer.processes import num_processes, process_index
 from undrift.regularizer.resumable import Resumable, Streams
 from undrift.regularizer.spaces import PixelSpace, Space
 from undrift.regularizer.weighting import Weighting, step_weights, window_start
@@ -44,9 +44,10 @@ class CumulativeErrorRegularizer(Resumable):
 
     >>> regularizer.backward(model, x_0, main_loss=lambda: nll(model, x_0))  # doctest: +SKIP
 
-    With several processes the kernel spans the states of all of them, and gradients are to be
-    averaged over processes, as data-parallel training does; all numbers of states and draws are
-    totals, and every process has to see batches of one size.
+    With several processes the value is that of one process with the joined batch: the kernel spans
+    the states of all of them, and gradients are to be averaged over processes, as data-parallel
+    training does. All numbers of states and draws are totals, and every process has to see batches
+    of one size.
 
     Arguments:
         model: The chain whose error is regularized: a sampler, a denoiser, which is sampled
@@ -158,8 +159,8 @@ class CumulativeErrorRegularizer(Resumable):
 
     @cached_property
     def streams(self) -> Streams:
-        """The random streams of this process, which may join others until the first call."""
-        return rollout_streams(self.seed, process_index())
+        """The random streams, the same in all processes."""
+        return rollout_streams(self.seed)
 
     @property
     def balance(self) -> GradientBalance | None:
@@ -245,13 +246,18 @@ class CumulativeErrorRegularizer(Resumable):
         Arguments:
             batch: Number of data in its share of a batch.
         """
+        count = Processes.running().count
+        num_states, num_forward = self.totals(batch * count)
+        return max(2, -(-num_states // count)), max(2, -(-num_forward // count))
 
-        def share(total: int) -> int:
-            return max(2, -(-total // num_processes()))
+    def totals(self, batch: int) -> tuple[int, int]:
+        """How many states and forward draws a term has, of all processes.
 
-        own = self.defaults.num_states(batch)
-        num_states = share(self.num_states) if self.num_states else own
-        return num_states, share(self.num_forward) if self.num_forward else num_states
+        Arguments:
+            batch: Number of data in the batches of all processes.
+        """
+        num_states = self.num_states or self.defaults.num_states(batch)
+        return num_states, self.num_forward or num_states
 
     def held(self, batch: int) -> int:
         """How many data and states this process holds between calls.
@@ -259,8 +265,9 @@ class CumulativeErrorRegularizer(Resumable):
         Arguments:
             batch: Number of data in its share of a batch.
         """
-        num_states, num_forward = self.sizes(batch)
-        return num_states + num_forward + self.rollout.num_chains * num_states
+        own, _ = self.sizes(batch)
+        pool = sum(self.totals(batch * Processes.running().count))
+        return pool + self.rollout.num_chains * own
 
     @property
     def starting_passes(self) -> int:
@@ -279,16 +286,17 @@ class CumulativeErrorRegularizer(Resumable):
                 have their full size.
             draw: Makes as many states of noise as asked for.
         """
-        whole = self.sizes(batch)[1]
-        num_states, num_forward = (max(2, round(share * size)) for size in self.sizes(batch))
+        count = Processes.running().count
+        whole = self.totals(batch * count)[1]
+        own, own_forward = (max(2, round(share * size)) for size in self.sizes(batch))
         self.every = 1
-        self.num_states, self.num_forward = (n * num_processes() for n in (num_states, num_forward))
-        self.pool.capacity = num_states + num_forward
+        self.num_states, self.num_forward = own * count, own_forward * count
+        self.pool.capacity = self.num_states + self.num_forward
         rows = draw(self.pool.capacity)
         classes = torch.zeros(len(rows), dtype=torch.int64)
         self.pool.add(rows, classes if self.sampler.is_conditional else None)
         grid = self.sampler.grid
-        self.rollout.fill(grid, lambda: draw(num_states))
+        self.rollout.fill(grid, lambda: draw(own))
         times = [t for t, weight in zip(grid, self.weights, strict=True) if weight]
         self.comparison.fill(times, draw, whole)
 
@@ -314,11 +322,13 @@ class CumulativeErrorRegularizer(Resumable):
     def _discrepancy(self, model: nn.Module, x_0: Tensor, labels: Tensor | None) -> Tensor | None:
         r""":math:`w_t \mathrm{MMD}^2` of this call, or None in a call without a term."""
         self.log = {}
+        gather = Processes.running().gather
         if self.sampler.is_conditional:
-            labels = self._checked(x_0, labels)
-        num_states, num_forward = self.sizes(len(x_0))
+            labels = gather(self._checked(x_0, labels))
+        batch = gather(x_0)
+        num_states, num_forward = self.totals(len(batch))
         self.pool.capacity = max(self.pool.capacity, num_states + num_forward)
-        self.pool.add(x_0, labels)
+        self.pool.add(batch, labels)
         self.calls += 1
         if self.calls % self.every or len(self.pool) < 4:
             return None
@@ -328,7 +338,7 @@ class CumulativeErrorRegularizer(Resumable):
         starts, targets, own = self.pool.draw(num_states, num_forward, noise)
         states, position = self.rollout(sampler, starts, num_states, self.streams, own)
         t = sampler.grid[position]
-        wanted = self.comparison.num_forward(t, len(states), len(targets))
+        wanted = self.comparison.num_forward(t, num_states, len(targets))
         forward = sampler.forward(targets[:wanted], t, generator=noise)
         self.log["regularizer_t"] = float(t)
         with comparing(states, t):
@@ -349,7 +359,7 @@ class CumulativeErrorRegularizer(Resumable):
 
     def _log_noise(self) -> torch.Generator:
         """A separate random stream, so that a run does not depend on what is logged."""
-        seed = stream_seed(self.seed, "log", process_index(), self.terms)
+        seed = stream_seed(self.seed, "log", 0, self.terms)
         return torch.Generator().manual_seed(seed)
 
     def _strength(self) -> float:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from undrift.regularizer.processes import is_shared, num_processes
+from undrift.processes import Processes
 
 
 def gradient_norm(term: Tensor, parameters: Sequence[nn.Parameter]) -> float:
@@ -22,10 +22,10 @@ def gradient_norm(term: Tensor, parameters: Sequence[nn.Parameter]) -> float:
     """
     found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
     present = [gradient for gradient in found if gradient is not None]
-    if is_shared():
+    if (count := Processes.running().count) > 1:
         for gradient in present:
             dist.all_reduce(gradient)
-            gradient.div_(num_processes())
+            gradient.div_(count)
     return norm(present)
 
 
@@ -35,11 +35,7 @@ def norm(gradients: Sequence[Tensor | None]) -> float:
     if not present:
         return 0.0
     total = torch.nn.utils.get_total_norm(present)
-    if is_shared():
-        square = total.square()
-        dist.all_reduce(square)
-        total = (square / num_processes()).sqrt()
-    return float(total)
+    return float(Processes.running().mean(total.square()).sqrt())
 
 
 def take_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:

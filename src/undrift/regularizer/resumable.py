@@ -32,22 +32,16 @@ class Resumable:
 
 
 class Streams(dict[str, torch.Generator]):
-    """Random streams by name.
+    """Random streams by name, the same in all processes of a run.
 
     Arguments:
         seed: Seed of all of them.
-        own: Names of the streams that differ between the processes of a run.
-        shared: Names of the streams that are the same in all processes.
-        rank: Index of this process.
+        names: Their names.
     """
 
-    def __init__(
-        self, seed: int, own: Sequence[str], shared: Sequence[str] = (), rank: int = 0
-    ) -> None:
-        paths = [*((name,) for name in shared), *((name, rank) for name in own)]
+    def __init__(self, seed: int, names: Sequence[str]) -> None:
         super().__init__(
-            (str(path[0]), torch.Generator().manual_seed(stream_seed(seed, *path)))
-            for path in paths
+            (name, torch.Generator().manual_seed(stream_seed(seed, name, 0))) for name in names
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.objective import Objective
 from undrift.objectives.published import ON_SAMPLES
+from undrift.processes import Processes
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
 from undrift.regularizer.guard import MainLossGuard
 from undrift.regularizer.options import OF_MODEL
@@ -31,6 +32,7 @@ from undrift.training import building, checkpoint, lora, trainable
 from undrift.training.check import check, check_conditions
 from undrift.training.conditions import conditions_of
 from undrift.training.config import TrainConfig
+from undrift.training.devices import accelerator_for, check_processes
 from undrift.training.records import Row
 
 
@@ -50,8 +52,8 @@ class Trainer:
         from diffusers.training_utils import EMAModel
 
         check(config)
-        self.accelerator = accelerator or _accelerator(config)
-        _check_processes(config, self.accelerator.num_processes)
+        self.accelerator = accelerator or accelerator_for(config)
+        check_processes(config, self.accelerator)
         start = checkpoint.StartingPoint.load(config.start_from) if config.start_from else None
         state = start.state if start else None
         self.asked = config = start.inherit(config) if start else config
@@ -138,8 +140,7 @@ class Trainer:
         """The conditions of the last batch in this process, of a conditional model."""
         if not self.sampler.is_conditional or self.data.labels is None:
             return None
-        count, index = self.accelerator.num_processes, self.accelerator.process_index
-        return self.data.labels[self.stream.indices[index::count]]
+        return self.data.labels[self.stream.indices[self._share]]
 
     def _conditioned(self, network: nn.Module | None, generator: torch.Generator) -> nn.Module:
         """A network, the trained one when None, under the conditions of the last batch.
@@ -157,7 +158,8 @@ class Trainer:
         if self.config.method in ON_SAMPLES:
             return conditions.given(labels)
         if share := self.config.conditioning_dropout_prob:
-            dropped = torch.rand(len(labels), generator=generator) < share
+            chance = self.processes.drawn(lambda n: torch.rand(n, generator=generator), len(labels))
+            dropped = chance < share
             labels = torch.where(dropped, -1, labels)
         return conditions.guided(1.0).given(labels)
 
@@ -194,7 +196,7 @@ class Trainer:
     def _step(self) -> Row:
         x_0 = self._batch()
         self.optimizer.zero_grad()
-        with seeded(self._seed("dropout"), self.accelerator.device):
+        with seeded(self._seed("dropout", self.processes.index), self.accelerator.device):
             first_term = self.config.regularizer.start * self.config.steps
             if self.regularizer is None or self.step < first_term:
                 main = self._main_term(x_0)
@@ -208,7 +210,7 @@ class Trainer:
                     self._labels(),
                 )
                 self._limit_main_loss(main, x_0)
-        loss = float(main.detach())
+        loss = float(self.processes.mean(main))
         if not math.isfinite(loss):
             raise InvalidInput(
                 f"the loss is {loss} at step {self.step + 1}: lower --optimizer.learning-rate, or "
@@ -234,17 +236,16 @@ class Trainer:
         elif self.step % guard.every:
             return
         with torch.no_grad():
-            pair = torch.stack([main, self._main_term(x_0, guard.network)])
-        guard.update(*self.accelerator.reduce(pair, "mean").tolist())
+            pair = main, self._main_term(x_0, guard.network)
+        guard.update(*(float(self.processes.mean(term)) for term in pair))
         regularizer.balance.scale = guard.scale
         regularizer.log |= {"main_average": guard.main, "main_average_start": guard.start}
         regularizer.log["share"] = regularizer.balance.share * guard.scale
 
     def _main_term(self, x_0: Tensor, network: nn.Module | None = None) -> Tensor:
         """The method's loss, at steps and noise that depend on the seed and the step alone."""
-        seed = self._seed("main")
-        torch.manual_seed(seed)
-        noise = torch.Generator().manual_seed(seed)
+        torch.manual_seed(self._seed("main", self.processes.index))  # of dropout
+        noise = torch.Generator().manual_seed(self._seed("main"))
         dropout = torch.Generator().manual_seed(self._seed("conditioning"))
         return self.objective(self._conditioned(network, dropout), x_0, generator=noise)
 
@@ -262,12 +263,21 @@ class Trainer:
 
     def _batch(self) -> Tensor:
         """This process' share of the next batch."""
-        count, index = self.accelerator.num_processes, self.accelerator.process_index
-        return next(self.stream)[index::count].to(self.accelerator.device)
+        return next(self.stream)[self._share].to(self.accelerator.device)
 
-    def _seed(self, stream: str) -> int:
-        """A seed for this step and process, the same in every run with the same seed."""
-        return stream_seed(self.config.seed, stream, self.step, self.accelerator.process_index)
+    @property
+    def processes(self) -> Processes:
+        """The processes of the run."""
+        return Processes.of(self.accelerator)
+
+    @property
+    def _share(self) -> slice:
+        """The rows of a batch that this process has."""
+        return self.processes.share(self.stream.batch_size)
+
+    def _seed(self, stream: str, process: int = 0) -> int:
+        """A seed for this step, the same in every run with the same seed."""
+        return stream_seed(self.config.seed, stream, self.step, process)
 
     def averaged_network(self) -> nn.Module:
         """A copy of the network with the averaged weights, for evaluation in full precision."""
@@ -370,30 +380,3 @@ def _save(state: dict[str, Any], file: Path) -> None:
     """Write a state; an error of the system is not lost in torch."""
     with file.open("wb") as stream:
         torch.save(state, stream)
-
-
-def _accelerator(config: TrainConfig) -> Any:
-    """An accelerator with the precision that was asked for, whatever the last one had."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    last = AcceleratorState._shared_state.get("_mixed_precision")
-    if last not in (None, config.mixed_precision):
-        AcceleratorState._reset_state()
-    try:
-        accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    except ValueError as error:
-        raise InvalidInput(f"--mixed-precision {config.mixed_precision}: {error}") from None
-    if config.mixed_precision != "no" and not accelerator.native_amp:  # it would have no effect
-        device = accelerator.device.type
-        raise InvalidInput(f"--mixed-precision {config.mixed_precision}: not on {device}; use bf16")
-    return accelerator
-
-
-def _check_processes(config: TrainConfig, num_processes: int) -> None:
-    """Check that all processes have batches of one size: their gradients are averaged."""
-    if config.batch_size % num_processes:
-        raise InvalidInput(
-            f"--batch-size {config.batch_size} does not split over {num_processes} processes: "
-            "choose a multiple"
-        )
