@@ -8,6 +8,7 @@ from typing import Any
 
 from undrift.api.inputs import EvaluateChoice, name_of, opened
 from undrift.exceptions import Limits
+from undrift.processes import Processes
 from undrift.progress import progress_bar
 from undrift.quality.feature_choice import choose_judges
 from undrift.quality.judges import Judges
@@ -24,6 +25,7 @@ def evaluate(
     data: Any = None,  # noqa: ANN401
     *,
     progress: bool = True,
+    accelerator: Any = None,  # noqa: ANN401
     **options: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
     r"""Evaluate the samples of a model: Fréchet and kernel distance, precision, recall, D₀².
@@ -33,6 +35,8 @@ def evaluate(
         data: The images: whatever :func:`undrift.load_data` takes; what the run was trained on when
             None.
         progress: Whether to draw a progress bar on stderr.
+        accelerator: An ``Accelerator`` whose processes share the samples; each of them has to call,
+            and gets the record. This process alone when None.
         **options: Further options of ``undrift evaluate``, the fields of
             :class:`undrift.api.inputs.EvaluateChoice`: ``num_samples=5000``, ``label="ours"``.
 
@@ -54,6 +58,7 @@ def evaluate(
         choose_judges(chosen.features, images),
         num_resamples=chosen.num_resamples,
         batch_size=chosen.batch_size,
+        processes=Processes.of(accelerator),
     )
     _announce(judges)
     name, passes = name_of(model), chosen.num_samples * (len(sampler.grid) - 1)

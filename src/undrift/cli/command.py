@@ -10,6 +10,9 @@ A command is a module ``undrift/cli/NAME.py`` with
 - ``run(config)``, which does the work, prints the result for the terminal, and returns what
   ``--json`` prints: a mapping of what JSON can hold (tensors, arrays, paths and dataclasses are
   converted), or None.
+- ``SHARED``, which is true for a command whose work several processes share, started by
+  ``accelerate launch`` or ``torchrun``. All of them run it, and the first one prints. Any other
+  command is run by the first process alone.
 
 The module must not import torch when it is imported: heavy imports belong into ``run``, so that
 ``undrift NAME --help`` is quick. Results go to stdout; messages go to the logger ``undrift`` and
@@ -23,6 +26,7 @@ of ``--config``, which overrides the defaults.
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,6 +35,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 
+from undrift.api import launch
 from undrift.api.configuration import build
 from undrift.cli.parser import CommandParser
 from undrift.cli.result import to_json, to_yaml
@@ -75,15 +80,34 @@ def execute(name: str, module: ModuleType, argv: Sequence[str]) -> int:
     if given.print_config:
         sys.stdout.write(to_yaml(config))
         return 0
-    called = Session(shlex.join(["undrift", name, *argv]), given.json, given.quiet)
-    with _messages(called), redirect_stdout(sys.stderr) if given.json else nullcontext():
+    is_main, is_shared = launch.rank() == 0, getattr(module, "SHARED", False)
+    if not is_shared:
+        if not is_main:
+            return 0
+        launch.alone()
+    called = Session(
+        shlex.join(["undrift", name, *argv]), given.json, given.quiet or not is_main
+    )  # fmt: skip
+    with _messages(called), _output(given.json, is_main):
         try:
             result = module.run(config)
         except InvalidInput as error:
             raise InvalidInput(parser.in_flags(str(error))) from error
-    if given.json:
+    launch.leave()
+    if given.json and is_main:
         print(to_json({**(result or {}), "config": config}))
     return 0
+
+
+@contextmanager
+def _output(json: bool, is_main: bool) -> Iterator[None]:
+    """Keep stdout for one JSON object, and for the first of several processes."""
+    if not is_main:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+    else:
+        with redirect_stdout(sys.stderr) if json else nullcontext():
+            yield
 
 
 class _Printable(logging.Formatter):

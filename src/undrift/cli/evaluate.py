@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from undrift.api import files
+from undrift.api import files, launch
 from undrift.api.inputs import EvaluateChoice
 from undrift.cli.command import session
 from undrift.cli.console import table
@@ -27,6 +27,7 @@ class Config(EvaluateChoice):
 
 
 POSITIONALS = ("run",)
+SHARED = True
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -34,8 +35,12 @@ def run(config: Config) -> dict[str, Any]:
     from undrift.reporting.evaluation import interval_texts, quality_rows
     from undrift.reporting.numbers import scientific
 
+    if launch.rank():
+        _evaluated(config)
+        return {}
     with files.reserved(config.output):
-        result, path = _evaluated(config)
+        result = _evaluated(config)
+        path = _saved(config, result)
     pairs = zip(quality_rows(result), interval_texts(result), strict=True)
     table(
         f"{result['label']}: {result['num_samples']:,} samples",
@@ -46,15 +51,24 @@ def run(config: Config) -> dict[str, Any]:
     return result | {"saved": str(path)}
 
 
-def _evaluated(config: Config) -> tuple[dict[str, Any], Path]:
-    """The scores, and the file that keeps them."""
+def _evaluated(config: Config) -> dict[str, Any]:
+    """The scores."""
     from undrift.api.evaluate import evaluate
+
+    accelerator = launch.joined()
+    options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}
+    result = evaluate(
+        config.run, progress=not session().quiet, accelerator=accelerator, **options
+    )  # fmt: skip
+    result["how"]["command"] = session().command
+    return result
+
+
+def _saved(config: Config, result: dict[str, Any]) -> Path:
+    """The file that keeps the scores."""
     from undrift.measurement.reading import write_json
 
-    options = {name: value for name, value in vars(config).items() if name not in ("run", "output")}
-    result = evaluate(config.run, progress=not session().quiet, **options)
-    result["how"]["command"] = session().command
     stem = f"{files.slug(result['label'])}-{config.seed}"
     folder = files.place_for(config.run, "evaluations")
     with files.output_file(config.output, folder, stem, ".json") as path:
-        return result, write_json(path, result)
+        return write_json(path, result)

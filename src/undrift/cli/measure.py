@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.api import files, inputs
+from undrift.api import files, inputs, launch
 from undrift.api.inputs import Choice
 from undrift.cli.command import session
 from undrift.exceptions import InvalidInput, check_choice
@@ -66,19 +66,25 @@ class Config(Choice):
 
 POSITIONALS = ("run",)
 SPACES = ("network", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "pyramid")
+SHARED = True
 OPTIONS = ("num_samples", "num_forward", "budget", "modular", "num_modular", "growth", "reference")
 
 
 def run(config: Config) -> dict[str, Any]:
     """Measure or merge, save the profile, show its table."""
+    if launch.rank():
+        _profile(config)
+        return {}
     with files.reserved(config.output):
-        profile, path = _saved(config)
+        profile = _profile(config)
+        with _file(config, profile) as path:
+            profile.save(path)
     _show(profile, path)
     return profile.to_dict() | {"saved": str(path)}
 
 
-def _saved(config: Config) -> tuple[ErrorProfile, Path]:
-    """The profile, measured or merged, and its file."""
+def _profile(config: Config) -> ErrorProfile:
+    """The profile, measured or merged."""
     from undrift.measurement.profile import ErrorProfile
 
     profiles = [ErrorProfile.load(path) for path in config.merge]
@@ -90,9 +96,7 @@ def _saved(config: Config) -> tuple[ErrorProfile, Path]:
             "it, --merge takes two profiles or more"
         )
     profile = profiles[0].merge(*profiles[1:]) if len(profiles) > 1 else profiles[0]
-    profile = replace(profile, label=config.label or profile.label)
-    with _file(config, profile) as path:
-        return profile, profile.save(path)
+    return replace(profile, label=config.label or profile.label)
 
 
 def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
@@ -102,6 +106,7 @@ def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
     from undrift.remedies.sampler import without_remedy
 
     names = _feature_names(config.features)
+    accelerator = launch.joined()
     sampler, data = inputs.opened(config)
     used = [seed for profile in earlier for seed in profile.seeds]
     seed = max(used, default=-1) + 1 if config.seed is None else config.seed
@@ -116,6 +121,7 @@ def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
         states=states,
         batch_size=config.batch_size,
         seed=seed,
+        accelerator=accelerator,
         label=config.label or inputs.name_of(config.run),
         progress=not session().quiet,
         spaces=spaces_named(names, without_remedy(sampler)) if names else None,

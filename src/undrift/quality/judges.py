@@ -11,6 +11,7 @@ from torch import Tensor
 
 from undrift.data.images import ImageData
 from undrift.diffusion.sampler import Sampler
+from undrift.processes import ALONE, Processes
 from undrift.quality.features import FeatureMap
 from undrift.quality.scorer import Row, Scorer
 from undrift.quality.scores import mean_ratio
@@ -27,6 +28,7 @@ class Judges:
         num_reference: As in :class:`~undrift.quality.scorer.Scorer`.
         num_resamples: As there.
         batch_size: As there.
+        processes: As there.
 
     Example:
         >>> from undrift.data.load import load_data
@@ -43,11 +45,12 @@ class Judges:
     num_reference: int | None = None
     num_resamples: int | None = None
     batch_size: int | None = None
+    processes: Processes = ALONE
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
         """The scorer of each network."""
-        options = (self.num_resamples, self.batch_size)
+        options = (self.num_resamples, self.batch_size, self.processes)
         return {
             name: Scorer(self.data, self.num_samples, self.num_reference, features, *options)
             for name, features in self.features.items()

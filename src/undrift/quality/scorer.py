@@ -34,6 +34,7 @@ from undrift.measurement.parallel_chains import draw_images
 from undrift.mmd.distances import squared_distances
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.two_sample import mmd_estimate
+from undrift.processes import ALONE, Processes
 from undrift.quality.features import FeatureMap, extract_features, score_name
 from undrift.quality.frechet import (
     MOST_RANK,
@@ -68,6 +69,7 @@ class Scorer:
         num_resamples: Bootstrap resamples behind the error bars of the Fréchet distance; when None
             100, or none where there are too many samples of too many features (:attr:`notes`).
         batch_size: Chains that go through the network at once; by its activations when None.
+        processes: Those that share the chains; each of them scores the samples of all.
 
     Example:
         >>> from undrift.data.load import load_data
@@ -84,6 +86,7 @@ class Scorer:
     features: FeatureMap | None = None
     num_resamples: int | None = None
     batch_size: int | None = None
+    processes: Processes = ALONE
 
     @cached_property
     def reference(self) -> Tensor:
@@ -120,8 +123,10 @@ class Scorer:
         self, sampler: Sampler, seed: int, tick: Callable[[int], None] = lambda amount: None
     ) -> Tensor:
         """Samples of a chain, the same noise for every chain, with shape (N, C, H, W)."""
-        shape, options = self.data.image_shape, {"batch_size": self.batch_size, "tick": tick}
-        return draw_images(sampler, self.num_samples, shape, seed, **options)
+        return draw_images(
+            sampler, self.num_samples, self.data.image_shape, seed,
+            batch_size=self.batch_size, tick=tick, processes=self.processes,
+        )  # fmt: skip
 
     def scores(self, samples: Tensor, seed: int = 0) -> Scores:
         """All scores of samples.
