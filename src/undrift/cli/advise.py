@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undrift.api import files
+from undrift import __version__
+from undrift.api import files, hub
 from undrift.api.inputs import AdviseChoice
 from undrift.cli.command import session
 from undrift.cli.console import table
@@ -24,9 +26,12 @@ class Config(AdviseChoice):
     Arguments:
         output: Folder to write (default: advice/N-calls in the run); a search that was stopped
             continues in it.
+        push_to_hub: OWNER/NAME on the Hugging Face hub that gets the folder, with a card that says
+            how it was made and what was found.
     """
 
     output: str | None = None
+    push_to_hub: str | None = None
 
 
 POSITIONALS = ("run",)
@@ -39,7 +44,9 @@ def run(config: Config) -> dict[str, Any]:
 
     place = files.place_for(config.run, "advice") / f"{config.num_inference_steps}-calls"
     folder = config.output or str(place)
-    chosen = {k: v for k, v in vars(config).items() if k not in ("run", "output")}
+    hub.check_target(config.push_to_hub)
+    own = ("run", "output", "push_to_hub")
+    chosen = {k: v for k, v in vars(config).items() if k not in own}
     advice = advise(config.run, output=folder, progress=not session().quiet, **chosen)
     name = METRICS[advice.metric]
     table(
@@ -55,12 +62,25 @@ def run(config: Config) -> dict[str, Any]:
             print(f"tuned    {advice.compared(each)}")
     print(f"tried    {len(advice.tried)} candidates, {folder}/{FILE}")
     print(f"folder   {folder}: {advice.in_folder}")
+    if config.push_to_hub:
+        print(f"pushed   {hub.push(Path(folder), config.push_to_hub, _made(config, advice))}")
     if not config.fine_tune:
         print(
             "next     --fine-tune STEPS trains on with the regularizer on the chain of the best "
             "solver, and judges that too"
         )
     return advice.to_dict() | {"saved": folder, "verdict": advice.verdict, "helps": advice.helps}
+
+
+def _made(config: Config, advice: AdviceRecord) -> dict[str, Any]:
+    """How the folder was made, for the card of its model."""
+    return {
+        "made by": f"undrift {__version__}: {session().command}",
+        "base": config.run,
+        "data": config.data,
+        "sampler": f"{advice.in_folder}, {advice.network_calls} network calls",
+        "found": advice.verdict,
+    }
 
 
 def _present(advice: AdviceRecord) -> list[str]:

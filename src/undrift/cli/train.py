@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from undrift.cli.command import session
 from undrift.training.config import TrainConfig
 
 POSITIONALS = ()
+SHARED = True
 
 
 @dataclass
@@ -21,10 +21,14 @@ class Config(TrainConfig):
             takes, and write nothing; no data are needed.
         dry_run_batch_size: Images of that step, from which the memory of the full batch is
             extrapolated (default: the full batch on a GPU, a few images elsewhere).
+        push_to_hub: OWNER/NAME on the Hugging Face hub that gets the pipeline when the run is
+            complete, with a card that says how it was made and carries its newest profile (a short
+            measurement where there is none).
     """
 
     dry_run: bool = False
     dry_run_batch_size: int | None = None
+    push_to_hub: str | None = None
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -32,8 +36,6 @@ def run(config: Config) -> dict[str, Any]:
     from undrift.api.train import train
 
     result = train(**vars(config), progress=not session().quiet)
-    if int(os.environ.get("RANK", "0")):  # only the first process prints
-        raise SystemExit(0)
     if config.dry_run:
         _show_dry_run(result)
         return result
@@ -45,6 +47,8 @@ def run(config: Config) -> dict[str, Any]:
             f"regularizer  λ = {result['lambda']:.3g}: its gradient is "
             f"{strength / main if main else 0:.0%} of the main term's"
         )
+    if result.get("pushed"):
+        print(f"pushed     {result['pushed']}")
     print(f"next       undrift measure {result['run']} --data {config.data}")
     return result
 
