@@ -136,8 +136,8 @@ def test_each_question_has_one_sentence_that_counts_its_comparisons():
     comparisons = {(row["protocol"], row["budget"]) for row in rows}
     lower = sum(r["method"] == "persistent" and r["interval"][1] < 0 for r in rows)
     text = told["Cumulative error of the samples"]
-    assert text.startswith(f"D₀² against plain, in {len(comparisons)} comparisons: ")
-    assert f"persistent is lower in {lower} and higher in 0" in text
+    assert text.startswith(f"D₀² in {len(comparisons)} comparisons with plain: lower with ")
+    assert f"“persistent” in {lower}" in text.split("; ")[0]
     one = study(protocols=("branched",), full=False)
     one["paired"] = [row for row in one["paired"] if row["budget"] == "steps"]
     first = verdicts(one)[0]

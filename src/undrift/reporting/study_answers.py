@@ -27,6 +27,9 @@ from undrift.reporting.study_content import (
     remedy_changes,
 )
 
+MOST_NAMED = 6
+"""Methods without a clear change that are named."""
+
 
 def answers(study: Study) -> list[tuple[str, str]]:
     """The questions that a study answers, each with one sentence."""
@@ -62,20 +65,19 @@ def _comparisons(study: Study, metric: str) -> Iterator[Sequence[Row]]:
 
 def _counted(comparisons: Sequence[Sequence[Row]], key: str, metric: str) -> str:
     """In how many comparisons each method is lower or higher."""
-    sides = {
-        side: Counter(str(r[key]) for rows in comparisons for r in rows if direction(r) == side)
-        for side in (-1, 1)
-    }
-    lower, higher = sides[-1], sides[1]
-    names = dict.fromkeys(str(row[key]) for rows in comparisons for row in rows)
-    clear = sorted((n for n in names if lower[n] or higher[n]), key=lambda n: -lower[n])
     against = "no remedy" if key == "remedy" else "plain"
-    head = f"{NAMES[metric]} against {against}, in {len(comparisons)} comparisons:"
-    if not clear:
-        return f"{head} no {key} differs beyond error bars."
-    parts = [f"{name} is lower in {lower[name]} and higher in {higher[name]}" for name in clear]
-    others = [name for name in names if name not in clear]
-    parts += [f"{', '.join(others)} in none"] if others else []
+    head = f"{NAMES[metric]} in {len(comparisons)} comparisons with {against}:"
+    parts: list[str] = []
+    clear: set[str] = set()
+    for side, word in ((-1, "lower"), (1, "higher")):
+        found = Counter(str(r[key]) for rows in comparisons for r in rows if direction(r) == side)
+        clear |= found.keys()
+        names = ", ".join(f"“{name}” in {count}" for name, count in found.most_common())
+        parts += [f"{word} with {names}"] if found else []
+    every = dict.fromkeys(str(row[key]) for rows in comparisons for row in rows)
+    others = [f"“{name}”" for name in every if name not in clear]
+    named = ", ".join(others) if len(others) <= MOST_NAMED else f"{len(others)} of {len(every)}"
+    parts += [f"never distinguishable with {named}"] if others else []
     return f"{head} {'; '.join(parts)}."
 
 
