@@ -10,7 +10,7 @@ from tiny import TinyNetwork, tiny_sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.published import STRENGTHS
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.options import IN_POPULATION, VARIANTS, RegularizerConfig
+from undrift.regularizer.options import VARIANTS, RegularizerConfig
 from undrift.training.building import build_network
 from undrift.training.checkpoint import StartingPoint, difference, same_run
 from undrift.training.config import (
@@ -150,10 +150,8 @@ def test_the_help_names_the_values_of_the_tables():
     text = " ".join(RegularizerConfig.__doc__.split())
     persistent, official = VARIANTS["persistent"], VARIANTS["official"]
     full = VARIANTS["full"]
-    assert full == VARIANTS["truncated"] and full.window == IN_POPULATION.window
-    assert f"{persistent.window:g} for persistent, {full.window:g} with a population, and" in text
-    assert (persistent.states, IN_POPULATION.states) == (1 / 2, 3 / 8)
-    assert "half for persistent, three eighths with a population" in text
+    assert full == VARIANTS["truncated"]
+    assert f"{persistent.window:g} for persistent, {full.window:g} for truncated" in text
     assert f"(default: {persistent.num_forward}; for official, as many as states)" in text
     assert f"(default: {persistent.every}; for official {official.every}, as" in text
     assert f"by gradient norms; for official {official.strength:g}, as" in text

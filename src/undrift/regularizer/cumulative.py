@@ -26,7 +26,7 @@ from undrift.regularizer.comparison import (
     comparing,
 )
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.options import RegularizerConfig, Variant, defaults_of, term_options
+from undrift.regularizer.options import VARIANTS, RegularizerConfig, Variant, term_options
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.resumable import Resumable, Streams
 from undrift.regularizer.spaces import PixelSpace, Space
@@ -122,7 +122,7 @@ class CumulativeErrorRegularizer(Resumable):
         fixed = None if isinstance(strength, GradientBalance) else strength
         config = term_options(variant, fixed, options)
         Limits(1).check("log_every of the regularizer", log_every)
-        defaults, released = defaults_of(variant, config.population), variant == "official"
+        defaults, released = VARIANTS[variant], variant == "official"
         window, steps = config.window or defaults.window, config.num_inference_steps
         sampler = _trainable_chain(model)
         self.sampler = sampler if steps is None or released else sampler.with_steps(steps)

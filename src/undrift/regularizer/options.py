@@ -31,16 +31,16 @@ class RegularizerConfig:
             and keeps their activations.
         length: Denoising steps of a rollout.
         num_states: States that are rolled out, or the size of a cohort (default: a share of the
-            batch that bounds the cost of a training step: half for persistent, three eighths with a
-            population, a quarter for truncated and full, all of it for official).
+            batch that bounds the cost of a training step: half for persistent, a quarter for
+            truncated and full, all of it for official).
         num_forward: Forward draws that they are compared with (default: 1024; for official, as many
             as states).
         num_cohorts: Cohorts of the persistent variant.
         every: The term is computed in every k-th training step (default: 2; for official 1, as
             released).
         window: Share of the chain, its end at data, in which the term is computed (default: 0.15
-            for persistent, 0.3 with a population, and for truncated and full, where the error was
-            measured; all of it for official, as released).
+            for persistent, 0.3 for truncated and full, where the error was measured; all of it for
+            official, as released).
         stride: Times of the chain that one step of a new cohort spans on its way to the window; a
             scheduler of diffusers takes each of its steps.
         weighting: Weights of the denoising steps; measured takes the downstream gains of a profile.
@@ -55,7 +55,7 @@ class RegularizerConfig:
             coarse differences, such as the brightness, more; network, the activations of the
             network as it is at the start; encoder, those of its first stages, for less than half
             of the time; efficientnet-lite1 or efficientnet-lite2, trained on images; or several of
-            them together, such as encoder+pixels, each in its own units (all
+            them together, such as network+pixels, each in its own units (all
             but pixels or pyramid alone need a population). A regularizer shows an image network
             the starting network's estimate of the data, where states have noise.
         population: Generated states that the states of a term are compared as a part of, the last
@@ -119,7 +119,7 @@ class RegularizerConfig:
             >>> RegularizerConfig(every=3).chosen("persistent", batch_size=64).num_states
             32
         """
-        table = defaults_of(variant, self.population)
+        table = VARIANTS[variant]
         choice = table._asdict() | {"num_states": table.num_states(batch_size)}
         return replace(
             self, **{k: choice[k] for k, v in vars(self).items() if v is None and k in choice}
@@ -170,25 +170,6 @@ VARIANTS: dict[Variant, VariantDefaults] = {
     "persistent": VariantDefaults(0.5, 1024, 2, 0.15),
 }
 """The defaults of the options that are null."""
-IN_POPULATION = VariantDefaults(0.375, 1024, 2, 0.3)
-"""Those of ``"persistent"`` with a population, whose chains are short: to bring a cohort to its
-window is most of the cost of a term, so a longer window is used with fewer states."""
-
-
-def defaults_of(variant: Variant, population: int = 0) -> VariantDefaults:
-    """The defaults of the options that are null.
-
-    Arguments:
-        variant: The variant.
-        population: Generated states that a term is compared as a part of.
-
-    Example:
-        >>> defaults_of("persistent").window, defaults_of("persistent", 2048).window
-        (0.15, 0.3)
-    """
-    return IN_POPULATION if variant == "persistent" and population else VARIANTS[variant]
-
-
 UNUSED: dict[Variant, set[str]] = {
     "persistent": {"length"},
     "truncated": {"num_cohorts", "stride", "gradient_steps"},
