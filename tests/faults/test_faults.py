@@ -11,7 +11,8 @@ import pytest
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="trials fork")
 def test_a_run_that_is_struck_goes_on_to_the_same_result():
     trials = Path(__file__).with_name("trials.py")
-    argv = [sys.executable, str(trials), "--only=train", "--kills=1", "--every=80"]
+    argv = [sys.executable, str(trials), "--only=train", "--kills=1", "--terms=1", "--every=80"]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "'kill': 1" in done.stdout and "'crash': " in done.stdout and "'full': " in done.stdout
+    kinds = ("SIGKILL", "SIGTERM", "crash", "full")
+    assert all(f"'{kind}': " in done.stdout for kind in kinds), done.stdout

@@ -2,31 +2,44 @@
 
 A trial forks a process that runs a command and is struck at its n-th file operation in the folder
 of the trial (an open for writing, rename, link, unlink, mkdir, rmdir or fsync), or at a random
-time. Then the command that a user would give goes on in another process, and its result is compared
-with that of a command that was left alone: every weight, every row of the log, every number.
+time, or asked to end (SIGTERM). Then the command that a user would give goes on in another process,
+and its result is compared with that of a command that was left alone: every weight, every row of
+the log, every number.
 
-    python tests/faults/trials.py [--kills 60] [--every 1]
+To be quick, what the commands import is imported once, before the forks; figures are drawn empty;
+the trials lie in memory where the system has a folder there (kills lose nothing that was written,
+so the kind of disk is no part of a trial); and after strikes at file operations that leave the same
+files, byte by byte, the command goes on once. For this the clock of the processor time is a
+counter. After strikes at random times it always goes on.
+
+    python tests/faults/trials.py [--kills 60] [--terms 30] [--every 1] [--only train]
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
+import importlib
+import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from undrift import cli
@@ -45,7 +58,16 @@ num_samples: 8
 features: pixels
 judge_every: 1
 """
-VARYING = ("train_cpu_s", "created", "command", "costs", "cpu_s_per_step", "run", "saved")
+VARYING = (
+    "train_cpu_s",
+    "created",
+    "command",
+    "costs",
+    "cpu_s_per_step",
+    "run",
+    "saved",
+    "seconds",
+)
 
 
 class Shim:
@@ -169,6 +191,7 @@ def forked(argv: list[str], place: Path, *, at: int = 0, full: bool = False) -> 
         code = cli.main(argv)
         if at == 0:
             (place.parent / "count").write_text(str(shim.count))
+            (place.parent / "modules").write_text("\n".join(sys.modules))
     finally:
         sys.stdout.flush()
         os._exit(code)
@@ -178,6 +201,13 @@ def forked(argv: list[str], place: Path, *, at: int = 0, full: bool = False) -> 
 def outcome(process: int) -> int:
     """Exit code of a process; minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def import_all(names: list[str]) -> None:
+    """Import here what a fork had to import."""
+    for name in names:
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 class Trials:
@@ -190,15 +220,18 @@ class Trials:
 
     def __init__(self, subject: Subject, work: Path) -> None:
         self.subject, self.work, self.seen = subject, work, Counter()
-        place = self.place("whole")
-        started = time.monotonic()
-        assert outcome(forked(subject.begin(place), place)) == 0, self.told(place)
-        self.seconds = time.monotonic() - started
+        self.gone_on_from: set[str] = set()
+        for _ in range(2):  # the first one imports
+            place = self.place()
+            started = time.monotonic()
+            assert outcome(forked(subject.begin(place), place)) == 0, self.told(place)
+            self.seconds = time.monotonic() - started
+            import_all((work / "modules").read_text().split())
         self.operations = int((work / "count").read_text())
         self.whole = subject.result(place)
 
-    def place(self, name: str) -> Path:
-        place = self.work / f"{self.subject.name}-{name}"
+    def place(self) -> Path:
+        place = self.work / self.subject.name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         (place / "plan.yaml").write_text(PLAN)
@@ -207,70 +240,111 @@ class Trials:
     def told(self, place: Path) -> str:
         return (place.parent / f"{place.name}.out").read_text()[-2000:]
 
-    def go_on(self, place: Path, what: str) -> None:
+    def go_on(self, place: Path, what: str, *, always: bool = False) -> None:
         """Go on after a strike; the result has to be that of the command that was left alone."""
         subject = self.subject
+        self.seen[what.split()[0]] += 1
+        files = digest(place)
+        if files in self.gone_on_from and not always:
+            return
+        self.gone_on_from.add(files)
         if not subject.is_done(place):
             code = outcome(forked(subject.again(place), place))
             assert code == 0, f"{what}: goes on with code {code}: {self.told(place)}"
         found = subject.result(place)
         differing = {k for k in self.whole | found if self.whole.get(k) != found.get(k)}
         assert not differing, f"{what}: other results in {sorted(differing)}"
-        self.seen[what.split()[0]] += 1
-        shutil.rmtree(place)
+        assert not leftovers(place), f"{what}: {leftovers(place)} are left"
 
     def kill_at(self, n: int) -> None:
-        place = self.place(f"kill-{n}")
+        place = self.place()
         code = outcome(forked(self.subject.begin(place), place, at=n))
         assert code in (0, -signal.SIGKILL), self.told(place)
         self.go_on(place, f"crash point {n}")
 
-    def kill_after(self, seconds: float) -> None:
-        place = self.place("random")
+    def strike_after(self, seconds: float, number: signal.Signals) -> None:
+        place = self.place()
         process = forked(self.subject.begin(place), place)
         time.sleep(seconds)
-        os.kill(process, signal.SIGKILL)
-        outcome(process)
-        self.go_on(place, f"kill after {seconds:.3f} s")
+        os.kill(process, number)
+        code, told = outcome(process), self.told(place)
+        assert code in (0, -number, 128 + number), f"{number.name}: code {code}: {told}"
+        assert code <= 0 or "go on with" in told or "interrupted" in told, told
+        self.go_on(place, f"{number.name} after {seconds:.3f} s", always=True)
 
     def fill_at(self, n: int) -> None:
-        place = self.place(f"full-{n}")
+        place = self.place()
         code = outcome(forked(self.subject.begin(place), place, at=n, full=True))
         lines = self.told(place).strip().splitlines()
         assert code in (0, 2), f"full disk at {n}: code {code}: {self.told(place)}"
         assert code == 0 or "No space left" in lines[-1], f"full disk at {n}: {lines}"
-        assert not [p for p in place.rglob(".*.part") if p.is_file()], f"full disk at {n}: parts"
+        assert not leftovers(place), f"full disk at {n}: {leftovers(place)} are left"
         self.go_on(place, f"full disk at {n}")
+
+    def report(self) -> None:
+        print(
+            f"{self.subject.name}: {self.operations} file operations, {dict(self.seen)}, "
+            f"{len(self.gone_on_from)} different states gone on from",
+            flush=True,
+        )
+
+
+def leftovers(place: Path) -> list[Path]:
+    """Temporary files."""
+    return [path for path in place.rglob(".*.part") if path.is_file()]
+
+
+def digest(place: Path) -> str:
+    """What tells the names and the contents of all files below a folder, temporary ones too."""
+    found = hashlib.sha256()
+    for path in sorted(place.rglob("*")):
+        name = re.sub(r"-\d+-[0-9a-f]{8}\.part", ".part", str(path.relative_to(place)))
+        found.update(f"{name}\0{path.is_dir()}\0".encode())
+        if path.is_file():
+            found.update(_told(path))
+    return found.hexdigest()
+
+
+def _told(file: Path) -> bytes:
+    """The content of a file, without times where they can be told."""
+    try:
+        return repr(_plain(file)).encode() if file.suffix == ".json" else file.read_bytes()
+    except ValueError:
+        return file.read_bytes()
 
 
 def main() -> None:
     """Run the trials and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=60, help="random kills, over all commands")
+    parser.add_argument("--terms", type=int, default=30, help="random SIGTERMs, likewise")
     parser.add_argument("--every", type=int, default=1, help="every k-th crash point and write")
     parser.add_argument("--only", default="train,compare,measure", help="commands")
+    parser.add_argument("--strikes", default="random,crash,full", help="kinds of strikes")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
-    with tempfile.TemporaryDirectory() as folder:
+    Figure.savefig = lambda self, file, **options: file.write("<svg></svg>")
+    ticks = itertools.count()
+    time.process_time = lambda: next(ticks) / 100
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         work = Path(folder)
         model = work / "model"
-        assert outcome(forked(["train", *TRAIN, f"--output={model}"], work)) == 0
+        assert outcome(forked(["train", *TRAIN, f"--output={model}"], model)) == 0
         chosen = [s for s in subjects(str(model)) if s.name in options.only.split(",")]
         for subject in chosen:
             trials = Trials(subject, work)
-            points = range(1, trials.operations + 1, options.every)
-            for _ in range(options.kills // len(chosen)):
-                trials.kill_after(draw.uniform(0, trials.seconds))
-            print(f"{subject.name}: {dict(trials.seen)}", flush=True)
-            for n in points:
-                trials.kill_at(n)
-            print(f"{subject.name}: {dict(trials.seen)}", flush=True)
-            for n in points:
-                trials.fill_at(n)
-            print(
-                f"{subject.name}: {trials.operations} operations, {dict(trials.seen)}", flush=True
-            )
+            if "random" in options.strikes:
+                numbers = [signal.SIGKILL] * (options.kills // len(chosen))
+                for number in numbers + [signal.SIGTERM] * (options.terms // len(chosen)):
+                    trials.strike_after(draw.uniform(0, trials.seconds), number)
+                trials.report()
+            for name, strike in {"crash": trials.kill_at, "full": trials.fill_at}.items():
+                if name in options.strikes:
+                    for n in range(1, trials.operations + 1, options.every):
+                        strike(n)
+                    trials.report()
 
 
 if __name__ == "__main__":

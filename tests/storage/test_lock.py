@@ -11,6 +11,7 @@ import pytest
 
 from undrift.exceptions import InvalidInput
 from undrift.storage.lock import locked
+from undrift.storage.writing import written
 
 HOLD = """
 import sys, time
@@ -56,6 +57,17 @@ def test_a_second_process_is_refused_until_the_first_is_dead(where, tmp_path, ho
         pass
     assert os.listdir(tmp_path) == (["folder"] if inside else [])
     assert not inside or not os.listdir(path)
+
+
+def test_who_holds_a_file_deletes_what_the_killed_have_left_of_it_and_of_no_other(tmp_path):
+    left = {}
+    for name in ("mine.json", "other.json"):
+        with written(tmp_path / name) as part:
+            left[name] = part.name
+            part.touch()
+        (tmp_path / name).rename(tmp_path / part.name)  # as if killed before the rename
+    with locked(tmp_path / "mine.json"):
+        assert sorted(path.name for path in tmp_path.glob("*.part")) == [left["other.json"]]
 
 
 def test_a_holder_refuses_itself_and_releases_after_an_error(tmp_path):

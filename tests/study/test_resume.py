@@ -86,6 +86,37 @@ def test_a_killed_study_resumes_from_its_last_checkpoint(tmp_path):
     assert (folder / "report.html").is_file()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
+@pytest.mark.parametrize("struck", ["study", "worker", "killed worker"])
+def test_workers_that_are_asked_to_stop_save_their_runs(struck, tmp_path):
+    plan, folder = tmp_path / "plan.yaml", tmp_path / "study"
+    plan.write_text(yaml.safe_dump(PLAN))
+    command = [sys.executable, "-m", "undrift", "compare", str(plan), "--output", str(folder)]
+    base = folder / "seed-0" / "base"
+    study = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(base.glob("checkpoints/step-*")):
+        assert study.poll() is None
+        time.sleep(0.05)
+    writes = Path("/proc/locks").read_text()
+    inode = str((base / ".lock").stat().st_ino)
+    (line,) = [line.split() for line in writes.splitlines() if f":{inode} " in line]
+    worker = int(line[4])
+    assert worker != study.pid
+    number = signal.SIGKILL if struck == "killed worker" else signal.SIGTERM
+    os.kill(study.pid if struck == "study" else worker, number)
+    told = study.communicate(timeout=300)[1]
+    assert "Traceback" not in told
+    if struck == "killed worker":
+        assert study.returncode == 2 and "a worker process was killed" in told
+    else:
+        assert study.returncode == 143 and "go on with: undrift compare" in told
+        kept = max(int(path.name.split("-")[1]) for path in base.glob("checkpoints/step-*"))
+        assert kept == last_row(base)["step"] < 120
+    assert main(["compare", str(plan), "--output", str(folder), "--workers", "1", "--quiet"]) == 0
+    rows = [json.loads(line)["step"] for line in (base / "log.jsonl").read_text().splitlines()]
+    assert rows == list(range(1, 121))
+
+
 def test_no_second_study_works_in_the_same_folder(tmp_path, capsys):
     fcntl = pytest.importorskip("fcntl")
     plan, folder = tmp_path / "plan.yaml", tmp_path / "study"

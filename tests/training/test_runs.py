@@ -378,6 +378,15 @@ def test_only_a_run_without_a_checkpoint_is_started_anew(tmp_path, monkeypatch):
         train(again, IMAGES, progress=False)
 
 
+def test_a_study_that_judged_a_run_before_its_first_checkpoint_starts_it_anew(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "judged-step-00000001-0123abcd.json").write_text("{}")
+    (run / ".lock").touch()
+    train(config(output=str(run), resume=True), IMAGES, progress=False)
+    assert (run / "result.json").is_file() and not list(run.glob("judged-*"))
+
+
 def flip_a_bit(path, place):
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1

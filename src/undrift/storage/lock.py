@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from undrift.exceptions import InvalidInput
-from undrift.storage.writing import PART, blaming
+from undrift.storage.writing import PART, blaming, sweep_parts
 
 FOLDER_LOCK = ".lock"
 
@@ -22,7 +22,8 @@ def locked(
 
     The lock is one of the operating system (``flock``) on a small file, which is deleted at the
     end. A process that is killed holds it no longer, even though it leaves the small file. Where
-    the system has no such locks, nothing is locked.
+    the system has no such locks, nothing is locked. What killed processes have left half-written
+    of a file is deleted.
 
     Arguments:
         path: A file or folder, existing or not, in a folder that exists.
@@ -54,6 +55,8 @@ def locked(
             if not _is_there(file, handle):  # deleted by its last holder: lock the new one
                 continue
             try:
+                if not inside:
+                    sweep_parts(path)
                 yield
             finally:
                 file.unlink(missing_ok=True)

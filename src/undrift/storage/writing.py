@@ -7,6 +7,7 @@ it the new content is there even if the power fails.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -143,6 +144,17 @@ def _system_error(error: BaseException | None) -> int | None:
     return None
 
 
+def sweep_parts(path: Path) -> None:
+    """Delete what killed processes have left of one file, which this process alone writes."""
+    for part in path.parent.glob(f".{_key(path)}-*{PART}"):
+        part.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
     """A name next to a path that no other process uses, short whatever the path is called."""
-    return path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}{PART}")
+    return path.with_name(f".{_key(path)}-{os.getpid()}-{secrets.token_hex(4)}{PART}")
+
+
+def _key(path: Path) -> str:
+    """What the temporary names of a file have in common."""
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]

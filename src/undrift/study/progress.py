@@ -86,7 +86,7 @@ def last_row(run: Path) -> Row:
             file.seek(max(0, file.seek(0, 2) - TAIL))
             row = json.loads(file.read().rsplit(b"\n", 2)[-2])
         return {**row, "step": int(row["step"])}
-    except (OSError, IndexError, ValueError, KeyError, TypeError):
+    except (OSError, IndexError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return {}
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -192,6 +193,11 @@ def _workers(config: StudyConfig, worker: Worker) -> Iterator[Callable[[Job, int
     pool = ProcessPoolExecutor(config.workers, context, _start_worker, arguments)
     try:
         yield lambda job, steps: pool.submit(_in_worker, job, steps)
+    except BrokenProcessPool:
+        raise InvalidInput(
+            "a worker process was killed, perhaps for want of memory: use fewer --workers; "
+            "the same command goes on"
+        ) from None
     except BaseException:
         stop.set()
         raise
@@ -214,6 +220,7 @@ _worker: Worker | None = None
 def _start_worker(config: StudyConfig, folder: Path, parent: int, stop: Event) -> None:
     global _worker
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the study, which asks to stop
     _worker = Worker(config, folder)
     threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
 

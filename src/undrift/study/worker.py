@@ -15,6 +15,7 @@ from undrift.measurement.reading import load_json
 from undrift.quality.feature_choice import choose_judges
 from undrift.quality.judges import Judges
 from undrift.storage.manifest import is_intact
+from undrift.storage.writing import sweep
 from undrift.study.config import DATA_GRID, StudyConfig
 from undrift.study.evaluations import GRID_IMAGES, Evaluations, Outcome
 from undrift.study.jobs import Job
@@ -89,6 +90,7 @@ def complete(
     if result.is_file() and is_intact(output / "pipeline"):
         found = load_json(result, "result of a run")
         if isinstance(found, dict) and isinstance(found.get("train_cpu_s"), float):
+            sweep(output)
             return found
         raise InvalidInput(f"{result} is damaged: delete it, and the run writes it again")
     resume = output.exists()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,8 +31,12 @@ PACKAGES = ("undrift", "torch", "diffusers", "accelerate", "numpy")
 GRID_IMAGES = 64
 CONFIG = "config.yaml"
 LONGEST_NAME = 100
-BEFORE_A_CHECKPOINT = {CONFIG, "versions.json", LOG, DATA_GRID, "samples", "tensorboard"}
-"""What a run has written when it is stopped before its first checkpoint."""
+JUDGMENTS = "judged-*"
+BEFORE_A_CHECKPOINT = (
+    *(CONFIG, "versions.json", LOG, DATA_GRID, "samples", "tensorboard", "checkpoints"),
+    JUDGMENTS,
+)
+"""What a run, and the study it belongs to, have written before its first checkpoint."""
 
 
 @contextmanager
@@ -144,7 +149,7 @@ def _start_anew(folder: Path, trainer: Trainer) -> None:
         InvalidInput: If the folder holds anything else, or was started with other options.
     """
     names = [path.name for path in folder.iterdir() if not is_transient(path)]
-    if other := [name for name in names if name not in BEFORE_A_CHECKPOINT | {"checkpoints"}]:
+    if other := [n for n in names if not any(fnmatch(n, known) for known in BEFORE_A_CHECKPOINT)]:
         raise InvalidInput(
             f"{folder} holds {min(other)} and no checkpoint to resume from: start the run in "
             "another --output"
@@ -156,6 +161,8 @@ def _start_anew(folder: Path, trainer: Trainer) -> None:
         )
     logger.warning("%s was stopped before its first checkpoint: starting it anew", folder)
     if trainer.accelerator.is_main_process:
+        for judgment in folder.glob(JUDGMENTS):
+            judgment.unlink()
         _describe(folder, trainer)
         _write_log(folder, [])
 
