@@ -38,6 +38,10 @@ def one_line(message):
     [
         ("digit", {}, "unknown data 'digit': did you mean 'digits'"),
         ("Fashion_MNIST", {}, "did you mean 'fashion-mnist'"),
+        ("", {}, "the data have no name"),
+        ("x" * 5000, {}, "has no path"),
+        ("~no-such-user/x", {}, "has no path"),
+        ("/dev/null", {}, "is neither a file nor a folder"),
         ("zzzz", {}, "no file or folder has this name; known are digits, fashion-mnist"),
         ("imgs", {}, "unknown data 'imgs': no file or folder has this name"),
         ("./nowhere", {}, "no such file or folder: ./nowhere"),
@@ -121,7 +125,8 @@ def test_fashion_mnist_missing_or_damaged(idx_folder, tmp_path, monkeypatch):
     whole = path.read_bytes()
     negative = bytes([0, 0, 8, 3]) + np.array([-1, 28, 28], dtype=">i4").tobytes() + bytes(784)
     flipped = whole[:20] + bytes([whole[20] ^ 255]) + whole[21:]
-    for content in (whole[:200], flipped, gzip.compress(negative), b"no gzip"):
+    zero = bytes([0, 0, 8, 3]) + np.array([9, 0, 28], dtype=">i4").tobytes()
+    for content in (whole[:200], flipped, *map(gzip.compress, (negative, zero)), b"no gzip"):
         path.write_bytes(content)
         with pytest.raises(InvalidInput, match="damaged"):
             load_fashion_mnist(LoadOptions(), folder)

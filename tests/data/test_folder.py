@@ -1,6 +1,7 @@
 """Folders of images of any kind: every pixel kept, every fault named."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,6 +251,54 @@ def test_progress_goes_to_stderr(tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == ""
     assert "3 images" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "read_as"),
+    [
+        ([0, 1, 1, 0], np.uint8, "0..1"),
+        ([0, 1, 1, 0], np.uint16, "0..1"),
+        ([0, 51, 255, 102], np.uint8, "0..255"),
+        ([0, 51, 255, 102], np.uint16, "0..255"),
+        ([0, 13107, 65535, 26214], np.uint16, "0..65535"),
+        ([0, 0, 0, 0], np.uint8, "0..255"),
+    ],
+)
+def test_the_range_of_pictures_is_that_of_the_same_values_in_an_array(
+    tmp_path, caplog, values, kind, read_as
+):
+    caplog.set_level("INFO", "undrift")
+    pixels = np.array(values, dtype=kind).reshape(2, 2)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    data = load_data(tmp_path)
+    expected = 2 * pixels.astype(float) / int(read_as.split("..")[1]) - 1
+    np.testing.assert_allclose(data.images[0, 0].numpy(), expected, atol=1e-6)
+    assert data.how["scaling"] == f"read as {read_as}"
+    assert f"{tmp_path}: 1 images, read as {read_as}" in caplog.text
+    if any(values):
+        np.save(tmp_path / "a.npy", pixels[None])
+        assert torch.allclose(load_data(tmp_path / "a.npy").images, data.images, atol=1e-6)
+
+
+def test_dark_pictures_are_taken_as_they_are_with_a_warning(tmp_path, caplog):
+    Image.fromarray(np.full((2, 2), 20, np.uint8)).save(tmp_path / "a.png")
+    assert torch.allclose(load_data(tmp_path).images, torch.tensor(20 / 127.5 - 1))
+    assert "all images are dark: their largest value is 20" in caplog.text
+
+
+def test_a_folder_below_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    (tmp_path / "b").mkdir()
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(InvalidInput, match="cannot read the folder .*/b: Permission denied"):
+        load_data(tmp_path)
 
 
 def test_a_pipe_that_is_called_like_an_image_does_not_hang(tmp_path):

@@ -1,6 +1,7 @@
 """Array files and Hugging Face datasets: every pixel kept, every fault named."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -106,6 +107,9 @@ def test_array_labels_splits_and_limit(tmp_path, rng):
     ("values", "message"),
     [
         (np.where(np.arange(4) == 2, np.nan, 0.5).reshape(4, 1, 1), r"a\.npy: image 2 of 4 .*NaN"),
+        (np.zeros((2, 3, 3), np.complex64), "holds complex numbers"),
+        (np.full((2, 3, 3), np.inf), r"a\.npy: image 0 of 2 .*infinite"),
+        (np.zeros((2, 0, 3)), "holds no pixels"),
         (np.full((2, 3, 3), 900.0), "fit none of the ranges"),
         (np.full((2, 3, 3), 1.5), "fit none of the ranges"),
         (np.arange(17).repeat(4).reshape(17, 2, 2), "values from 0 to 16.* fit none"),
@@ -121,6 +125,27 @@ def test_unusable_arrays(tmp_path, values, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         load_data(tmp_path / "a.npy")
     assert one_line(str(caught.value).replace(str(tmp_path), ""))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "meta"])
+def test_tensors_without_plain_values_are_refused(tmp_path, kind):
+    dense = torch.zeros(2, 3, 3)
+    with warnings.catch_warnings(action="ignore"):
+        made = {
+            "sparse": dense.to_sparse(),
+            "quantized": torch.quantize_per_tensor(dense, 0.1, 0, torch.quint8),
+            "meta": dense.to("meta"),
+        }
+        torch.save(made[kind], tmp_path / "a.pt")
+        with pytest.raises(InvalidInput, match="holds a sparse, quantized or empty tensor"):
+            load_data(tmp_path / "a.pt")
+
+
+def test_labels_that_are_no_classes_are_left_out_and_said_to_be(tmp_path, caplog):
+    caplog.set_level("INFO", "undrift")
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 4, 4)), labels=np.array([0.5, 1, 2]))
+    assert load_data(tmp_path / "a.npz").labels is None
+    assert "'labels' is left out: no whole number for each image" in caplog.text
 
 
 def test_labels_are_as_many_as_the_images(tmp_path):

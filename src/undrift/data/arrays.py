@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undrift.data.images import ImageData
+from undrift.data.images import ImageData, check_finite
 from undrift.data.options import LABEL_NAMES, LoadOptions
 from undrift.exceptions import InvalidInput, reason_of
 
@@ -51,6 +51,8 @@ def load_arrays(path: Path, options: LoadOptions) -> ImageData:
         options.find(LABEL_NAMES, arrays),
     )
     labels = None if label_key is None else _labels(arrays[label_key])
+    if label_key is not None and labels is None:
+        logger.info("%s: '%s' is left out: no whole number for each image", path, label_key)
     how = {"source": "array file", "file": str(path), "array": image_key}
     data = images_of(arrays[image_key], str(path), options, how, labels)
     if data.how["scaling"] != _AS_IT_IS:
@@ -75,10 +77,12 @@ def images_of(
         labels: Class of each image, if there are any.
 
     Raises:
-        InvalidInput: If the shape, the range or the labels do not fit.
+        InvalidInput: If the kind of numbers, the shape, the range or the labels do not fit.
     """
     if stored.is_complex():
         raise InvalidInput(f"{source} holds complex numbers: give real ones, such as their modulus")
+    if stored.layout != torch.strided or stored.is_quantized or stored.is_meta:
+        raise InvalidInput(f"{source} holds a sparse, quantized or empty tensor: give a dense one")
     images, layout = _channels_first(stored, source)
     if labels is not None and len(labels) != len(images):
         raise InvalidInput(
@@ -107,7 +111,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return {str(k): v for k, v in stored.items() if isinstance(v, Tensor)}
         content = np.load(path, allow_pickle=False)
         stored = {"images": content} if isinstance(content, np.ndarray) else dict(content)
-        return {k: native(v) for k, v in stored.items() if v.dtype.kind in "biuf"}
+        return {k: native(v) for k, v in stored.items() if v.dtype.kind in "biufc"}
     except Exception as fault:  # zipfile, pickle, numpy and torch each have classes of their own
         raise InvalidInput(f"cannot read {path} as an array file ({reason_of(fault)})") from None
 
@@ -115,10 +119,13 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _labels(stored: Tensor) -> Tensor | None:
     """Whole numbers, one per image; None for anything else."""
     stored = stored.squeeze(-1) if stored.ndim == 2 and stored.shape[1] == 1 else stored
-    return None if stored.ndim != 1 or stored.is_floating_point() else stored
+    is_whole = not (stored.is_floating_point() or stored.is_complex())
+    return stored if stored.ndim == 1 and is_whole else None
 
 
 def _channels_first(images: Tensor, source: str) -> tuple[Tensor, str]:
+    if not images.numel():
+        raise InvalidInput(f"{source}: shape {tuple(images.shape)} holds no pixels: give images")
     if images.ndim == 3:
         return images.unsqueeze(1), "N H W"
     first, last = (images.shape[1], images.shape[-1]) if images.ndim == 4 else (0, 0)
@@ -134,6 +141,8 @@ def _channels_first(images: Tensor, source: str) -> tuple[Tensor, str]:
 
 def _scaled(stored: Tensor, rows: list[int], source: str) -> tuple[Tensor, str]:
     """Some of the images in [-1, 1], by the range of all of them."""
+    if stored.is_floating_point():
+        check_finite(stored.to(torch.float32).flatten(1), source)
     low, high = stored_range(stored, source)
     values = stored[rows].to(torch.float32)
     beyond = int(((values < low) | (values > high)).sum())

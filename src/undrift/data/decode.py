@@ -2,10 +2,14 @@ r"""Encoded images decoded in threads into one tensor; unreadable ones named or 
 
 If the size or the number of channels is not given, the headers are read first, then the pixels. Of
 an animation the first frame is used; embedded color profiles are ignored.
+
+The range is that of the bits, 0..255 or 0..65535, unless no value of any image leaves a smaller one
+of 0..1 (masks) and 0..255 (8 bits in a file of 16), which is used then, as for arrays.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +19,7 @@ import torch
 from torch import Tensor
 
 from undrift.data.options import LoadOptions
-from undrift.data.pixels import RESIZED, image_to_tensor, is_gray, upright_size
+from undrift.data.pixels import RESIZED, image_to_tensor, is_gray, top_of, upright_size
 from undrift.exceptions import InvalidInput, reason_of
 from undrift.progress import progress_bar
 
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 _BLOCK = 256  # encoded images held at once
 _PROGRESS_FROM = 2000  # number of images from which a progress bar is shown
 _SHOWN = 20  # names of skipped images kept in the record
+_RANGES = (1, 255, 65535)
+_DARK = 1 / 8
+
+logger = logging.getLogger("undrift")
 
 Opener = Callable[[], "Image"]
 """Opens an image that is not decoded yet, with Pillow."""
@@ -59,17 +67,49 @@ def decode(
     images = torch.empty(len(encoded) - len(skipped), channels, size, size)
     index = {name: i for i, name in enumerate(encoded)}
     kept: list[int] = []
-    task = partial(image_to_tensor, channels=channels, image_size=options.image_size)
-    for name, pixels in results("decoding", task):
+    tops: set[int] = set()
+    task = partial(_decoded, channels=channels, image_size=options.image_size)
+    for name, (pixels, top) in results("decoding", task):
         images[len(kept)] = pixels
         kept.append(index[name])
+        tops.add(top)
+    images = images[: len(kept)]
     how = {
+        "scaling": _rescale(images, tops, source, is_whole=options.image_size is None),
         "resized": "none" if options.image_size is None else f"shorter side, {RESIZED}",
         "transparency": "composited on white",
         "num_skipped": len(skipped),
         "skipped": [name for name in encoded if name in skipped][:_SHOWN],
     }
-    return images[: len(kept)], kept, how
+    return images, kept, how
+
+
+def _decoded(image: Image, channels: int, image_size: int | None) -> tuple[Tensor, int]:
+    """The pixels of an image in [-1, 1], and the largest value that it can store."""
+    return image_to_tensor(image, channels, image_size), top_of(image)
+
+
+def _rescale(images: Tensor, tops: set[int], source: str, *, is_whole: bool) -> str:
+    """Scale images that use a smaller range than their bits have, and say which they are read as.
+
+    Arguments:
+        images: All images, scaled as if they used all their bits; changed in place.
+        tops: The largest values that they can store. Of several kinds none is changed.
+        source: What to call them in messages.
+        is_whole: Whether the values were whole numbers, as those are that were not resized.
+    """
+    top = max(tops)
+    highest = round((float(images.max()) + 1) / 2 * top) if len(tops) == 1 else top
+    used = next(high for high in _RANGES if highest <= high) if highest else top
+    if used < top:
+        stored = images.add_(1).mul_(top / 2)
+        stored = stored.round_() if is_whole else stored
+        stored.div_(used / 2).sub_(1).clamp_(-1, 1)
+    scaling = "read as " + " and ".join(f"0..{end}" for end in sorted(tops - {top} | {used}))
+    logger.info("%s: %d images, %s", source, len(images), scaling)
+    if 0 < highest < _DARK * used:
+        logger.warning("%s: all images are dark: their largest value is %d", source, highest)
+    return scaling
 
 
 def _readable(
@@ -113,7 +153,7 @@ def _attempt(task: Callable[[Image], Result], opened: Opener) -> tuple[Result | 
         with opened() as image:
             return task(image), ""
     except MemoryError:
-        raise
+        raise InvalidInput("the images need more memory: give a smaller --image-size") from None
     except UnidentifiedImageError:
         return None, "not an image"
     except Exception as fault:  # Pillow's plug-ins raise almost any class on broken files

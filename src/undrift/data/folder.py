@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def load_folder(folder: Path, options: LoadOptions) -> ImageData:
 def find_images(folder: Path) -> Iterator[Path]:
     """Files below a folder that are named like images, in any order, without hidden ones."""
     seen: set[str] = set()  # a link back to a folder above would never end
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         place = os.path.realpath(parent)
         if place in seen:
             folders.clear()
@@ -74,6 +74,10 @@ def split_folder(folder: Path, options: LoadOptions) -> Path:
         return folder / options.split
     options.check_split(folder, ["train"])
     return folder
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InvalidInput(f"cannot read the folder {error.filename}: {error.strerror}") from None
 
 
 def _open(path: Path) -> Image.Image:

@@ -51,7 +51,7 @@ class ImageData:
 
     def __post_init__(self) -> None:
         """Check the images, lay them out contiguously and take their fingerprint."""
-        if self.images.ndim != 4 or not len(self.images):
+        if self.images.ndim != 4 or not self.images.numel():
             shape = f"images must have shape (N, C, H, W), not {tuple(self.images.shape)}"
             raise InvalidInput(f"data '{self.name}': {shape}")
         images = self.images.detach().to("cpu", torch.float32).contiguous()
@@ -223,6 +223,25 @@ def fingerprint(images: Tensor) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def check_finite(rows: Tensor, source: str, first: int = 0, count: int | None = None) -> None:
+    """Check that images hold numbers.
+
+    Arguments:
+        rows: The pixels of each image, with shape :math:`(N, D)`.
+        source: What to call them in the message.
+        first: Index of the first of them.
+        count: Number of images they are part of, if not all.
+
+    Raises:
+        InvalidInput: Names the first image that does not.
+    """
+    bad = ~rows.isfinite().all(dim=1)
+    if bad.any():
+        which = f"image {first + int(bad.nonzero()[0])} of {count or len(rows)}"
+        fault = "holds NaN or infinite values: repair it or leave it out"
+        raise InvalidInput(f"{source}: {which} {fault}")
+
+
 def _check_values(images: Tensor, source: str) -> None:
     """Check that all images are finite and lie in [-1, 1].
 
@@ -230,11 +249,10 @@ def _check_values(images: Tensor, source: str) -> None:
         InvalidInput: Names the first image that is not.
     """
     for number, block in enumerate(images.split(_BLOCK)):
-        rows = block.flatten(1)
+        rows, first = block.flatten(1), number * _BLOCK
+        check_finite(rows, source, first, len(images))
         bad = ~((rows >= -1) & (rows <= 1)).all(dim=1)
         if bad.any():
-            offset = int(bad.nonzero()[0])
-            finite = bool(rows[offset].isfinite().all())
-            fault = "leaves the range [-1, 1]" if finite else "holds NaN or infinite values"
-            which = f"image {number * _BLOCK + offset} of {len(images)}"
-            raise InvalidInput(f"{source}: {which} {fault}: repair it or leave it out")
+            which = f"image {first + int(bad.nonzero()[0])} of {len(images)}"
+            fault = "leaves the range [-1, 1]: repair it or leave it out"
+            raise InvalidInput(f"{source}: {which} {fault}")

@@ -25,7 +25,7 @@ from undrift.data.memory import collect
 from undrift.data.named import load_digits, load_fashion_mnist
 from undrift.data.options import LoadOptions
 from undrift.data.patches import load_patches
-from undrift.exceptions import InvalidInput
+from undrift.exceptions import InvalidInput, reason_of
 
 _NAMED: dict[str, Callable[..., ImageData]] = {
     "digits": load_digits,
@@ -146,9 +146,9 @@ def _loaded(source: Any, options: LoadOptions) -> ImageData | Tensor:  # noqa: A
 
 def _load_named(name: str, options: LoadOptions) -> ImageData:
     """The data behind a name or a path."""
-    path = Path(name).expanduser()
     if name in _NAMED:
         return _NAMED[name](options)
+    path = _path(name)
     if path.is_file() and path.suffix.lower() in ARRAY_EXTENSIONS:
         return load_arrays(path, options)
     if path.is_dir() and _is_image_folder(path):
@@ -157,6 +157,23 @@ def _load_named(name: str, options: LoadOptions) -> ImageData:
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet") or _on_the_hub(name):
         return load_dataset(dataset, options)
     raise _unknown(name, path)
+
+
+def _path(name: str) -> Path:
+    """A name as a path.
+
+    Raises:
+        InvalidInput: If it can be none.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, no such user
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        raise InvalidInput(f"data '{name[:100]}' has no path ({reason})") from None
+    if not name:
+        raise InvalidInput(f"the data have no name: give a path, or {', '.join(_NAMED)}")
+    return path
 
 
 def _is_image_folder(folder: Path) -> bool:
@@ -179,6 +196,8 @@ def _unknown(name: str, path: Path) -> InvalidInput:
         return InvalidInput(
             f"cannot use the file {name} as data: give a folder of images or {kinds}"
         )
+    if path.exists():
+        return InvalidInput(f"{name} is neither a file nor a folder: give a folder or a file")
     if path.suffix or len(path.parts) > 1 or name.startswith((".", "~", "/")):
         return InvalidInput(f"no such file or folder: {name}: check the path of the data")
     close = difflib.get_close_matches(name.lower().replace("_", "-"), _NAMED, n=1, cutoff=0.7)

@@ -91,7 +91,7 @@ def _read_idx(path: Path, sizes: int) -> Tensor:
         content = gzip.decompress(path.read_bytes())
         axes = content[3]
         shape = np.frombuffer(content, dtype=">i4", count=axes, offset=4).tolist()
-        if axes != sizes or min(shape) < 0:
+        if axes != sizes or min(shape) < 1:
             raise ValueError
         values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error):

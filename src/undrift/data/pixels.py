@@ -32,6 +32,13 @@ def is_gray(image: Image.Image) -> bool:
     return image.mode in _GRAY_MODES or image.mode.startswith("I;16")
 
 
+def top_of(image: Image.Image) -> int:
+    """The largest value that the image can store: 255, 65535, or 1 for floats."""
+    if image.mode == "F":
+        return 1
+    return 65535 if image.mode in _WIDE_MODES or image.mode.startswith("I;16") else 255
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height once the EXIF orientation is respected, read from the header alone."""
     width, height = image.size
