@@ -13,6 +13,7 @@ from affine import AffineSampler, gaussian_chain, gaussian_data
 from undrift import (
     AncestralSampler,
     CosineSchedule,
+    DDIMSampler,
     Denoiser,
     ImageData,
     InvalidInput,
@@ -22,6 +23,7 @@ from undrift import (
 )
 from undrift.measurement import cost
 from undrift.measurement.cost import seconds_per_call
+from undrift.mmd.kernels import RBFMixture
 
 SCHEDULE = CosineSchedule(10)
 FEW = {"num_samples": 60, "states": 2, "budget": False, "progress": False}
@@ -108,6 +110,36 @@ def test_anything_else_is_refused_in_one_line(model, data, words):
 
 
 # -- ranges ------------------------------------------------------------------------------------
+
+
+def test_equal_data_are_refused_before_the_work_unless_the_bandwidth_is_known():
+    never = AncestralSampler(Denoiser(lambda x, t: 1 / 0, SCHEDULE), clip=None)
+    equal = torch.full((64, 3), 0.3)
+    with pytest.raises(InvalidInput, match="all data are equal: give a kernel with a number"):
+        measure(never, equal, **FEW)
+    sampler = AncestralSampler(Denoiser(lambda x, t: x, SCHEDULE), clip=None)
+    final = measure(sampler, equal, kernel=RBFMixture(1.0), **FEW).final
+    assert 0 < final.mmd_sq <= 2
+
+
+@pytest.mark.parametrize("sampler", [AncestralSampler, DDIMSampler])
+def test_a_chain_of_one_step_is_measured(sampler):
+    """One step from noise to E[x_0], or to the data's own mean: the error of N(0, 1) against it."""
+    schedule = CosineSchedule(1)
+    data = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1))
+
+    def ideal(x_t, timestep):  # of data N(0, 1)
+        return schedule.sigma(1) * x_t
+
+    chain = sampler(Denoiser(ideal, schedule), clip=None)
+    profile = measure(
+        chain, data, num_samples=2000, kernel=RBFMixture(4.0, (1.0,)), budget=False, progress=False
+    )
+    assert [state.t for state in profile.states] == [1, 0]
+    spread = schedule.alpha(1) ** 2  # of the estimate alpha x_1, whose x_1 is N(0, 1)
+    exact = (1 / (1 + spread)) ** 0.5 + (1 / 2) ** 0.5 - 2 * (1 / (1 + (1 + spread) / 2)) ** 0.5
+    final = profile.final
+    assert abs(final.mmd_sq - exact) < 4 * final.mmd_sq_se
 
 
 @pytest.mark.parametrize("clip", [1.0, None])

@@ -159,6 +159,8 @@ def measure(
     _check_sizes(sizes | {"number of data": len(data)}, batch_size)
     _check_permutations(num_permutations, budget)
     check_weights(sampler.network)
+    if kernel is None and bool((data == data[0]).all()):
+        raise InvalidInput("all data are equal: give a kernel with a number as its bandwidth")
     chosen = _chosen(sampler.grid, states)
     batch_size = batch_size or automatic_batch_size(bare(sampler.network), data.shape[1:])
     if check_range:

@@ -58,7 +58,8 @@ def bandwidth_of(rule: BandwidthRule, y: Tensor, x: Tensor | None = None) -> flo
         raise InvalidInput(f"a bandwidth needs 2 forward samples or more, not {len(y)}")
     y = y.detach().to(torch.promote_types(y.dtype, torch.float32))
     statistic = median_squared_distance if rule == "median" else mean_squared_distance
-    if not (bandwidth := statistic(y)) > 0 or not math.isfinite(bandwidth):
+    bandwidth = 0.0 if bool((y == y[0]).all()) else statistic(y)  # not what rounding leaves of it
+    if not bandwidth > 0 or not math.isfinite(bandwidth):
         raise InvalidInput(
             f"the {rule} squared distance of the forward samples is {bandwidth}: "
             "pass samples that are finite and differ, or a number as the bandwidth"
