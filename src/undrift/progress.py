@@ -59,12 +59,12 @@ def progress_bar(label: str, total: int, *, done: int = 0, show: bool = True) ->
         TextColumn("{task.fields[detail]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=total, completed=done, detail="")
+        task = progress.add_task(printable(label), total=total, completed=done, detail="")
 
         def advance(amount: float, detail: str = "") -> None:
             progress.advance(task, amount)
             if detail:
-                progress.update(task, detail=detail)
+                progress.update(task, detail=printable(detail))
 
         yield advance
 
@@ -122,4 +122,4 @@ def announce(text: str) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info(text)
     else:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)

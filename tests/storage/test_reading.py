@@ -182,9 +182,30 @@ def test_escape_codes_in_names_never_reach_the_terminal(tmp_path, capsys):
     assert cli.main(["measure", name]) == 2
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err and "\x07" not in out + err and r"\x1b[31mred" in err
-    from undrift.cli.console import show, table
+    from undrift.cli.console import say, show, table
 
     show(name)
+    say(name)
     table(name, [name], [[name]])
     out, _ = capsys.readouterr()
-    assert "\x1b" not in out and out.count(r"\x1b") >= 4
+    assert "\x1b" not in out and out.count(r"\x1b") >= 5
+
+
+def test_commands_write_escape_codes_of_names_as_text(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, shown = "run-\x1b[31m\x9b1m", r"run-\x1b[31m\x9b1m"
+    few = ["--steps=1", "--batch-size=2", "--chain.num-steps=2", "--sample-every=0"]
+    small = ["--model.block-out-channels=8", "--model.norm-num-groups=4"]
+    assert cli.main(["train", "--data=digits", f"--output={name}", *few, *small]) == 0
+    numbers = ["--num-samples=8", "--states=2"]
+    saved = f"{name}.json"
+    argv = ["measure", name, f"--output={saved}", f"--label={name}", *numbers]
+    assert cli.main(argv) == 0
+    assert cli.main(["report", saved, f"--output={name}.html", f"--title={name}"]) == 0
+    plan = {"base": {"steps": 1, "batch_size": 2, "chain": {"num_steps": 2}}, "seeds": [0]}
+    plan |= {"methods": {"plain": {}, "b\x1b[2J": {"method": "dream"}}, "steps": 1}
+    plan["base"] |= {"model": {"block_out_channels": [8], "norm_num_groups": 4}}
+    (tmp_path / "plan.yaml").write_text(to_yaml(plan | {"num_samples": 4, "features": "pixels"}))
+    assert cli.main(["compare", "plan.yaml", f"--output={name}-study"]) in (0, 2)
+    out, err = capfd.readouterr()
+    assert "\x1b" not in out + err and "\x9b" not in out + err and out.count(shown) >= 5

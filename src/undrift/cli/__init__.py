@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = error.strerror or str(error)
         return _complain(f"{where}: {reason}" if where else reason)
     except Interrupted as stopped:
-        print("undrift:", stopped, file=sys.stderr)
+        print("undrift:", printable(str(stopped)), file=sys.stderr)
         return 128 + stopped.number
     except KeyboardInterrupt:
         print("undrift: interrupted", file=sys.stderr)

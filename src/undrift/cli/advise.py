@@ -10,7 +10,7 @@ from undrift import __version__
 from undrift.api import files, hub
 from undrift.api.inputs import AdviseChoice
 from undrift.cli.command import session
-from undrift.cli.console import table
+from undrift.cli.console import say, table
 
 if TYPE_CHECKING:
     from undrift.advice.record import AdviceRecord, Comparison, Finalist
@@ -54,18 +54,18 @@ def run(config: Config) -> dict[str, Any]:
         ["", "calls", "value", "change (95 % interval)", "in config"],
         [_present(advice), *(_cells(each, advice.metric) for each in advice.finalists)],
     )
-    print(f"verdict  {advice.verdict}")
+    say(f"verdict  {advice.verdict}")
     if advice.equals:
-        print(f"equal    not distinguishable from the best: {'; '.join(advice.equals)}")
+        say(f"equal    not distinguishable from the best: {'; '.join(advice.equals)}")
     for each in advice.finalists:
         if each.label.startswith("fine-tuned"):
-            print(f"tuned    {advice.compared(each)}")
-    print(f"tried    {len(advice.tried)} candidates, {folder}/{FILE}")
-    print(f"folder   {folder}: {advice.in_folder}")
+            say(f"tuned    {advice.compared(each)}")
+    say(f"tried    {len(advice.tried)} candidates, {folder}/{FILE}")
+    say(f"folder   {folder}: {advice.in_folder}")
     if config.push_to_hub:
-        print(f"pushed   {hub.push(Path(folder), config.push_to_hub, _made(config, advice))}")
+        say(f"pushed   {hub.push(Path(folder), config.push_to_hub, _made(config, advice))}")
     if not config.fine_tune:
-        print(
+        say(
             "next     --fine-tune STEPS trains on with the regularizer on the chain of the best "
             "solver, and judges that too"
         )

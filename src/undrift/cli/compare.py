@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from undrift.cli.command import session
-from undrift.cli.console import table
+from undrift.cli.console import say, table
+from undrift.exceptions import printable
 
 if TYPE_CHECKING:
     from undrift.study.config import StudyConfig
@@ -50,24 +51,27 @@ def run(config: Config) -> dict[str, Any]:
     folder = chosen_folder(config.study, config.output)
     called, count = session(), itertools.count(1)
     console = Console(stderr=True, quiet=called.quiet, soft_wrap=True)
+
+    def tell(*lines: str) -> None:
+        for line in lines:
+            console.print(printable(line), highlight=False, markup=False)
+
     total = len(plan.chains) * sum(job.method is not None for job in jobs(plan))
     record = compare(
         plan,
         folder,
-        on_row=lambda row: console.print(
-            f"{next(count):>3} of {total}  {_line(row)}", highlight=False
-        ),
-        before=lambda question: console.print(*_plan_lines(plan, question), sep="\n"),
+        on_row=lambda row: tell(f"{next(count):>3} of {total}  {_line(row)}"),
+        before=lambda question: tell(*_plan_lines(plan, question)),
         progress=not called.quiet,
         command=called.command,
     )
     for failed in record.failures:
         where = f"{failed.protocol} {failed.method}, seed {failed.seed}, {failed.budget}"
-        console.print(f"not in the tables: {where}: {failed.reason}")
+        tell(f"not in the tables: {where}: {failed.reason}")
     for place, rows in _blocks(record).items():
         title = "change against plain, mean over seeds with its 95 % interval"
         table(f"{place}: {title}", COLUMNS, rows, num_names=5)
-    print(f"study   {folder / FILE}\nreport  {folder / 'report.html'}")
+    say(f"study   {folder / FILE}\nreport  {folder / 'report.html'}")
     return record.to_dict()
 
 

@@ -18,6 +18,11 @@ def show(*parts: Any, **options: Any) -> None:  # noqa: ANN401
         console.print(printable(part) if isinstance(part, str) else part, **options)
 
 
+def say(text: str) -> None:
+    """Print lines on stdout, without control characters of the names in them."""
+    print(printable(text))
+
+
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, num_names: int = 1
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from undrift.api import files
 from undrift.cli.command import session
-from undrift.cli.console import show, table
+from undrift.cli.console import say, show, table
 from undrift.exceptions import InvalidInput, Limits
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(config: Config) -> dict[str, Any]:
     _show(study, profiles)
     advise = ["undrift", "advise", str(folder / study.rows[0].run)]
     following = shlex.join([*advise, "--num-inference-steps", str(config.num_inference_steps)])
-    print(f"report  {report}\nnext    {following}")
+    say(f"report  {report}\nnext    {following}")
     return {
         "report": str(report),
         "next": following,

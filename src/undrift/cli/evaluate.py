@@ -9,7 +9,7 @@ from typing import Any
 from undrift.api import files, launch
 from undrift.api.inputs import EvaluateChoice
 from undrift.cli.command import session
-from undrift.cli.console import table
+from undrift.cli.console import say, table
 
 
 @dataclass
@@ -47,7 +47,7 @@ def run(config: Config) -> dict[str, Any]:
         ["", "value", "standard error", "95 % interval"],
         [[name, scientific(x, 3), scientific(se), text] for (_, name, x, se), text in pairs],
     )
-    print(f"evaluation  {path}")
+    say(f"evaluation  {path}")
     return result | {"saved": str(path)}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from undrift.api import files, inputs, launch
 from undrift.api.inputs import Choice
 from undrift.cli.command import session
+from undrift.cli.console import say
 from undrift.exceptions import InvalidInput, check_choice
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def _show(profile: ErrorProfile, path: Path) -> None:
     show(rich_table(chain_table(plain)))
     modular = profile.how.get("modular") or {}
     if reason := modular.get("reason"):
-        print(f"no modular errors: {reason}\n")
+        say(f"no modular errors: {reason}\n")
     elif modular:
         show(rich_table(nats_table(plain)))
         for finding in nats_findings(plain, profile.label):
@@ -198,4 +199,4 @@ def _show(profile: ErrorProfile, path: Path) -> None:
     show(console_table([plain]))
     for name in feature_names([plain]):
         show(rich_table(feature_table([plain], name)))
-    print(f"profile  {path}\nnext     undrift report {path}")
+    say(f"profile  {path}\nnext     undrift report {path}")

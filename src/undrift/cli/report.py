@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undrift.cli.command import session
-from undrift.cli.console import show
+from undrift.cli.console import say, show
 from undrift.reporting.content import TITLE
 
 
@@ -45,9 +45,9 @@ def run(config: Config) -> dict[str, Any]:
     found = collect(config.sources)
     path = write(found, output, config.title, session().command)
     if isinstance(found, list):
-        print(f"report  {path}")
+        say(f"report  {path}")
         rows = sum(len(StudyRecord.load(file).rows) for file in found)
         return {"report": str(path), "rows": rows}
     show(console_table(found["profiles"]))
-    print(f"report  {path}")
+    say(f"report  {path}")
     return {"report": str(path), "profiles": [profile.label for profile in found["profiles"]]}

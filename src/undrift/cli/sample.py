@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from undrift.api import files, inputs
 from undrift.api.inputs import ChainChoice
 from undrift.cli.command import session
+from undrift.cli.console import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ def run(config: Config) -> dict[str, Any]:
     """Draw images and write them; never over others."""
     with files.reserved(config.output, folder=True):
         record = _sampled(config)
-    print(f"images  {record['images']}")
+    say(f"images  {record['images']}")
     return record
 
 

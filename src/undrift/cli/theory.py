@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undrift.cli.command import session
-from undrift.cli.console import show, table
+from undrift.cli.console import say, show, table
 
 if TYPE_CHECKING:
     from undrift.reporting.theory import ChainView
@@ -67,7 +67,7 @@ def run(config: Config) -> Mapping[str, Any]:
     if config.output:
         page = TheoryPage(title, views, result.get("claims", ()), session().command)
         result["report"] = str(write_theory(page, config.output))
-        print(f"\nreport  {result['report']}")
+        say(f"\nreport  {result['report']}")
     return result
 
 

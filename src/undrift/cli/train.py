@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from undrift.cli.command import session
+from undrift.cli.console import say
 from undrift.training.config import TrainConfig
 
 POSITIONALS = ()
@@ -39,17 +40,17 @@ def run(config: Config) -> dict[str, Any]:
     if config.dry_run:
         _show_dry_run(result)
         return result
-    print(f"run        {result['run']}")
-    print(f"loss       {result['loss']:.5f} after {result['steps']} steps")
+    say(f"run        {result['run']}")
+    say(f"loss       {result['loss']:.5f} after {result['steps']} steps")
     if result["lambda"] is not None:
         strength, main = result["grad_norm_regularizer"] or 0.0, result["grad_norm_main"] or 0.0
-        print(
+        say(
             f"regularizer  λ = {result['lambda']:.3g}: its gradient is "
             f"{strength / main if main else 0:.0%} of the main term's"
         )
     if result.get("pushed"):
-        print(f"pushed     {result['pushed']}")
-    print(f"next       undrift measure {result['run']} --data {config.data}")
+        say(f"pushed     {result['pushed']}")
+    say(f"next       undrift measure {result['run']} --data {config.data}")
     return result
 
 
@@ -58,13 +59,13 @@ def _show_dry_run(found: dict[str, Any]) -> None:
     step, full, memory = found["step"], found["batch_size"], found["memory"]
     shape = "x".join(map(str, found["image_shape"]))
     how = "measured" if step["batch_size"] == full else f"measured at {step['batch_size']} images"
-    print(f"network    {found['parameters']:,} parameters, images {shape}, {found['method']}")
-    print(
+    say(f"network    {found['parameters']:,} parameters, images {shape}, {found['method']}")
+    say(
         f"step       {step['seconds']:.2f} s with {step['batch_size']} of {full} images on "
         f"{found['device']}, loss {step['loss']:.3f}"
     )
     where = "" if found["processes"] == 1 else f" in each of {found['processes']} processes"
-    print(f"memory     {_size(memory['total'])}{where}, of which")
+    say(f"memory     {_size(memory['total'])}{where}, of which")
     notes = {
         "weights": "",
         "gradients": "the term's and the main one's at once" if memory["regularizer"] else "",
@@ -76,11 +77,11 @@ def _show_dry_run(found: dict[str, Any]) -> None:
     }
     for part, note in notes.items():
         if memory[part]:
-            print(f"  {part:<11}  {_size(memory[part]):>9}  {note}".rstrip())
+            say(f"  {part:<11}  {_size(memory[part]):>9}  {note}".rstrip())
     if found["measured_peak"] and step["batch_size"] == full:
-        print(f"  measured     {_size(found['measured_peak']):>9}  the peak of this step")
+        say(f"  measured     {_size(found['measured_peak']):>9}  the peak of this step")
     if found["starting_passes"]:
-        print(
+        say(
             f"start      {found['starting_passes']} passes of {found['states']} states, once, to "
             "spread the chains"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from undrift.api import files
 from undrift.api.inputs import TuneChoice
 from undrift.cli.command import session
-from undrift.cli.console import table
+from undrift.cli.console import say, table
 from undrift.remedies.registry import REMEDIES
 from undrift.storage.writing import written
 
@@ -51,9 +51,9 @@ def run(config: Config) -> dict[str, Any]:
         ["strength", *(f"{label} ± se" for label in METRICS.values()), "pixel variance"],
         [_cells(trial, is_best=trial is tuning.best) for trial in tuning.curve],
     )
-    print(f"verdict  {tuning.verdict}\ncurve    {path}, {plot.name}")
+    say(f"verdict  {tuning.verdict}\ncurve    {path}, {plot.name}")
     if tuning.helps and tuning.remedy:
-        print(f"next     undrift evaluate {config.run} --remedy {tuning.remedy.text}")
+        say(f"next     undrift evaluate {config.run} --remedy {tuning.remedy.text}")
     return result | {"saved": str(path), "plot": str(plot)}
 
 
