@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-faults test-lowest lint bench docs notebooks wheel release-check clean
+.PHONY: help demo test test-faults fuzz test-lowest lint bench docs notebooks wheel release-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -18,6 +18,10 @@ test: .venv/.installed-dev ## run the tests and the doctests
 
 test-faults: .venv/.installed-dev ## kill commands and fill their disk at every file operation; takes minutes
 	$(BIN)/python tests/faults/trials.py
+
+fuzz: .venv/.installed-dev ## change files of every kind, guided by coverage; takes an hour
+	$(INSTALL) ".[fuzz]"
+	$(BIN)/python tests/fuzz/run.py
 
 test-lowest: ## run the tests with the lowest versions that pyproject.toml allows; LOWEST=torch=2.13.0 sets one
 	$(PYTHON) -m venv --clear .venv-lowest

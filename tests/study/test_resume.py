@@ -104,7 +104,7 @@ def test_workers_that_are_asked_to_stop_save_their_runs(struck, tmp_path):
     assert worker != study.pid
     number = signal.SIGKILL if struck == "killed worker" else signal.SIGTERM
     os.kill(study.pid if struck == "study" else worker, number)
-    told = study.communicate(timeout=300)[1]
+    told = study.communicate(timeout=600)[1]
     assert "Traceback" not in told
     if struck == "killed worker":
         assert study.returncode == 2 and "a worker process was killed" in told

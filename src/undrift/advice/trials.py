@@ -63,7 +63,7 @@ class Trials:
             rows = [json.loads(line) for line in whole]
             digest = rows[0]["settings"] if rows else self.digest
             self.known = {row["name"]: row["result"] for row in rows[1:]}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidInput(f"{path} is damaged: delete it to start again") from None
         if digest != self.digest:
             raise InvalidInput(

@@ -93,7 +93,9 @@ def write(found: Records | list[Path], output: Path, title: str = TITLE, command
         check_output(output)
         try:
             return _write(found, output, title, command)
-        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        except InvalidInput:
+            raise
+        except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
             raise InvalidInput(
                 f"no page can be made of these records ({type(error).__name__}: "
                 f"{reason_of(error)}): is one of them damaged?"

@@ -381,5 +381,5 @@ def _check_index(path: Path) -> None:
     """Check that the index of a pipeline names its class, before diffusers reads it."""
     try:
         json.loads(path.read_text())["_class_name"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise InvalidInput(f"{path} is damaged: it is not JSON that names a pipeline") from None

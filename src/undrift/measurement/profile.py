@@ -102,7 +102,8 @@ class ErrorProfile(Record):
 
     def __repr__(self) -> str:
         """The final error in one line: label, sampler, steps, :math:`D_0^2`, p-value."""
-        sampler = self.how.get("sampler") or {}
+        sampler = self.how.get("sampler")
+        sampler = sampler if isinstance(sampler, Mapping) else {}
         parts = [repr(self.label)]
         parts += [str(sampler["sampler"])] if "sampler" in sampler else []
         parts += [f"{n} steps"] if (n := sampler.get("num_inference_steps")) else []

@@ -47,12 +47,11 @@ def decimals(se: float | None, exponent: int = 0, default: int = 2) -> int:
     >>> decimals(5.2e-5, -3), decimals(1.2e-5, -3)
     (2, 3)
     """
-    if se is None or not math.isfinite(se) or se <= 0:
+    if se is None or not math.isfinite(se) or se <= ZERO:
         return default
-    scaled = se / 10.0**exponent
-    order = math.floor(math.log10(scaled))
-    leading_one = scaled / 10.0**order < 2
-    return min(max(-order + leading_one, 1), 4)
+    order = math.floor(math.log10(se))
+    leading_one = se / 10.0**order < 2
+    return min(max(exponent - order + leading_one, 1), 4)
 
 
 def scaled(value: float | None, exponent: int, places: int = 2) -> str:
