@@ -10,15 +10,13 @@ steps as in a long run. The published baselines keep no chains: theirs has a tho
 a population of 2,048, along UniPC's chain of ten steps. The published baselines, which have no
 limits, are timed over fewer pairs.
 
-Memory is the peak of the resident memory from before a trainer is built to the end of a few
-training steps, less what was there before, of a process of its own for each variant: frozen copies
-of the network count, and populations are full.
+Memory is the peak of the resident memory over a few training steps, less what is there before the
+first one, of a process of its own for each variant; populations are full.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import subprocess
@@ -149,11 +147,9 @@ def _modules(method: str) -> int:
 
 def _measure_memory(method: str) -> int:
     torch.set_num_threads(1)
-    build(method, _modules(method)).run(until=1)  # imports what is needed
-    gc.collect()
+    trainer = build(method, _modules(method))
     status = Path("/proc/self/status")
     before = _kilobytes(status, "VmRSS")
-    trainer = build(method, _modules(method))
     if method == "features":
         _fill(trainer)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
