@@ -228,3 +228,9 @@ def test_a_pipeline_that_does_not_run_a_scheduler_is_told_from_one_that_does():
     yes = {"ancestral", "ddim", "dpm-solver++", "dpm-solver++3", "sde-dpm-solver++"}
     assert {solver for solver, runs in found.items() if runs} == yes
     assert with_scheduler(pipeline, pipeline.scheduler).unet is pipeline.unet
+
+
+@pytest.mark.parametrize("name", ["solvers", "remedies"])
+def test_a_text_is_no_list_of_names(name):
+    with pytest.raises(InvalidInput, match=rf"{name} is a text: give a list of names, \['ddim'\]"):
+        undrift.advise("run", **{name: "ddim"})

@@ -56,6 +56,9 @@ def advise(
     Limits(1).check("num_inference_steps", choice.num_inference_steps)
     Limits(LEAST_DATA).check("num_samples", choice.num_samples)
     Limits(0).check("fine_tune", choice.fine_tune)
+    for name in ("solvers", "remedies"):
+        if isinstance(given := getattr(choice, name), str):
+            raise InvalidInput(f"{name} is a text: give a list of names, [{given!r}]")
     kinds = _remedies(choice.remedies)
     folder = None if output is None else Path(output)
     check_folder(folder)
