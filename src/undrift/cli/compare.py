@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from undrift.cli.command import session
@@ -36,7 +36,7 @@ class Config:
 
 POSITIONALS = ("study",)
 SHOWN = {"mmd_sq": "D₀²", "empirical_mmd_sq": "D₀² to the data set", "frechet": "Fréchet"}
-COLUMNS = ("protocol", "budget", "method", "metric", "network", "change", "interval", "seeds")
+COLUMNS = ("protocol", "budget", "method", "metric", "network", "change (95 %)", "seeds")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -77,6 +77,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def _blocks(record: StudyRecord) -> dict[str, list[list[str]]]:
     """The changes on each chain, and with the best sampler of each at each number of calls."""
+    from undrift.reporting.study_content import change_text
+
     blocks: dict[str, list[list[str]]] = {}
     for change in [*record.paired, *record.paired_best]:
         if change.metric not in SHOWN:
@@ -88,8 +90,7 @@ def _blocks(record: StudyRecord) -> dict[str, list[list[str]]]:
             [
                 *(change.protocol or "", change.budget or "", change.method, SHOWN[change.metric]),
                 change.network or "",
-                f"{change.mean:+.1%}",
-                "{:+.1%} to {:+.1%}".format(*change.interval) if change.interval else "–",
+                change_text(asdict(change)),
                 str(change.num_seeds),
             ]
         )
