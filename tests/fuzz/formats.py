@@ -6,10 +6,12 @@ Whatever a file holds, reading it ends with a result or with :class:`InvalidInpu
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import io
 import json
 import logging
+import shutil
 import struct
 import tempfile
 import warnings
@@ -67,7 +69,9 @@ class Format:
     @cached_property
     def folder(self) -> Path:
         memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-        return Path(tempfile.mkdtemp(prefix="undrift-fuzz-", dir=memory))
+        folder = tempfile.mkdtemp(prefix="undrift-fuzz-", dir=memory)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     def __call__(self, content: bytes) -> None:
         """Read a content.
