@@ -340,7 +340,7 @@ def test_conditions_that_cannot_be_used_are_told_in_one_line(make, options, word
 def test_files_that_hold_no_embeddings(tmp_path):
     network = transformers()["SD3"]
     for name, content, words in (
-        ("a.txt", b"a red ball\n", "encode the prompts with the pipeline's encode_prompt"),
+        ("a.txt", b"a red ball\n", "has no text encoder for the prompts of .*a.txt: give a file"),
         ("a.npz", b"no", "does not hold embeddings"),
         ("a.safetensors", b"no", "does not hold embeddings"),
     ):

@@ -150,7 +150,7 @@ def test_only_what_is_missing_is_evaluated(done, monkeypatch):
         ({"samplers": ["unipc", "UniPCMultistepScheduler"]}, "each once"),
         ({"samplers": ["magic"]}, "magic, 2 steps: unknown sampler 'magic': choose"),
         ({"num_inference_steps": None}, "heun needs a number of steps: give num_inference_steps"),
-        ({"samplers": ["EDMEulerScheduler"]}, "EDMEulerScheduler does not serve this model"),
+        ({"samplers": ["LCMScheduler"]}, "LCMScheduler does not serve this model"),
         ({"samplers": ["VQDiffusionScheduler"]}, "does not serve this model"),
         ({"remedies": {"r": parse("epsilon_scaling:1.05,slope=-0.25")}, "num_inference_steps": 6},
          "ancestral, 6 steps: remedy r: "),
