@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.diffusion.timesteps import is_continuous
 from undrift.diffusion.training_view import DISTILLED, trained_view
 from undrift.diffusion.translation import Levels, Translation, noise_levels
 from undrift.exceptions import InvalidInput, reason_of
@@ -69,8 +70,7 @@ def is_flow(scheduler: Any) -> bool:  # noqa: ANN401
 
 def has_table(scheduler: Any) -> bool:  # noqa: ANN401
     r"""Whether its network is called with the rows of a table of :math:`\bar\alpha`."""
-    config = scheduler.config
-    is_other = config.get("use_flow_sigmas") or config.get("timestep_type") == "continuous"
+    is_other = scheduler.config.get("use_flow_sigmas") or is_continuous(scheduler)
     return hasattr(scheduler, "alphas_cumprod") and not is_other
 
 

@@ -40,7 +40,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from undrift.diffusion.call import returned, with_timestep
+from undrift.diffusion.call import returned, unwrapped, with_timestep
 from undrift.diffusion.condition import in_place_of
 from undrift.diffusion.schedule import Schedule, Time
 from undrift.exceptions import InvalidInput, check_choice
@@ -211,10 +211,7 @@ class Denoiser(nn.Module):
             )
         if not by_sigma:
             check_takes_timesteps(network)
-        inner: Any = network  # under torch.compile, DistributedDataParallel and the like
-        while isinstance(inner, nn.Module) and not isinstance(inner, Denoiser):
-            inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
-        if isinstance(inner, Denoiser):
+        if isinstance(unwrapped(network), Denoiser):
             raise InvalidInput(
                 "the network is a denoiser, wrapped: compile or distribute the network inside it"
             )

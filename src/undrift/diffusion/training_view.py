@@ -26,6 +26,7 @@ from torch import Tensor
 
 from undrift.diffusion.denoiser import Denoiser
 from undrift.diffusion.schedule import Schedule
+from undrift.diffusion.timesteps import is_continuous
 from undrift.exceptions import InvalidInput
 
 LOG_MEAN, LOG_SPREAD = -1.2, 1.2
@@ -66,7 +67,7 @@ def trained_view(network: Callable[..., Any], scheduler: Any, predicts: Any) -> 
             raise InvalidInput(f"only EDM's epsilon preconditioning can be trained, not {predicts}")
         data = float(config.sigma_data)
         return Denoiser(network, _lognormal(), "sample", time_conditioning="sigma", sigma_data=data)
-    if config.get("timestep_type") == "continuous":
+    if is_continuous(scheduler):
         return Denoiser(network, _lognormal(), predicts, time_conditioning="log_sigma")
     if predicts is None or not hasattr(scheduler, "alphas_cumprod"):
         raise InvalidInput(

@@ -37,6 +37,7 @@ from undrift.diffusion.denoiser import (
     estimates,
     split_variance,
 )
+from undrift.diffusion.timesteps import is_continuous
 from undrift.exceptions import InvalidInput
 
 Levels = npt.NDArray[np.float64]
@@ -97,13 +98,11 @@ def noise_levels(scheduler: Any, timesteps: Levels) -> Levels:  # noqa: ANN401
         scheduler: One with a table of betas, of EDM, of flow matching, or with continuous times.
         timesteps: The timesteps.
     """
-    config = scheduler.config
-    is_continuous = config.get("timestep_type") == "continuous"
-    if hasattr(scheduler, "precondition_outputs") or is_continuous:
+    if hasattr(scheduler, "precondition_outputs") or is_continuous(scheduler):
         return np.asarray(np.exp(4 * timesteps), np.float64)
     table = getattr(scheduler, "alphas_cumprod", None)
     with np.errstate(divide="ignore"):  # no signal at the last
-        if table is None or config.get("use_flow_sigmas"):
+        if table is None or scheduler.config.get("use_flow_sigmas"):
             return timesteps / (FLOW_STEPS - timesteps)
         logs = np.log(1 / table.double().cpu().numpy() - 1) / 2
     return np.asarray(np.exp(np.interp(timesteps, np.arange(len(logs)), logs)), np.float64)
