@@ -1,16 +1,20 @@
 """Commands that are killed, or whose disk fills up, and what is left of them. `make test-faults`.
 
-A trial forks a process that runs a command and is struck at its n-th file operation in the folder
-of the trial (an open for writing, rename, link, unlink, mkdir, rmdir or fsync), or at a random
-time, or asked to end (SIGTERM). Then the command that a user would give goes on in another process,
-and its result is compared with that of a command that was left alone: every weight, every row of
-the log, every number.
+Each trial runs a command in a fork and strikes it: a kill or a SIGTERM at a random time; a kill at
+each of its file operations in the folder of the trial (an open for writing, rename, link, unlink,
+mkdir, rmdir or fsync); a disk that is full from each of these operations on. Then the command that
+a user would give goes on in another process, and its result is compared with that of a command that
+was left alone: every weight, every row of the log, every number.
 
-To be quick, what the commands import is imported once, before the forks; figures are drawn empty;
-the trials lie in memory where the system has a folder there (kills lose nothing that was written,
-so the kind of disk is no part of a trial); and after strikes at file operations that leave the same
-files, byte by byte, the command goes on once. For this the clock of the processor time is a
-counter. After strikes at random times it always goes on.
+One run is enough for all file operations. What a kill at an operation leaves are the files as they
+are before it, which are copied. For the full disk the process forks there, and the fork goes on in
+a copy of the folder, where each write fails.
+
+What the commands import is imported once, before the forks; figures are drawn empty; the trials lie
+in memory where the system has a folder there (kills lose nothing that was written, so the kind of
+disk is no part of a trial); and after strikes at file operations that leave the same files, byte by
+byte, the command goes on once. For this the clock of the processor time is a counter. After strikes
+at random times it always goes on.
 
     python tests/faults/trials.py [--kills 60] [--terms 30] [--every 1] [--only train]
 """
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
 import hashlib
 import importlib
 import itertools
@@ -32,8 +37,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -70,21 +76,20 @@ VARYING = (
 )
 
 
-class Shim:
-    """Strikes at the n-th file operation below a folder: a kill, or a disk that is full from then.
+class Disk:
+    """Counts the file operations of this process below a folder, and can be full.
 
     Arguments:
         place: The folder.
-        at: n, from 1; 0 never strikes.
-        full: Whether the disk is full, instead of a kill.
+        before: Called before each operation while the disk is not full.
     """
 
-    def __init__(self, place: Path, at: int, *, full: bool = False) -> None:
-        self.place, self.at, self.full = str(place), at, full
-        self.count = 0
+    def __init__(self, place: Path, before: Callable[[Disk], None]) -> None:
+        self.place, self.before = place, before
+        self.count, self.is_full, self.is_busy = 0, False, False
         sys.addaudithook(self.audit)
         fsync = os.fsync
-        os.fsync = lambda handle: (self.step("fsync", False), fsync(handle))[1]
+        os.fsync = lambda handle: (self.step("fsync"), fsync(handle))[1]
 
     def audit(self, event: str, arguments: tuple) -> None:
         names = ("os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate")
@@ -96,15 +101,56 @@ class Shim:
             path = arguments[0]
         else:
             return
-        if not isinstance(path, int) and os.fspath(path).startswith(self.place):
-            self.step(event, event in ("os.rmdir", "os.remove"))
+        if not isinstance(path, int) and os.fspath(path).startswith(str(self.place)):
+            self.step(event)
 
-    def step(self, event: str, frees: bool) -> None:
+    def step(self, event: str) -> None:
+        if self.is_busy:
+            return
         self.count += 1
-        if self.at and self.count == self.at and not self.full:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.at and self.count >= self.at and self.full and not frees:
+        if not self.is_full:
+            self.is_busy = True
+            self.before(self)
+            self.is_busy = False
+        if self.is_full and event not in ("os.rmdir", "os.remove"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def move_into_copy(place: Path, kept: Path) -> None:
+    """Let this process use a copy of a folder in its place; the folder itself is moved."""
+    links = [(int(handle.name), os.readlink(handle)) for handle in open_handles()]
+    place.rename(kept)
+    shutil.copytree(kept, place, symlinks=True)
+    for handle, path in links:
+        if path.startswith(f"{place}/") and os.path.exists(path):
+            again = os.open(path, fcntl.fcntl(handle, fcntl.F_GETFL))
+            os.lseek(again, os.lseek(handle, 0, os.SEEK_CUR), os.SEEK_SET)
+            os.dup2(again, handle)
+            os.close(again)
+
+
+def open_handles() -> list[Path]:
+    """The open files of this process, as Linux lists them."""
+    return [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What a strike at a file operation left.
+
+    Arguments:
+        what: Which one it was.
+        files: The digest of all files.
+        code: The exit code.
+        told: What the command printed at last.
+        left: Temporary files.
+    """
+
+    what: str
+    files: str
+    code: int = -signal.SIGKILL
+    told: str = ""
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,25 +223,43 @@ def subjects(model: str) -> list[Subject]:
     ]
 
 
-def forked(argv: list[str], place: Path, *, at: int = 0, full: bool = False) -> int:
+def forked(argv: list[str], place: Path, before: Callable[[Disk], None] = lambda disk: None) -> int:
     """Start a command in a process of its own; returns the process."""
     process = os.fork()
     if process:
         return process
     code = 70
     try:
-        quiet = os.open(place.parent / f"{place.name}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        shim = Shim(place, at, full=full)
+        redirect(output_of(place))
+        scratch(place).mkdir(exist_ok=True)
+        tempfile.tempdir = str(scratch(place))
+        disk = Disk(place, before)
         code = cli.main(argv)
-        if at == 0:
-            (place.parent / "count").write_text(str(shim.count))
+        if not disk.is_full:
+            (place.parent / "count").write_text(str(disk.count))
             (place.parent / "modules").write_text("\n".join(sys.modules))
     finally:
         sys.stdout.flush()
         os._exit(code)
     return 0
+
+
+def output_of(place: Path) -> Path:
+    """Where the output of a command goes."""
+    return place.with_name(f"{place.name}.out")
+
+
+def scratch(place: Path) -> Path:
+    """Where a command has its temporary folders, on a disk that is never full."""
+    return place.with_name("scratch")
+
+
+def redirect(file: Path) -> None:
+    """Write what this process prints into a file."""
+    output = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
 
 
 def outcome(process: int) -> int:
@@ -238,16 +302,11 @@ class Trials:
         return place
 
     def told(self, place: Path) -> str:
-        return (place.parent / f"{place.name}.out").read_text()[-2000:]
+        return output_of(place).read_text()[-2000:]
 
-    def go_on(self, place: Path, what: str, *, always: bool = False) -> None:
+    def go_on(self, place: Path, what: str) -> None:
         """Go on after a strike; the result has to be that of the command that was left alone."""
         subject = self.subject
-        self.seen[what.split()[0]] += 1
-        files = digest(place)
-        if files in self.gone_on_from and not always:
-            return
-        self.gone_on_from.add(files)
         if not subject.is_done(place):
             code = outcome(forked(subject.again(place), place))
             assert code == 0, f"{what}: goes on with code {code}: {self.told(place)}"
@@ -255,12 +314,6 @@ class Trials:
         differing = {k for k in self.whole | found if self.whole.get(k) != found.get(k)}
         assert not differing, f"{what}: other results in {sorted(differing)}"
         assert not leftovers(place), f"{what}: {leftovers(place)} are left"
-
-    def kill_at(self, n: int) -> None:
-        place = self.place()
-        code = outcome(forked(self.subject.begin(place), place, at=n))
-        assert code in (0, -signal.SIGKILL), self.told(place)
-        self.go_on(place, f"crash point {n}")
 
     def strike_after(self, seconds: float, number: signal.Signals) -> None:
         place = self.place()
@@ -270,16 +323,27 @@ class Trials:
         code, told = outcome(process), self.told(place)
         assert code in (0, -number, 128 + number), f"{number.name}: code {code}: {told}"
         assert code <= 0 or "go on with" in told or "interrupted" in told, told
-        self.go_on(place, f"{number.name} after {seconds:.3f} s", always=True)
+        self.seen[number.name] += 1
+        self.gone_on_from.add(digest(place))
+        self.go_on(place, f"{number.name} after {seconds:.3f} s")
 
-    def fill_at(self, n: int) -> None:
+    def strike_everywhere(self, every: int) -> None:
+        """Strike at each file operation of one run, and go on from what that leaves."""
         place = self.place()
-        code = outcome(forked(self.subject.begin(place), place, at=n, full=True))
-        lines = self.told(place).strip().splitlines()
-        assert code in (0, 2), f"full disk at {n}: code {code}: {self.told(place)}"
-        assert code == 0 or "No space left" in lines[-1], f"full disk at {n}: {lines}"
-        assert not leftovers(place), f"full disk at {n}: {leftovers(place)} are left"
-        self.go_on(place, f"full disk at {n}")
+        strikes = Strikes(place, every)
+        code = outcome(forked(self.subject.begin(place), place, strikes.strike))
+        assert code == 0, self.told(place)
+        found = strikes.read()
+        assert len(found) == 2 * ((self.operations - 1) // every + 1), len(found)
+        for strike in found:
+            self.seen[strike.what.split()[0]] += 1
+            check(strike)
+            if strike.files not in self.gone_on_from:
+                self.gone_on_from.add(strike.files)
+                shutil.rmtree(place)
+                shutil.copytree(strikes.kept / strike.files, place)
+                self.go_on(place, strike.what)
+        shutil.rmtree(strikes.kept)
 
     def report(self) -> None:
         print(
@@ -287,6 +351,60 @@ class Trials:
             f"{len(self.gone_on_from)} different states gone on from",
             flush=True,
         )
+
+
+class Strikes:
+    """Strikes at the file operations of a command, made in its process.
+
+    Arguments:
+        place: The folder of the trial.
+        every: Every how many operations.
+    """
+
+    def __init__(self, place: Path, every: int) -> None:
+        self.place, self.every = place, every
+        self.kept = place.with_name(f"{place.name}.kept")
+        shutil.rmtree(self.kept, ignore_errors=True)
+        self.kept.mkdir()
+
+    def strike(self, disk: Disk) -> None:
+        """Keep the files that a kill leaves now, and those that a disk leaves that is full now."""
+        if (disk.count - 1) % self.every:
+            return
+        self.keep(Strike(f"crash point {disk.count}", digest(self.place)))
+        output = self.kept / "output"
+        own = {folder: self.kept / folder.name for folder in (self.place, scratch(self.place))}
+        if not (process := os.fork()):
+            redirect(output)
+            for folder, kept in own.items():
+                move_into_copy(folder, kept)
+            disk.is_full = True
+            return
+        code, told = outcome(process), output.read_text()[-2000:]
+        left = tuple(map(str, leftovers(self.place)))
+        self.keep(Strike(f"full disk at {disk.count}", digest(self.place), code, told, left))
+        for folder, kept in own.items():
+            shutil.rmtree(folder)
+            kept.rename(folder)
+
+    def keep(self, strike: Strike) -> None:
+        """Note a strike, and copy the files if there are no such ones yet."""
+        if not (self.kept / strike.files).exists():
+            shutil.copytree(self.place, self.kept / strike.files, symlinks=True)
+        with (self.kept / "strikes").open("a") as file:
+            file.write(json.dumps(asdict(strike)) + "\n")
+
+    def read(self) -> list[Strike]:
+        """All that were made."""
+        return [Strike(**json.loads(row)) for row in (self.kept / "strikes").open()]
+
+
+def check(strike: Strike) -> None:
+    """A full disk ends a command with one line, or not at all, and leaves no temporary files."""
+    lines = strike.told.strip().splitlines()
+    assert strike.code in (0, 2, -signal.SIGKILL), strike
+    assert strike.code != 2 or "No space left" in lines[-1], strike
+    assert not strike.left, strike
 
 
 def leftovers(place: Path) -> list[Path]:
@@ -318,9 +436,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=60, help="random kills, over all commands")
     parser.add_argument("--terms", type=int, default=30, help="random SIGTERMs, likewise")
-    parser.add_argument("--every", type=int, default=1, help="every k-th crash point and write")
+    parser.add_argument("--every", type=int, default=1, help="every k-th file operation")
     parser.add_argument("--only", default="train,compare,measure", help="commands")
-    parser.add_argument("--strikes", default="random,crash,full", help="kinds of strikes")
+    parser.add_argument("--strikes", default="random,operations", help="kinds of strikes")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
@@ -340,11 +458,9 @@ def main() -> None:
                 for number in numbers + [signal.SIGTERM] * (options.terms // len(chosen)):
                     trials.strike_after(draw.uniform(0, trials.seconds), number)
                 trials.report()
-            for name, strike in {"crash": trials.kill_at, "full": trials.fill_at}.items():
-                if name in options.strikes:
-                    for n in range(1, trials.operations + 1, options.every):
-                        strike(n)
-                    trials.report()
+            if "operations" in options.strikes:
+                trials.strike_everywhere(options.every)
+                trials.report()
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -32,6 +33,7 @@ from PIL import Image
 from error_state import state
 from study_record import study
 from undrift.api.report import collect, write
+from undrift.data import decode
 from undrift.data.arrays import load_arrays
 from undrift.data.folder import load_folder
 from undrift.data.named import load_fashion_mnist
@@ -107,8 +109,14 @@ def _run_log(folder: Path) -> None:
     lines_until(folder, 3)
 
 
+def _in_this_thread() -> nullcontext[SimpleNamespace]:
+    """A pool without threads: to start one takes longer than to read a small picture."""
+    return nullcontext(SimpleNamespace(map=map))
+
+
 def _images(folder: Path) -> None:
-    with mock.patch.object(Image, "MAX_IMAGE_PIXELS", _MOST_PIXELS):
+    sooner = mock.patch.object(Image, "MAX_IMAGE_PIXELS", _MOST_PIXELS)
+    with sooner, mock.patch.object(decode, "ThreadPoolExecutor", _in_this_thread):
         load_folder(folder, LoadOptions(image_size=4, channels=3))
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -161,13 +162,19 @@ def read_record(kind: type[T], data: Any, name: str = "") -> T:  # noqa: ANN401
     if not isinstance(data, Mapping):
         raise ValueError(f"{name or kind.__name__} is {data!r}")
     prefix = f"{name}." if name else ""
-    hints = {key: hint for key, hint in get_type_hints(kind).items() if key != "schema"}
+    hints = _hints(kind)  # type: ignore[arg-type]
     if unknown := data.keys() - hints.keys():
         raise ValueError(f"the name {prefix}{min(unknown)} is unknown")
     for own in fields(kind):  # type: ignore[arg-type]
         if own.name not in data and own.default is own.default_factory is MISSING:
             raise ValueError(f"{prefix}{own.name} is missing")
     return kind(**{key: _value(hints[key], data[key], f"{prefix}{key}") for key in data})
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The type of each field of a record."""
+    return {key: hint for key, hint in get_type_hints(kind).items() if key != "schema"}
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
