@@ -67,6 +67,7 @@ class ChainMeasurement:
         num_growth: Number of chains for the growth of perturbations; 0 for none.
         spaces: Other spaces in which the states are compared, by name.
         processes: Those that share the chains.
+        on_state: Called with the time and the states of all chains at each compared state.
     """
 
     sampler: Sampler
@@ -82,6 +83,7 @@ class ChainMeasurement:
     num_growth: int = 0
     spaces: Mapping[str, FeatureSpace] = field(default_factory=dict)
     processes: Processes = ALONE
+    on_state: Callable[[float, Tensor], None] = lambda t, x: None
 
     @property
     def num_pilots(self) -> int:
@@ -90,9 +92,15 @@ class ChainMeasurement:
             return 0
         return min(max(self.num_samples // 60, 16), 64, len(self.forward.data))
 
+    @property
+    def num_known(self) -> int:
+        """Number of chains that start from known data: the pilots, a sixteenth of all for δ."""
+        most = min(self.num_samples // 16, 1000, len(self.forward.data))
+        return max(self.num_pilots, most if self.num_pilots and self.exposure else 0)
+
     def num_calls(self, states: int | tuple[float, ...]) -> int:
         """Denoising steps times chains of a measurement, and states that pass other spaces."""
-        pilots = self.num_pilots if self.exposure or isinstance(states, int) else 0
+        pilots = self.num_known if self.exposure or isinstance(states, int) else 0
         passes = 2 if self.budget else 1
         chains = self.num_samples * passes + pilots + 2 * self.num_modular
         chains += CALLS * self.num_growth
@@ -144,13 +152,13 @@ class ChainMeasurement:
             compare: Whether to compare them with forward draws at some states.
             tick: Called with the number of denoising steps times chains that were run.
         """
-        grid, found = self.sampler.grid, Pilot({}, {})
-        rows = self.forward.rows(self.num_pilots)
-        x_0, labels = self.forward.data[rows], self.forward.labels_of(rows)
-        starts, seed = self.forward.draw(x_0, grid[0]), stream_seed(self.seed, "ahead")
+        grid, found, few = self.sampler.grid, Pilot({}, {}), self.num_pilots
+        rows, starts = self._starts()
+        x_0, seed = self.forward.data[rows], stream_seed(self.seed, "ahead")
         chains = ParallelChains(
-            self.sampler, starts, self.batch_size, seed, tick, labels, self.processes
-        )
+            self.sampler, starts, self.batch_size, seed, tick,
+            self.forward.labels_of(rows), self.processes,
+        )  # fmt: skip
         compared = set(candidates(grid)) if compare else set()
         for t in grid:
             x = chains.advance(t)
@@ -158,9 +166,25 @@ class ChainMeasurement:
             found.deltas[t] = variance_error(x, x_0, *self.sampler.scale(t))
             if t in compared:
                 y = self.forward.draw(self.forward.select(min(1024, self.forward.count)), t)
-                error = mmd_estimate(x, y, kernel=self.kernel.fit(y, x), num_permutations=0)
+                kernel = self.kernel.fit(y, x[:few])
+                error = mmd_estimate(x[:few], y, kernel=kernel, num_permutations=0)
                 found.errors[t] = max(error.mmd_sq - RESOLVED * error.null_sd, 0.0)
         return found
+
+    def _starts(self) -> tuple[Tensor, Tensor]:
+        """The data that chains of known data start from, and their forward draws at the start.
+
+        Those beyond the pilots have a stream of their own: they change no other draw.
+        """
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "known data"))
+        rows, starts = [], []
+        for draws, count in (
+            (self.forward, self.num_pilots),
+            (replace(self.forward, generator=generator), self.num_known - self.num_pilots),
+        ):
+            rows.append(draws.rows(count))
+            starts.append(draws.draw(self.forward.data[rows[-1]], self.sampler.grid[0]))
+        return torch.cat(rows), torch.cat(starts)
 
     def _advance(
         self, times: tuple[float, ...], deltas: dict[float, tuple[float, float]], tick: Tick
@@ -175,6 +199,7 @@ class ChainMeasurement:
         for t in times:
             x, rolled = self._through(chains, t)
             check_states(x, t, "the sampler's states")
+            self.on_state(t, x)
             rows, overlap = self.forward.rows_at(t), self.forward.overlap(t)
             y = self.forward.draw(data[rows], t)
             error, kl, kernel = cumulative_error(

@@ -11,7 +11,9 @@ model too: compare it between models; its value for a perfect model is not 0. Fo
 draws with n elements in all its mean is :math:`\sigma_t^2 / 2n`. Elements of one chain are
 correlated, chains are not: with :math:`v = \mathrm{se}(\mathrm{std})^2` from the mean squares of
 chains, :math:`\mathrm{se}(\delta_t)^2 = 4 (\delta_t - v)_+ v + 2 v^2`; for exact forward draws
-:math:`\delta_t` has the mean v.
+:math:`\delta_t` has the mean v. Where the difference is less than about four standard errors of
+the standard deviation, :math:`\delta_t` is the square of a number near 0: the error bar is its
+spread over repetitions, and an interval of 1.96 of them may hold less than 95 %.
 
 The ε-norm gap is :math:`E\|\hat\epsilon(\hat x_t, t)\| - E\|\hat\epsilon(x_t, t)\|`, on the
 sampler's states against forward draws; 0 for a chain without exposure bias.

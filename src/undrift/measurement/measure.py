@@ -12,12 +12,13 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from undrift.diffusion.batch_size import automatic_batch_size
 from undrift.diffusion.condition import bare
@@ -74,6 +75,7 @@ def measure(
     device: torch.device | str | None = None,
     label: str = "model",
     progress: bool = True,
+    on_state: Callable[[float, Tensor], None] = lambda t, x: None,
     accelerator: Any = None,  # noqa: ANN401
 ) -> ErrorProfile:
     r"""Measure the error of a chain after chosen states, with error bars.
@@ -102,7 +104,8 @@ def measure(
             grows (:mod:`undrift.measurement.placement`); or the times themselves, to which the
             first and the last are added.
         budget: Whether to run the second pass, for fresh and inherited error (twice the cost).
-        exposure: Whether to measure δ and the ε-norm gap, on a few chains.
+        exposure: Whether to measure δ, on a sixteenth as many more chains, and the ε-norm gap, on
+            some of all.
         modular: Whether to measure the modular error of every step in nats, and with it the upper
             limit of the cumulative error (:mod:`undrift.measurement.modular_segments`); both, and
             the lower limit, are then against the data set itself. The last state but one of the
@@ -129,6 +132,9 @@ def measure(
         label: Name of the profile in reports.
         progress: Whether to draw a progress bar on stderr, and to estimate the time of work that
             takes more than 10 seconds.
+        on_state: Called at each compared state with its time and the states of all chains, with
+            shape :math:`(N, *)`; at time 0 these are the samples, so that nobody has to draw them
+            again. They are not to be changed in place.
         accelerator: An ``Accelerator`` whose processes share the chains; each of them has to call,
             and gets the profile. This process alone when None.
 
@@ -174,7 +180,7 @@ def measure(
         sampler, forward, kernel or RBFMixture(), num_samples, num_permutations, batch_size, seed,
         budget=budget, exposure=exposure, num_modular=num_modular if modular else 0,
         num_growth=NUM_CHAINS if growth else 0, spaces=spaces or {},
-        processes=Processes.of(accelerator),
+        processes=Processes.of(accelerator), on_state=on_state,
     )  # fmt: skip
     calls = chain.num_calls(chosen)
     progress = progress and chain.processes.is_main

@@ -174,10 +174,19 @@ def draw_images(
     Returns:
         The images, on the CPU, with shape :math:`(N, *)`.
     """
-    if sampler.space is None:
-        return draw_samples(sampler, (count, *image_shape), seed, **options)
-    shape = state_shape(sampler.network) or image_shape
-    return sampler.space.decode(draw_samples(sampler, (count, *shape), seed, **options)).cpu()
+    codes = state_shape(sampler.network) if sampler.space is not None else None
+    shape = (count, *(codes or image_shape))
+    return as_images(sampler, draw_samples(sampler, shape, seed, **options))
+
+
+def as_images(sampler: Sampler, samples: Tensor) -> Tensor:
+    """Samples of a chain as images, on the CPU, decoded where they are codes of images.
+
+    Arguments:
+        sampler: The chain.
+        samples: Its final states, with shape :math:`(N, *)`.
+    """
+    return (samples if sampler.space is None else sampler.space.decode(samples)).cpu()
 
 
 def draw_samples(

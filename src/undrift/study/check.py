@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from undrift.data.images import ImageData
+from undrift.diffusion.condition import draw_labels
 from undrift.diffusion.network import device_of
 from undrift.diffusion.pipelines import SCHEDULERS
 from undrift.diffusion.sampler import Sampler
@@ -140,6 +141,7 @@ def _try_first_step(sampler: Sampler, data: ImageData) -> None:
     """
     generator, shape = torch.Generator().manual_seed(0), (1, *data.image_shape)
     x = sampler.prior(shape, generator=generator, device=device_of(sampler.network))
+    sampler = sampler.given(draw_labels(sampler.network, 1, seed=0))
     try:
         with torch.no_grad():
             sampler.step(x, *sampler.grid[:2], generator=generator)

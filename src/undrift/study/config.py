@@ -74,6 +74,8 @@ class StudyConfig:
             first protocol at equal steps.
         judge_every: Also evaluate the averaged weights every so many steps (default: only after the
             last step), to see whether the cumulative error predicts quality.
+        measure: Also measure each trained run on every chain, after every denoising step; the
+            samples of the measurement are those that are judged.
         workers: Runs at the same time, each on one thread.
     """
 
@@ -94,6 +96,7 @@ class StudyConfig:
     remedies: dict[str, Remedy] = field(default_factory=dict)
     remedy_methods: list[str] | None = None
     judge_every: int | None = None
+    measure: bool = False
     workers: int = 1
 
     def length(self, protocol: Protocol) -> int:

@@ -25,6 +25,7 @@ from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy, UnfitChain
 from undrift.study.config import BASE, Chain, StudyConfig
 from undrift.study.jobs import Job
+from undrift.study.measured import measured_samples
 from undrift.study.own_features import OwnFeatures
 from undrift.study.record import Judgment, ProfileState, RemedyProfile, StudyRow
 from undrift.training.trainer import Trainer
@@ -117,6 +118,7 @@ class Evaluations:
         sampler: Callable[[], Sampler],
         *,
         grid: bool = True,
+        measured: bool = False,
         **how: object,
     ) -> Row:
         """Error and quality of a sampler's samples, and the file that shows some of them.
@@ -126,19 +128,30 @@ class Evaluations:
             chain: The chain.
             sampler: Makes the sampler; called only if the evaluation is not there already.
             grid: Whether to keep a grid of samples with it.
+            measured: Whether to measure the chain, and to judge the samples of the measurement.
             how: Settings of this evaluation besides those of all.
         """
         how = self.judges.how() | self._draws(chain) | how
+        how |= {"measured": True} if measured else {}
         file = judgment_file(self.run, name, how)
-        if not file.is_file():
+        if not file.is_file() or (measured and not profile_file(file).is_file()):
             drawn_by = sampler()
-            samples = self.judges.draw(drawn_by, self.job.seed)
+            draw = partial(self._measured, chain, file) if measured else self.judges.draw
+            samples = draw(drawn_by, self.job.seed)
             if grid:
                 write_png(image_grid(samples[:GRID_IMAGES]), file.with_suffix(".png"))
             scores = self.judges.scores(samples, self.job.seed) | self._own_error(samples)
             about = about_chain(chain, drawn_by, self.judges.data.image_shape)
             write_json(file, about | scores | {"how": how})
         return self._kept(file)
+
+    def _measured(self, chain: Chain, file: Path, sampler: Sampler, seed: int) -> Tensor:
+        """Samples of a chain that is measured on the way."""
+        label = str(self.job.method)
+        if len(self.config.chains) > 1:
+            label = f"{label}, {chain}"
+        path, where = profile_file(file), (self.judges, chain, self.run)
+        return measured_samples(sampler, *where, path, label=label, seed=seed)
 
     def _own_error(self, samples: Tensor) -> Row:
         """The error in the features of the base, if the run continues one."""
@@ -149,11 +162,13 @@ class Evaluations:
 
     @cached_property
     def own_features(self) -> OwnFeatures | None:
-        """The features of the base that the run continues."""
+        """The features of the base that the run continues, of a model without conditions."""
         if self.job.base is None:
             return None
         base = self.job.base.folder(self.study, self.config.base.steps)
         sampler = sampler_by_name(load_pipeline(base).to(PartialState().device))
+        if sampler.is_conditional:
+            return None  # its features depend on a condition, which images do not carry
         return OwnFeatures(sampler, self.judges.reference)
 
     def _kept(self, file: Path) -> Row:
@@ -163,9 +178,10 @@ class Evaluations:
         scores = {key: tuple(v) if isinstance(v, list) else v for key, v in kept.items()}
         judgments = kept["quality"].items()
         scores["quality"] = {name: read_record(Judgment, found) for name, found in judgments}
-        grid = file.with_suffix(".png")
+        files = {"grid": file.with_suffix(".png"), "profile": profile_file(file)}
         return scores | {
-            "grid": grid.relative_to(self.study).as_posix() if grid.is_file() else None
+            name: path.relative_to(self.study).as_posix() if path.is_file() else None
+            for name, path in files.items()
         }
 
     def _draws(self, chain: Chain) -> Row:
@@ -174,12 +190,14 @@ class Evaluations:
 
     def _final(self, chain: Chain, *, grid: bool = True) -> Row:
         """Scores of the trained run."""
-        return self._scores("final", chain, partial(self._sampler, chain), grid=grid)
+        measured = self.config.measure and self.job.method is not None
+        sampler = partial(self._sampler, chain)
+        return self._scores("final", chain, sampler, grid=grid, measured=measured)
 
     def _sampler(self, chain: Chain, remedy: Remedy | None = None) -> Sampler:
         """A sampler of the trained run."""
         pipeline = load_pipeline(self.run).to(PartialState().device)
-        sampler = sampler_by_name(pipeline, *chain)
+        sampler = sampler_by_name(pipeline, *chain).over(self.judges.data.labels)
         return apply_remedy(sampler, remedy, self.judges.reference)
 
     def _checkpoints(self) -> Iterator[tuple[int, Row]]:
@@ -239,6 +257,16 @@ class Evaluations:
         kept["states"] = [ProfileState(**state) for state in kept["states"]]
         who = (job.protocol, str(job.method), job.seed)
         return RemedyProfile(*who, remedy=name, num_samples=count, **kept)
+
+
+def profile_file(judgment: Path) -> Path:
+    """Where the profile is whose samples were judged: among those of the run.
+
+    Example:
+        >>> profile_file(Path("run/judged-final-de7d7744.json")).as_posix()
+        'run/profiles/final-de7d7744.json'
+    """
+    return judgment.parent / "profiles" / judgment.name.removeprefix("judged-")
 
 
 def _kept_record(file: Path) -> Row:

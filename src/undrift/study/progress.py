@@ -64,7 +64,7 @@ class StudyProgress:
         """Read from the logs how far the runs are, and their losses."""
         with self._lock:
             rows = {job: last_row(job.folder(self.folder, n)) for job, n in self.running.items()}
-            detail = "; ".join(map(_in_words, rows, rows.values()))
+            detail = "; ".join(map(_in_words, rows, rows.values(), self.running.values()))
             for job, row in rows.items():
                 share = row.get("step", 0) / self.running[job]
                 self._advance(job, min(share, 0.99), detail)
@@ -90,10 +90,12 @@ def last_row(run: Path) -> Row:
         return {}
 
 
-def _in_words(job: Job, row: Row) -> str:
-    """How far a run is: its name, step and loss."""
+def _in_words(job: Job, row: Row, steps: int) -> str:
+    """How far a run is: its name, step and loss; after its last step, that it is evaluated."""
     name = f"{job.method or BASE}, seed {job.seed}"
     if "step" not in row:
         return f"{name} starts"
+    if row["step"] >= steps:
+        return f"{name} is evaluated"
     loss = f", loss {row['loss']:.4g}" if "loss" in row else ""
     return f"{name} at step {row['step']:,.0f}{loss}"

@@ -50,8 +50,10 @@ class StudyRow:
         frechet_ratio: Mean over networks of the Fréchet distance relative to held-out images (FDr).
         quality: Quality in the features of each network, by its name.
         own_mmd_sq: The error against the population in the features of the base that the run
-            continues, which is another one for each seed; null for a run that continues none.
+            continues, which is another one for each seed; null for a run that continues none, and
+            for conditional models.
         grid: File of a grid of its samples, in the folder of the study.
+        profile: File of the error profile whose samples were judged, in the folder of the study.
         step: Training step whose averaged weights were evaluated, before the last.
         remedy: Name of the remedy of its sampler.
     """
@@ -79,6 +81,7 @@ class StudyRow:
     own_mmd_sq: float | None = None
     own_mmd_sq_se: float | None = None
     grid: str | None = None
+    profile: str | None = None
     step: int | None = None
     remedy: str | None = None
 
