@@ -90,7 +90,7 @@ def test_a_dataset_of_hugging_face():
     assert load_data(rows).labels.tolist() == [2, 1, 0]
     with pytest.raises(InvalidInput, match="no split 'test': choose train"):
         load_data(hub.DatasetDict({"train": rows}), split="test")
-    with pytest.raises(InvalidInput, match="is a streaming dataset: pass a finite part"):
+    with pytest.raises(InvalidInput, match="is a streaming dataset: give load_data"):
         load_tensor(rows.to_iterable_dataset())
 
 

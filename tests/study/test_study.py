@@ -122,6 +122,7 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
         ({"base": TrainConfig(regularizer=RegularizerConfig(strength=5.0))}, "put it under"),
         ({"base": TrainConfig(seed=7)}, "give seeds"),
         ({"base": TrainConfig(resume=True)}, "always resumes"),
+        ({"base": TrainConfig(streaming=9)}, "compares on all of the data"),
         ({"base": TrainConfig(steps=0)}, "base: --steps is 0"),
         ({"methods": with_method("plain", stride=2)}, r"x.regularizer.stride has no effect with p"),
         ({"methods": with_method("full", stride=2)}, "stride has no effect with full"),

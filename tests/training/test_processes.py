@@ -1,13 +1,17 @@
 """Two processes train the model that one trains with the joined batch."""
 
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from tiny import noise_source
-from undrift.data.images import ImageData
+from undrift.data.images import Batches, ImageData
+from undrift.data.load import load_data
 from undrift.exceptions import InvalidInput
+from undrift.processes import Processes
 from undrift.regularizer.options import RegularizerConfig
 from undrift.training.config import ChainConfig, ModelConfig, OptimizerConfig, TrainConfig
 from undrift.training.devices import check_processes
@@ -36,9 +40,12 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-def trained(method, accelerator=None):
+def noise():
+    return ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
+
+
+def trained(method, accelerator=None, images=None):
     """The weights and the logged rows of a few steps."""
-    images = ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
     config = TrainConfig(
         steps=3,
         batch_size=8,
@@ -48,7 +55,7 @@ def trained(method, accelerator=None):
         method=method,
         regularizer=METHODS[method],
     )
-    trainer, rows = Trainer(config, images, accelerator), []
+    trainer, rows = Trainer(config, images or noise(), accelerator), []
     trainer.run(rows.append)
     return [*trainer.bare_network.state_dict().values(), *trainer.ema.shadow_params], rows
 
@@ -61,7 +68,46 @@ def in_each_process(file):
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     found = {method: trained(method, accelerator) for method in METHODS}
+    found["streamed"] = trained("persistent", accelerator, streamed())
     torch.save(found, f"{file}-{accelerator.process_index}")
+
+
+def streamed(size=4):
+    """A stream of 20 images in two shards, in blocks."""
+    datasets = pytest.importorskip("datasets")
+    pixels = (255 * torch.rand(20, 8, 8, generator=noise_source(3))).byte().numpy()
+    features = datasets.Features({"image": datasets.Image()})
+    content = {"image": list(map(Image.fromarray, pixels))}
+    rows = datasets.Dataset.from_dict(content, features=features)
+    return load_data(rows.to_iterable_dataset(num_shards=2), streaming=size)
+
+
+@dataclass
+class Joined:
+    """Batches that two processes read from their parts of a stream, for one process."""
+
+    data: ImageData
+
+    def batches(self, first, batch_size, generator, flip, processes):
+        parts = [
+            self.data.batches(batch_size, generator, flip, Processes(rank, 2)) for rank in (0, 1)
+        ]
+        return Both(parts)
+
+
+@dataclass
+class Both(Batches):
+    parts: list
+    labels = None
+
+    def __next__(self):
+        return torch.cat([next(part) for part in self.parts])
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        """Nothing to restore."""
 
 
 def test_weights_and_logs_are_those_of_one_process(tmp_path):
@@ -69,8 +115,11 @@ def test_weights_and_logs_are_those_of_one_process(tmp_path):
 
     debug_launcher(in_each_process, (tmp_path / "found",), num_processes=2)
     both = [torch.load(tmp_path / f"found-{rank}") for rank in (0, 1)]
-    for method in METHODS:
-        weights, rows = trained(method)
+    joined = replace(streamed(), source=Joined(streamed()))
+    for method in (*METHODS, "streamed"):
+        weights, rows = (
+            trained(method) if method in METHODS else trained("persistent", None, joined)
+        )
         for found in both:
             assert len(rows) == len(found[method][1]) == 3
             for mine, theirs in zip(rows, found[method][1], strict=True):

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from tiny import noise_source
 from undrift.data.images import ImageData
+from undrift.data.load import load_data
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.spaces import PixelSpace
@@ -184,6 +186,25 @@ def test_the_average_follows_its_recursion():
     averaged = trainer.averaged_network()
     assert not averaged.training
     assert_same(averaged.parameters(), trainer.ema.shadow_params)
+
+
+def test_a_run_on_a_stream_resumes_exactly_with_its_labels(tmp_path):
+    """Saved within a block, of a network that is told the classes."""
+    datasets = pytest.importorskip("datasets")
+    pixels = (255 * torch.rand(20, 8, 8, generator=noise_source())).byte().numpy()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    content = {"image": list(map(Image.fromarray, pixels)), "label": [i % 3 for i in range(20)]}
+    rows = datasets.Dataset.from_dict(content, features=features)
+    stream = load_data(rows.to_iterable_dataset(num_shards=2), streaming=7)
+    options = config("persistent", model=replace(MODEL, num_class_embeds=3))
+    whole, _ = train(options, stream)
+    part, _ = train(options, stream, until=4)
+    assert torch.equal(part._labels(), part.stream.labels) and part.stream.epoch == 1
+    part.save_checkpoint(tmp_path)
+    resumed = Trainer(options, stream)
+    resumed.load_checkpoint(last_checkpoint(tmp_path))
+    resumed.run()
+    assert_same(weights(whole), weights(resumed))
 
 
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
@@ -554,7 +575,8 @@ def test_two_processes_train_one_model(tmp_path):
 
     debug_launcher(in_each_process, (tmp_path,), num_processes=2)
     files = sorted(file.name for file in last_checkpoint(tmp_path).iterdir())
-    own = [f"{name}-{rank}.pt" for name in ("objective", "regularizer") for rank in (0, 1)]
+    names = ("objective", "regularizer", "stream")
+    own = [f"{name}-{rank}.pt" for name in names for rank in (0, 1)]
     assert files == [MANIFEST, *own, STATE_FILE]
     with pytest.raises(InvalidInput, match="was made by 2 processes: use as many"):
         Trainer(config("persistent", steps=4), IMAGES).load_checkpoint(last_checkpoint(tmp_path))

@@ -72,6 +72,7 @@ class DataChoice:
         image_size: Size of the images (default: as the model makes them).
         channels: 1 for grayscale, 3 for RGB (default: as the model makes them).
         skip_bad_images: Whether to skip images that cannot be read.
+        streaming: Read a Hugging Face dataset as a stream, and only so many images of it.
     """
 
     data: str | None = None
@@ -79,6 +80,7 @@ class DataChoice:
     image_size: int | None = None
     channels: Literal[1, 3] | None = None
     skip_bad_images: bool | None = None
+    streaming: int | None = None
 
 
 @dataclass

@@ -74,8 +74,16 @@ def decode(
         kept.append(index[name])
         tops.add(top)
     images = images[: len(kept)]
+    highest = round((float(images.max()) + 1) / 2 * max(tops)) if len(tops) == 1 else max(tops)
+    used = _stored_range(highest, tops, source, options)
+    scaling = _rescale(images, tops, used, is_whole=options.image_size is None)
+    if options.stored_range is None:
+        logger.info("%s: %d images, %s", source, len(images), scaling)
+        if 0 < highest < _DARK * used:
+            logger.warning("%s: all images are dark: their largest value is %d", source, highest)
     how = {
-        "scaling": _rescale(images, tops, source, is_whole=options.image_size is None),
+        "scaling": scaling,
+        "stored_range": used,
         "resized": "none" if options.image_size is None else f"shorter side, {RESIZED}",
         "transparency": "composited on white",
         "num_skipped": len(skipped),
@@ -89,27 +97,44 @@ def _decoded(image: Image, channels: int, image_size: int | None) -> tuple[Tenso
     return image_to_tensor(image, channels, image_size), top_of(image)
 
 
-def _rescale(images: Tensor, tops: set[int], source: str, *, is_whole: bool) -> str:
+def _stored_range(highest: int, tops: set[int], source: str, options: LoadOptions) -> int:
+    """The largest value that images are scaled by: of their bits, or of the range that they use.
+
+    Arguments:
+        highest: Their largest value; of several kinds the largest that they can store.
+        tops: The largest values that they can store.
+        source: What to call them in messages.
+        options: The range of images before them, if there were some, is kept.
+
+    Raises:
+        InvalidInput: If the images leave the range of those before them.
+    """
+    top, known = max(tops), options.stored_range
+    if known is None:
+        return next(high for high in _RANGES if highest <= high) if highest else top
+    if known < min(top, highest):
+        raise InvalidInput(
+            f"{source}: values up to {highest} come after images that were read as 0..{known}: "
+            "give a larger --streaming"
+        )
+    return min(known, top)
+
+
+def _rescale(images: Tensor, tops: set[int], used: int, *, is_whole: bool) -> str:
     """Scale images that use a smaller range than their bits have, and say which they are read as.
 
     Arguments:
         images: All images, scaled as if they used all their bits; changed in place.
         tops: The largest values that they can store. Of several kinds none is changed.
-        source: What to call them in messages.
+        used: The largest value that they are scaled by.
         is_whole: Whether the values were whole numbers, as those are that were not resized.
     """
     top = max(tops)
-    highest = round((float(images.max()) + 1) / 2 * top) if len(tops) == 1 else top
-    used = next(high for high in _RANGES if highest <= high) if highest else top
     if used < top:
         stored = images.add_(1).mul_(top / 2)
         stored = stored.round_() if is_whole else stored
         stored.div_(used / 2).sub_(1).clamp_(-1, 1)
-    scaling = "read as " + " and ".join(f"0..{end}" for end in sorted(tops - {top} | {used}))
-    logger.info("%s: %d images, %s", source, len(images), scaling)
-    if 0 < highest < _DARK * used:
-        logger.warning("%s: all images are dark: their largest value is %d", source, highest)
-    return scaling
+    return "read as " + " and ".join(f"0..{end}" for end in sorted(tops - {top} | {used}))
 
 
 def _readable(

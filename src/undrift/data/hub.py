@@ -9,7 +9,8 @@ Images are fetched as stored bytes and decoded by Pillow like those of a folder.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from undrift.data.blocks import Blocks, Row
 from undrift.data.decode import Opener, decode
 from undrift.data.images import ImageData
 from undrift.data.options import IMAGE_NAMES, LABEL_NAMES, LoadOptions
@@ -31,7 +33,7 @@ def load_dataset(name: str, options: LoadOptions) -> ImageData:
 
     See :func:`undrift.data.load.load_data`.
     """
-    return read_dataset(_open(_library(name), name), name, options)
+    return read_dataset(_open(_library(name), name, options), name, options)
 
 
 def is_dataset(source: Any) -> bool:  # noqa: ANN401
@@ -40,34 +42,94 @@ def is_dataset(source: Any) -> bool:  # noqa: ANN401
 
 
 def read_dataset(dataset: Any, name: str, options: LoadOptions) -> ImageData:  # noqa: ANN401
-    """The images of a dataset in memory, or of one of its splits.
+    """The images of a dataset in memory, or of one of its splits; or the first block of a stream.
 
     Raises:
-        InvalidInput: If the split or a column of images is not there, or it is a stream.
+        InvalidInput: If the split or a column of images is not there, or it is a stream, and the
+            size of a block is not given.
     """
     library, split = _library(name), options.split
     dataset = dataset if isinstance(dataset, Mapping) else {str(dataset.split or "train"): dataset}
     if split != "train" or len(dataset) > 1:
         options.check_split(name, dataset)
     dataset = dataset.get(split) or next(iter(dataset.values()))
+    if options.streaming is not None:
+        return _first_block(dataset, name, options)
     if not isinstance(dataset, library.Dataset):
         raise InvalidInput(
-            f"{name} is a streaming dataset: pass a finite part, such as list(dataset.take(1000))"
+            f"{name} is a streaming dataset: give load_data(..., streaming=N), the number of "
+            "images that are held at once"
         )
-    column = _image_column(dataset.features, library, name)
-    rows = options.rows(len(dataset))
-    label_column = _label_column(dataset.features, library)
-    labels = None if label_column is None else torch.tensor(dataset[label_column][:])[rows]
-    stored = dataset.select(rows).select_columns(column)
-    stored = stored.cast_column(column, library.Image(decode=False))
+    columns, rows = _columns(dataset.features, library, name), options.rows(len(dataset))
+    labels = None if columns[1] is None else dataset[columns[1]][:]
+    stored = dataset.select(rows).select_columns(columns[0])
+    stored = stored.cast_column(columns[0], library.Image(decode=False))
+    kept = None if labels is None else [labels[row] for row in rows]
+    return _images(stored, rows, kept, columns[0], dataset.features.get(columns[1]), name, options)
+
+
+def _first_block(dataset: Any, name: str, options: LoadOptions) -> ImageData:  # noqa: ANN401
+    """The first images of a stream, which lead to the others.
+
+    Raises:
+        InvalidInput: If it has no columns that are known, or no images.
+    """
+    library = _library(name)
+    if isinstance(dataset, library.Dataset):
+        dataset = dataset.to_iterable_dataset()
+    if dataset.features is None:
+        raise InvalidInput(f"{name} does not say its columns: give the stream its features")
+    column, label_column = _columns(dataset.features, library, name)
+    stream = dataset.select_columns([c for c in (column, label_column) if c is not None])
+    stream = stream.cast_column(column, library.Image(decode=False))
+    kind = dataset.features.get(label_column)
+
+    def read(options: LoadOptions, rows: list[Row]) -> ImageData:
+        labels = None if label_column is None else [row[label_column] for row in rows]
+        return _images(rows, range(len(rows)), labels, column, kind, name, options)
+
+    blocks = Blocks(stream, options.streaming or 1, partial(read, options), name)
+    source = iter(stream)
+    rows = blocks.rows(source)
+    source.close()
+    if not rows:
+        raise InvalidInput(f"{name} is an empty stream: give one with images")
+    first = blocks.read(rows)
+    known = {"channels": first.image_shape[0], "stored_range": first.how["stored_range"]}
+    blocks = replace(blocks, read=partial(read, replace(options, **known)))
+    return replace(first, how=dict(first.how) | {"streaming": blocks.size}, source=blocks)
+
+
+def _images(
+    stored: Any,  # noqa: ANN401
+    rows: Sequence[int],
+    labels: list[int] | None,
+    column: str,
+    kind: Any,  # noqa: ANN401
+    name: str,
+    options: LoadOptions,
+) -> ImageData:
+    """The images of some entries.
+
+    Arguments:
+        stored: The entries, which hold encoded images.
+        rows: The number of each, for messages.
+        labels: The label of each.
+        column: Where in an entry the image is.
+        kind: The type of the labels.
+        name: Name of the dataset.
+        options: How images are read.
+    """
     encoded: dict[str, Opener] = {
-        f"{i} of split {split}": partial(_stored, stored, k, column) for k, i in enumerate(rows)
+        f"{i} of split {options.split}": partial(_stored, stored, k, column)
+        for k, i in enumerate(rows)
     }
     images, kept, decoded = decode(encoded, name, options)
     how = {"source": "Hugging Face dataset", "dataset": name, "column": column} | decoded
-    if classes := getattr(dataset.features.get(label_column), "names", None):
+    if classes := getattr(kind, "names", None):
         how["classes"] = list(classes)
-    return ImageData(images, name, split, how, None if labels is None else labels[kept])
+    own = None if labels is None else torch.tensor(labels)[kept]
+    return ImageData(images, name, options.split, how, own)
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -89,21 +151,31 @@ def _library(name: str) -> Any:
         ) from None
 
 
-def _open(library: Any, name: str) -> Any:
+def _open(library: Any, name: str, options: LoadOptions) -> Any:
     """All its splits, or one."""
+    as_stream = {} if options.streaming is None else {"streaming": True}
     try:
         if is_saved_dataset(Path(name)):
             return library.load_from_disk(name)
         if Path(name).is_file():
-            return library.load_dataset("parquet", data_files=name)
+            return library.load_dataset("parquet", data_files=name, **as_stream)
         path, _, config = name.partition(":")
-        return library.load_dataset(path, config or None)
+        return library.load_dataset(path, config or None, **as_stream)
     except Exception as fault:  # network, cache, format: the library's classes vary with all three
         raise InvalidInput(f"{_subject(name)} cannot be loaded ({reason_of(fault)})") from None
 
 
 def _subject(name: str) -> str:
     return name if Path(name).exists() else f"no folder {name} here; a Hugging Face dataset"
+
+
+def _columns(features: Mapping[str, Any], library: Any, name: str) -> tuple[str, str | None]:
+    """The column of images and that of labels, if there is one.
+
+    Raises:
+        InvalidInput: If there is no column of images.
+    """
+    return _image_column(features, library, name), _label_column(features, library)
 
 
 def _image_column(features: Mapping[str, Any], library: Any, name: str) -> str:

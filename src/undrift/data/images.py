@@ -10,16 +10,65 @@ use of an image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput, Limits
+from undrift.processes import ALONE, Processes
 
 _BLOCK = 4096  # images per block where a temporary copy is needed
+
+
+class Batches(Iterator[Tensor]):
+    """Endless batches of :math:`x_0`, of which each process gets its rows.
+
+    Arguments:
+        batch_size: Images of a batch, over all processes.
+        generator: The source of all randomness, on the CPU.
+        horizontal_flip: Whether to mirror each drawn image with probability 1/2.
+        labels: Classes of this process' rows of the last batch; None where the data have none.
+    """
+
+    batch_size: int
+    generator: torch.Generator
+    horizontal_flip: bool
+    labels: Tensor | None
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that determines the next batches, as tensors, numbers and strings."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a saved state: the next batches are those after :meth:`state_dict`."""
+
+    def flips(self, count: int) -> Tensor:
+        """Which of some images are mirrored, with shape :math:`(B, 1, 1, 1)`."""
+        if not self.horizontal_flip:
+            return torch.zeros(count, 1, 1, 1, dtype=torch.bool)
+        return torch.rand(count, 1, 1, 1, generator=self.generator) < 0.5
+
+
+class Source(Protocol):
+    """More images than are held in memory, of which a data set is the first block."""
+
+    def through(self, convert: Callable[[ImageData], ImageData]) -> Source:
+        """The same images, converted block by block."""
+
+    def batches(
+        self,
+        first: ImageData,
+        batch_size: int,
+        generator: torch.Generator,
+        horizontal_flip: bool,
+        processes: Processes,
+    ) -> Batches:
+        """Batches of all of its images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +82,7 @@ class ImageData:
         how: All that describes the data: source, scaling, resizing, what was skipped. The entry
             ``"fingerprint"`` is added: the SHA-256 of shape and content.
         labels: Class of each image, int64, with shape :math:`(N)`, or None.
+        source: The stream that the images are the first block of; None where they are all.
 
     Raises:
         InvalidInput: If an image is not finite or leaves :math:`[-1, 1]`, or the shapes are wrong.
@@ -48,6 +98,7 @@ class ImageData:
     split: str = "train"
     how: Mapping[str, Any] = field(default_factory=dict)
     labels: Tensor | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         """Check the images, lay them out contiguously and take their fingerprint."""
@@ -87,6 +138,10 @@ class ImageData:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    def labels_of(self, rows: Tensor) -> Tensor | None:
+        """Classes of some images; None where there are no labels."""
+        return None if self.labels is None else self.labels[rows]
+
     def of_classes(self, labels: Collection[int]) -> ImageData:
         """The images of some classes.
 
@@ -109,10 +164,23 @@ class ImageData:
         return str(self.how["fingerprint"])
 
     def batches(
-        self, batch_size: int, generator: torch.Generator, horizontal_flip: bool = False
-    ) -> BatchStream:
-        """Stream full batches of :math:`x_0` without end: see :class:`BatchStream`."""
-        return BatchStream(self, batch_size, generator, horizontal_flip)
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        horizontal_flip: bool = False,
+        processes: Processes = ALONE,
+    ) -> Batches:
+        """Stream full batches of :math:`x_0` without end: see :class:`BatchStream`.
+
+        Arguments:
+            batch_size: Images of a batch, over all processes.
+            generator: The source of permutations and flips, on the CPU.
+            horizontal_flip: Whether to mirror each drawn image with probability 1/2.
+            processes: Those that share a batch; this one gets its rows.
+        """
+        if self.source is not None:
+            return self.source.batches(self, batch_size, generator, horizontal_flip, processes)
+        return BatchStream(self, batch_size, generator, horizontal_flip, processes)
 
 
 class Codes(ImageData):
@@ -125,7 +193,7 @@ class Codes(ImageData):
 
 
 @dataclass(eq=False)
-class BatchStream(Iterator[Tensor]):
+class BatchStream(Batches):
     r"""Endless batches of :math:`x_0`, sampled without replacement within each epoch.
 
     All randomness comes from ``generator``; :meth:`state_dict` holds its state, so that a resumed
@@ -136,8 +204,10 @@ class BatchStream(Iterator[Tensor]):
         batch_size: Images :math:`B` in every batch; may exceed the number of images.
         generator: The source of permutations and flips, on the CPU. It may be shared.
         horizontal_flip: Whether to mirror each drawn image with probability 1/2.
+        processes: Those that share a batch.
         epoch: Number of epochs begun.
-        indices: Which images the last batch was made of, with shape :math:`(B)`.
+        indices: Which images the last batch was made of, over all processes, with shape
+            :math:`(B)`.
         remaining: Which images of the epoch are left.
 
     Raises:
@@ -154,22 +224,23 @@ class BatchStream(Iterator[Tensor]):
     batch_size: int
     generator: torch.Generator
     horizontal_flip: bool = False
+    processes: Processes = ALONE
     epoch: int = 0
     indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     remaining: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check the batch size."""
         Limits(1).check("batch size", self.batch_size)
 
     def __next__(self) -> Tensor:
-        """Draw the next batch, with shape :math:`(B, C, H, W)`."""
-        self.indices = self._draw_indices()
-        x_0 = self.data.images[self.indices]
-        if self.horizontal_flip:
-            heads = torch.rand(self.batch_size, generator=self.generator) < 0.5
-            x_0 = torch.where(heads[:, None, None, None], x_0.flip(-1), x_0)
-        return x_0
+        """Draw the next batch: the rows of this process, with shape :math:`(B, C, H, W)`."""
+        self.indices, own = self._draw_indices(), self.processes.share(self.batch_size)
+        rows, flips = self.indices[own], self.flips(self.batch_size)[own]
+        self.labels = self.data.labels_of(rows)
+        x_0 = self.data.images[rows]
+        return torch.where(flips, x_0.flip(-1), x_0) if self.horizontal_flip else x_0
 
     def _draw_indices(self) -> Tensor:
         queue = [self.remaining]

@@ -46,10 +46,11 @@ def load_data(
     channels: int | None = None,
     skip_bad_images: bool = False,
     limit: int | None = None,
+    streaming: int | None = None,
 ) -> ImageData:
     r"""Load images :math:`x_0 \in [-1, 1]` from wherever they are.
 
-    Everything is held in memory: :math:`4 N C H W` bytes.
+    Everything is held in memory, :math:`4 N C H W` bytes, unless it is streamed.
 
     Arguments:
         source: One of
@@ -75,6 +76,8 @@ def load_data(
         channels: 1 for gray, 3 for RGB; by default what the images have.
         skip_bad_images: Whether to skip images that cannot be read; ``how`` counts them.
         limit: Largest number of images, evenly spread over the data.
+        streaming: Images of a Hugging Face dataset that are held at once: the first block of its
+            stream, which training goes on from (:mod:`undrift.data.blocks`).
 
     Returns:
         The data, in a fixed order.
@@ -87,8 +90,12 @@ def load_data(
         >>> data.images.shape, data.labels[:4].tolist()
         (torch.Size([100, 1, 8, 8]), [0, 7, 5, 8])
     """
-    options = LoadOptions(split, image_size, channels, limit, skip_bad_images)
+    options = LoadOptions(split, image_size, channels, limit, skip_bad_images, streaming)
     found = _loaded(source, options)
+    if streaming is not None and getattr(found, "source", None) is None:
+        raise InvalidInput(
+            f"only Hugging Face datasets are streamed: leave out streaming={streaming}"
+        )
     if isinstance(found, ImageData):
         return found
     return images_of(found, "the data", options, {"source": f"{type(source).__name__} in memory"})

@@ -27,8 +27,12 @@ LABEL_NAMES = (
 class LoadOptions:
     """Options of :func:`undrift.data.load.load_data`, checked.
 
+    ``stored_range`` is the largest stored value that pixels are scaled by; found from all images
+    when None.
+
     Raises:
-        InvalidInput: If the size or the limit is not positive, or there are not 1 or 3 channels.
+        InvalidInput: If the size, the limit or the block is not positive, there are not 1 or 3
+            channels, or both a limit and a block are given.
     """
 
     split: str = "train"
@@ -36,12 +40,17 @@ class LoadOptions:
     channels: int | None = None
     limit: int | None = None
     skip_bad_images: bool = False
+    streaming: int | None = None
+    stored_range: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        if self.streaming is not None and self.limit is not None:
+            raise InvalidInput("limit and streaming exclude each other: a stream has no known end")
         if self.channels not in (None, 1, 3):
             raise InvalidInput(f"channels must be 1 (gray) or 3 (RGB), not {self.channels}")
-        for name, value in (("image size", self.image_size), ("limit", self.limit)):
+        sizes = {"image size": self.image_size, "limit": self.limit, "streaming": self.streaming}
+        for name, value in sizes.items():
             Limits(1).check(name, value)
 
     def rows(self, count: int) -> list[int]:

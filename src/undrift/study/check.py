@@ -45,6 +45,7 @@ NOT_OF_A_BASE = {
     "seed": "give seeds",
     "output": "give --output",
     "resume": "a study always resumes the runs of its folder",
+    "streaming": "it compares on all of the data",
 }
 """Options of a training that a study sets itself, and what to do instead."""
 

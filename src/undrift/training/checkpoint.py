@@ -226,4 +226,5 @@ class StartingPoint:
             return data
         how = {k: v for k, v in data.how.items() if k not in ("image_shape", "fingerprint")}
         how["encoded"] = space.describe()
-        return Codes(space.encode(data.images), data.name, data.split, how, data.labels)
+        codes, source = space.encode(data.images), data.source and data.source.through(self.encoded)
+        return Codes(codes, data.name, data.split, how, data.labels, source)

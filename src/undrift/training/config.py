@@ -30,6 +30,9 @@ class DataConfig:
         image_size: Images are resized and cropped to squares of this size (default: unchanged).
         channels: 1 for grayscale, 3 for RGB (default: those of the images).
         skip_bad_images: Leave out images that cannot be read instead of stopping.
+        streaming: Read a Hugging Face dataset as a stream, so many images at a time, instead of
+            loading it: training takes block after block, in random order within each; what measures
+            or judges takes the first block (default: load all).
     """
 
     data: str = "digits"
@@ -37,6 +40,7 @@ class DataConfig:
     image_size: int | None = None
     channels: Literal[1, 3] | None = None
     skip_bad_images: bool = False
+    streaming: int | None = None
 
 
 @dataclass

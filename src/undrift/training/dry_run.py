@@ -81,7 +81,7 @@ def dry_run(
             f"--dry-run-batch-size is {batch_size}: choose 1 to {full}, the batch of a process"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    trainer.stream = data.batches(batch_size * processes, generator)
+    trainer.stream = data.batches(batch_size * processes, generator, processes=trainer.processes)
     share = batch_size / full
     if regularizer:
         shape = data.image_shape

@@ -89,7 +89,8 @@ class Trainer:
         self.stream = data.batches(
             config.batch_size,
             torch.Generator().manual_seed(stream_seed(config.seed, "data")),
-            horizontal_flip=config.horizontal_flip,
+            config.horizontal_flip,
+            self.processes,
         )
         self.step = 0
         self.cpu_seconds = 0.0
@@ -138,9 +139,7 @@ class Trainer:
 
     def _labels(self) -> Tensor | None:
         """The conditions of the last batch in this process, of a conditional model."""
-        if not self.sampler.is_conditional or self.data.labels is None:
-            return None
-        return self.data.labels[self.stream.indices[self._share]]
+        return self.stream.labels if self.sampler.is_conditional else None
 
     def _conditioned(self, network: nn.Module | None, generator: torch.Generator) -> nn.Module:
         """A network, the trained one when None, under the conditions of the last batch.
@@ -263,17 +262,12 @@ class Trainer:
 
     def _batch(self) -> Tensor:
         """This process' share of the next batch."""
-        return next(self.stream)[self._share].to(self.accelerator.device)
+        return next(self.stream).to(self.accelerator.device)
 
     @property
     def processes(self) -> Processes:
         """The processes of the run."""
         return Processes.of(self.accelerator)
-
-    @property
-    def _share(self) -> slice:
-        """The rows of a batch that this process has."""
-        return self.processes.share(self.stream.batch_size)
 
     def _seed(self, stream: str, process: int = 0) -> int:
         """A seed for this step, the same in every run with the same seed."""
@@ -363,7 +357,7 @@ class Trainer:
     @property
     def _shared(self) -> dict[str, Any]:
         """Everything whose state is the same in all processes."""
-        names, scaler = ("optimizer", "lr_schedule", "ema", "stream"), self.accelerator.scaler
+        names, scaler = ("optimizer", "lr_schedule", "ema"), self.accelerator.scaler
         parts = {"scaler": scaler} if scaler is not None else {}
         parts |= {"guard": self.guard} if self.guard is not None else {}
         return parts | {"network": self.bare_network} | {n: getattr(self, n) for n in names}
@@ -371,7 +365,8 @@ class Trainer:
     @property
     def _own(self) -> dict[str, Any]:
         """Files of everything whose state differs between processes."""
-        parts = {"objective": self.objective, "regularizer": self.regularizer}
+        parts: dict[str, Any] = {"objective": self.objective, "stream": self.stream}
+        parts["regularizer"] = self.regularizer
         rank = self.accelerator.process_index
         return {f"{name}-{rank}.pt": part for name, part in parts.items() if part is not None}
 
