@@ -168,13 +168,14 @@ def test_an_error_that_is_not_resolved_asks_for_four_times_the_samples():
     assert commands(noisy)[0].endswith("--num-samples 8000")
 
 
-def test_a_gap_of_the_noise_norm_asks_for_the_measured_strength():
+def test_a_gap_of_the_noise_norm_asks_to_test_the_measured_strength():
     found = profile(GROWING)
     for state in found["states"][:-1]:
         norms = {"sampled": 8.08, "forward": 8.0, "gap": 0.08, "gap_se": 0.02}
         state["exposure"] = {f"eps_norm_{key}": value for key, value in norms.items()}
     step = next_steps(found)[0]
-    assert step.command.endswith("--remedy epsilon_scaling:1.01") and "1.0 % longer" in step.reason
+    assert step.command.endswith("--remedy epsilon_scaling --values 1.01,1")
+    assert step.command.startswith("undrift tune ") and "1.0 % longer" in step.reason
     for state in found["states"][:-1]:
         state["exposure"]["eps_norm_gap_se"] = 0.05
     assert not any("epsilon_scaling" in command for command in commands(found))
@@ -195,6 +196,16 @@ def test_a_variance_that_is_wrong_asks_for_another_one():
 def test_a_band_that_is_off_asks_for_the_remedy_of_bands():
     rising = [[0.0, 0.0, -0.02 * i] for i in range(len(TIMES))]
     assert "--remedy band_energy" in commands(with_bands(rising))[0]
+
+
+def test_states_of_another_noise_level_ask_for_the_time_that_fits():
+    found = profile(GROWING)
+    for state in found["states"]:
+        state["effective_time"] = {"time": state["t"] + 0.1, "time_se": 0.1}
+    assert not any("time_shift" in command for command in commands(found))
+    found["states"][2]["effective_time"] = {"time": found["states"][2]["t"] - 3, "time_se": 0.5}
+    (command,) = [command for command in commands(found) if "time_shift" in command]
+    assert command.startswith("undrift tune ") and command.endswith("time_shift,variance=data")
 
 
 # ------------------------------------------------------------------ bands

@@ -333,8 +333,8 @@ def test_a_percentage_is_given_only_within_100_percent():
 
 def test_a_difference_within_error_bars_is_not_distinguishable():
     pair = [two_states(1.0e-3, 5e-5, label="plain"), two_states(0.97e-3, 5e-5, label="other")]
-    text = finding(pair, "“other” is")
-    assert text.startswith("“other” is not distinguishable from “plain”.")
+    text = finding(pair, "the D₀² of “other” is")
+    assert text.startswith("the D₀² of “other” is not distinguishable from that of “plain”.")
     assert "(−3.0 %, −17 to +11 %)" in text
 
 
@@ -345,7 +345,7 @@ def test_no_ratio_to_a_baseline_that_is_not_distinguishable_from_zero():
     assert "%," not in text and "a difference of" in text
     assert headline_table(pair).rows[1][-1] == "0.99 (0.88 to 1.10)"
     same = [two_states(1e-5, 2e-5, 0.4, label="a"), two_states(3e-5, 2e-5, 0.1, label="b")]
-    assert "“b” is not distinguishable from “a”." in finding(same, "“b” is")
+    assert "is not distinguishable from that of “a”." in finding(same, "the D₀² of “b” is")
 
 
 def test_what_was_measured_differently_is_said():

@@ -277,12 +277,12 @@ class ChainMeasurement:
         num_states: int,
         labels: tuple[Tensor | None, Tensor | None],
     ) -> Exposure:
-        """Norms of the noise estimate, on as many states as cost one percent of the run."""
+        """Norms of the noise estimate, on 64 states, or as many as cost one percent of the run."""
         if t == 0:
             return Exposure()
         steps = len(self.sampler.grid) - 1
         share = self.num_samples * steps // (200 * num_states)
-        count = min(max(share, 16), len(x), len(y))
+        count = min(max(share, 64), len(x), len(y))
         of_x, of_y = labels
         known = None if of_x is None or of_y is None else torch.cat([of_x[:count], of_y[:count]])
         try:

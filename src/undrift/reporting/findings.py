@@ -188,7 +188,7 @@ def _comparison(
         text += f" Compare with care, measured differently: {', '.join(caution)}."
     headline = f"“{name}” ends {'lower' if change.value < 0 else 'higher'}."
     if not is_clear:
-        headline = f"“{name}” is not distinguishable from “{first_name}”."
+        headline = f"the D₀² of “{name}” is not distinguishable from that of “{first_name}”."
     return Finding(f"Compared with “{first_name}”", headline, text)
 
 
@@ -208,8 +208,8 @@ def _bands(profile: Profile, name: str) -> Finding | None:
     more, less = sum(f.low > 1 for f in factors), sum(f.high < 1 for f in factors)
     if factors:
         text += (
-            f" Of {len(factors)} factors μ in these bands, {more} are above 1 beyond their error "
-            f"bars, {less} below."
+            f" Of {len(factors)} factors μ in these bands, beyond their error bars {more} "
+            f"{'is' if more == 1 else 'are'} above 1, {less} below."
         )
     count = "one frequency band is" if len(off) == 1 else f"{len(off)} frequency bands are"
     return Finding(topic, f"“{name}”: {count} off at the end.", text)

@@ -6,9 +6,12 @@ Rules, the first that applies comes first:
   (:mod:`undrift.reporting.nats`): the reverse variance, without training.
 - *Noise norm*: the mean norm of the noise estimate on the sampler's states differs from that on
   forward draws, summed over the chain, beyond the sum of its error bars: epsilon scaling with
-  that ratio (Ning et al., 2024).
+  that ratio (Ning et al., 2024), against none on held-out data, because a few-step solver
+  without clipping multiplies the change by 1/alpha.
 - *Bands*: the energy of a band at the end of the chain is off, all bands considered: the remedy
   that measures the energy of each band.
+- *Noise level*: states have the energies of forward draws of another time, all states considered:
+  the remedy that tells the network the time which fits.
 - *Last steps*: before the last quarter of the measured segments the error was less than half of the
   final one, beyond error bars: another solver and time grid at so many network
   calls, or, where all training steps are taken, the regularizer on the end of the chain.
@@ -32,6 +35,7 @@ from itertools import pairwise
 from undrift.reporting import evidence
 from undrift.reporting.bands import bands, clearest
 from undrift.reporting.content import Profile, Step, number, states
+from undrift.reporting.effective_time import shifted
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.nats import variance_factor
 from undrift.reporting.numbers import percent
@@ -43,7 +47,7 @@ DATA_OPTIONS = ("--data", "--split", "--image-size", "--channels")
 
 def next_steps(profile: Profile) -> list[Step]:
     """What the numbers of one profile tell the user to do, the most direct first."""
-    rules = (_variance, _noise_norm, _bands, _where, _more_samples)
+    rules = (_variance, _noise_norm, _bands, _noise_level, _where, _more_samples)
     found = [step for rule in rules if (step := rule(profile))]
     return found or [*filter(None, [_half_the_error_bars(profile)])]
 
@@ -79,9 +83,10 @@ def _noise_norm(profile: Profile) -> Step | None:
     side = "longer" if gap > 0 else "shorter"
     reason = (
         f"The noise estimate is {percent(abs(gap / forward))} {side} on the sampler’s states than "
-        f"on forward draws: scale it by the measured ratio, {strength}, and measure again."
+        f"on forward draws: tune tests whether dividing it by the ratio, {strength}, helps."
     )
-    return Step(reason, _command(profile, "measure", "--remedy", f"epsilon_scaling:{strength}"))
+    values = ("--remedy", "epsilon_scaling", "--values", f"{strength},1")
+    return Step(reason, _command(profile, "tune", *values))
 
 
 def _bands(profile: Profile) -> Step | None:
@@ -93,6 +98,17 @@ def _bands(profile: Profile) -> Step | None:
         "way and corrects them; tune tests whether that helps."
     )
     return Step(reason, _command(profile, "tune", "--remedy", "band_energy"))
+
+
+def _noise_level(profile: Profile) -> Step | None:
+    found = shifted(profile)
+    if not found:
+        return None
+    reason = (
+        "The states have another noise level than the network is told: the remedy time_shift tells "
+        "it the time that fits; tune tests whether that helps."
+    )
+    return Step(reason, _command(profile, "tune", "--remedy", "time_shift,variance=data"))
 
 
 def _where(profile: Profile) -> Step | None:

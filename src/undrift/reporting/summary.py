@@ -108,7 +108,7 @@ def _comparison(
             return f"“{other}” cannot be compared with “{name}”."
         low, high = sorted((abs(change.low), abs(change.high)))
         size = bracket(abs(change.value), low, high, exponent)
-        text = f"“{other}” is not distinguishable from “{name}”"
+        text = f"The D₀² of “{other}” is not distinguishable from that of “{name}”"
         if is_clear:
             text = f"“{other}” ends {'lower' if change.value < 0 else 'higher'}, by {size}"
         words = band_words(first, others[0][0])
