@@ -294,6 +294,8 @@ def nothing(place):
 
 CASES = [
     (nothing, "measure nowhere", "no such folder: nowhere"),
+    (nothing, "measure owner/name --data digits", "no folder owner/name, and the Hugging Face hub"),
+    (nothing, "measure run --streaming 5", "only Hugging Face datasets are streamed"),
     (nothing, "measure run/samples", "no model folder"),
     (nothing, "measure", "RUN is missing"),
     (incomplete, "measure half", "not complete"),

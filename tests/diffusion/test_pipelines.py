@@ -291,7 +291,23 @@ def test_paths_that_are_not_there(tmp_path, monkeypatch):
     for path in ("nothing", "runs/nothing", "./a/b", str(tmp_path / "a"), "a/b/c"):
         with pytest.raises(InvalidInput, match="no such folder"):
             load_pipeline(path)
-    with pytest.raises(InvalidInput, match="there is no folder owner/name, and as a name"):
+    with pytest.raises(InvalidInput, match=r"no folder owner/name, .*offline mode") as refused:
+        load_pipeline("owner/name")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 350
+
+
+def test_the_hub_without_a_network_is_one_line_with_the_cause(tmp_path, monkeypatch):
+    from diffusers import DiffusionPipeline
+
+    def unreachable(name, **options):
+        try:
+            raise ConnectionError("Name or service not known")
+        except ConnectionError as cause:
+            raise OSError("Cannot load model: check the root cause\nin the stacktrace") from cause
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", unreachable)
+    with pytest.raises(InvalidInput, match=r"\(Name or service not known\): give a folder, or a"):
         load_pipeline("owner/name")
 
 

@@ -64,6 +64,65 @@ def test_a_chain_gets_the_embeddings_of_its_prompt(tmp_path):
     torch.testing.assert_close(found, none + 2 * (plain - none))
 
 
+def test_a_network_of_sdxl_is_told_the_pooled_prompt_and_the_sizes(tmp_path):
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+
+    class TwoEncoders(Encoder):
+        vae_scale_factor = 2
+
+        def encode_prompt(self, prompt, device, num_images_per_prompt, do_classifier_free_guidance,
+                          negative_prompt=None):  # fmt: skip
+            both = super().encode_prompt(prompt, device, 1, True, negative_prompt)
+            return (*both, *(embeds[:, 0, :5] for embeds in both))
+
+    torch.manual_seed(0)
+    network = UNet2DConditionModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8),
+        layers_per_block=1, norm_num_groups=4, cross_attention_dim=6, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), addition_embed_type="text_time",
+        addition_time_embed_dim=4, projection_class_embeddings_input_dim=5 + 6 * 4,
+    )  # fmt: skip
+    pipe = TwoEncoders()
+    pipe.unet, pipe.scheduler = network, DDPMScheduler(20)
+    file = str(written(tmp_path, "a\nbbbb\n"))
+    sampler = as_sampler(pipe, 4, conditions=Conditions(prompts=file, guidance=3.0))
+    x, t = torch.randn(2, 1, 8, 8), torch.full((2,), 5)
+    sizes = torch.tensor([[16.0, 16, 0, 0, 16, 16]]).expand(2, 6)
+    with torch.no_grad():
+        found = sampler.given(torch.tensor([1, 0])).network(x, t)
+        plain, none = (
+            network(
+                x, t, torch.tensor(v).view(2, 1, 1).expand(2, 4, 6),
+                added_cond_kwargs={
+                    "text_embeds": torch.tensor(v).view(2, 1).expand(2, 5), "time_ids": sizes
+                },
+            ).sample
+            for v in ([4.0, 1.0], [0.0, 0.0])
+        )  # fmt: skip
+    torch.testing.assert_close(found, none + 3 * (plain - none), atol=1e-5, rtol=1e-4)
+    alone = {"prompt_embeds": torch.ones(3, 4, 6), "pooled_prompt_embeds": torch.ones(3, 5)}
+    with pytest.raises(InvalidInput, match="as SDXL's also needs add_text_embeds and add_time_ids"):
+        as_sampler(pipe, 4, conditions=Conditions(prompts=alone))
+
+
+def test_packed_sequences_are_refused_in_one_line():
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    network = FluxTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=6, pooled_projection_dim=5,
+        axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    pipe = SimpleNamespace(transformer=network, scheduler=FlowMatchEulerDiscreteScheduler())
+    for prompts in (None, {"prompt_embeds": torch.ones(3, 4, 6)}):
+        with pytest.raises(
+            InvalidInput, match=r"FluxTransformer2DModel takes .* packed"
+        ) as refused:
+            as_sampler(pipe, 4, conditions=Conditions(prompts=prompts))
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("pipe", "text", "words"),
     [

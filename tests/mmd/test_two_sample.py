@@ -46,6 +46,17 @@ def test_the_estimate_is_mmd_sq(kernel, estimator):
     assert (estimate.num_x, estimate.num_y) == (len(x), len(y))
 
 
+@pytest.mark.parametrize("most", [1, 35 * 4, 35 * 17])
+def test_nothing_depends_on_the_passes(most, monkeypatch):
+    """Permutations that do not fit into memory at once are the same in several passes."""
+    x, y = normal(13, 2) + 0.4, normal(22, 2, seed=1)
+    whole = mmd_estimate(x, y, kernel=KERNEL, num_permutations=50)
+    monkeypatch.setattr(two_sample, "MOST_LABELS", most)
+    other = mmd_estimate(x, y, kernel=KERNEL, num_permutations=50)
+    for name, value in vars(whole).items():
+        assert getattr(other, name) == pytest.approx(value, rel=1e-9, abs=1e-12), name
+
+
 @pytest.mark.parametrize("estimator", ["u", "paired"])
 def test_nothing_depends_on_the_blocks(estimator):
     x, y = normal(13, 2) + 0.4, normal(13 if estimator == "paired" else 22, 2, seed=1)

@@ -1,6 +1,7 @@
 """The population that a batch is compared as a part of: its gradient, its null, its memory."""
 
 import io
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernels import EnergyKernel, LaplaceKernel, PolynomialKernel, RBFMixture
-from undrift.regularizer.population import Population
+from undrift.regularizer.population import TILE, Population
 
 KERNELS = (RBFMixture(), LaplaceKernel(), EnergyKernel(), PolynomialKernel())
 
@@ -124,15 +125,46 @@ def test_half_precision_changes_neither_the_loss_nor_its_gradient_to_be_seen():
     assert torch.isfinite(population.compare([x[:2].float()]))
 
 
-def test_its_discrepancy_is_the_estimate_of_the_whole_queue():
-    population = Population(size=50)
-    population.renew([normal(60, 2, seed=1)])
-    for part in (normal(50, 2) + 0.5).split(10):
+@pytest.mark.parametrize("size", [50, TILE + 50])
+def test_its_discrepancy_is_the_estimate_of_the_whole_queue(size):
+    population = Population(size=size)
+    population.renew([normal(size + 10, 2, seed=1)])
+    for part in (normal(size, 2) + 0.5).split(10):
         population.compare([part])
     block = population.blocks[0]
     value, null = population.discrepancy()
     assert value == pytest.approx(float(mmd_sq(block.queue, block.forward, kernel=block.kernel)))
     assert abs(null) < value / 3
+
+
+class Saved:
+    """A tensor that a graph holds."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_no_graph_holds_the_population_and_the_gradient_is_that_of_the_block():
+    population, direct = (Population(size=500) for _ in range(2))
+    for each in (population, direct):
+        each.renew([normal(300, 6, seed=1)])
+        each.compare([normal(500, 6) + 0.3])
+    batch = (normal(20, 6, seed=2) + 0.3).requires_grad_()
+    kept: WeakSet[Saved] = WeakSet()
+
+    def keep(tensor):
+        kept.add(saved := Saved(tensor))
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved.tensor):
+        direct_loss = direct.blocks[0].compare(batch, 500)
+        assert max(saved.tensor.numel() for saved in kept) >= 480 * 6
+        (theirs,) = torch.autograd.grad(direct_loss, batch)
+        taken = population.compare([batch])
+        assert max(saved.tensor.numel() for saved in kept) <= 20 * 6
+    (ours,) = torch.autograd.grad(taken, batch)
+    assert taken.item() == pytest.approx(direct_loss.item(), rel=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
 def test_a_population_of_one_is_refused():

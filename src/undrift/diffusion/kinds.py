@@ -24,6 +24,8 @@ ARGUMENTS = {
 }
 """How the networks call what the pipelines of diffusers call otherwise."""
 NEGATIVE = "negative_"
+SIZES = {"added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"}
+"""What the networks of SDXL need besides prompts: their pooled embeddings, and sizes."""
 
 
 def with_conditions(network: Any, chosen: Conditions) -> Any:  # noqa: ANN401
@@ -37,6 +39,11 @@ def with_conditions(network: Any, chosen: Conditions) -> Any:  # noqa: ANN401
         InvalidInput: If it needs something that was not given, or cannot take what was.
     """
     needed = _arguments(network)
+    if "img_ids" in needed:
+        raise InvalidInput(
+            f"a {type(network).__name__} takes sequences of packed codes and their positions "
+            "(img_ids), not images: such models are not supported"
+        )
     table, null, constant = _classes(network, chosen)
     if "encoder_hidden_states" in needed and _takes_embeddings(network):
         if chosen.prompts is None:
@@ -44,7 +51,7 @@ def with_conditions(network: Any, chosen: Conditions) -> Any:  # noqa: ANN401
                 f"a {type(network).__name__} is conditioned on embeddings: give prompts, a file of "
                 "their embeddings"
             )
-        table, null = _embeddings(chosen.prompts, needed)
+        table, null = _embeddings(chosen.prompts, needed, network)
         constant = _without_sizes(network) if table else constant
     elif chosen.prompts is not None:
         raise InvalidInput(f"a {type(network).__name__} takes no prompts: leave them out")
@@ -62,6 +69,12 @@ def with_conditions(network: Any, chosen: Conditions) -> Any:  # noqa: ANN401
         constant=constant,
     )
     return found if chosen.labels is None else found.over(chosen.labels)
+
+
+def takes_sizes(network: Any) -> bool:  # noqa: ANN401
+    """Whether a network is told the sizes of its images, as those of SDXL are."""
+    config: Any = getattr(network, "config", None)
+    return config is not None and config.get("addition_embed_type") == "text_time"
 
 
 def _arguments(network: Any) -> set[str]:  # noqa: ANN401
@@ -111,6 +124,7 @@ def _classes(
 def _embeddings(
     prompts: Any,  # noqa: ANN401
     needed: set[str],
+    network: Any,  # noqa: ANN401
 ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """The table of embeddings, and the row without a prompt if there is one."""
     stored = prompts if isinstance(prompts, Mapping) else _read(Path(prompts))
@@ -118,6 +132,8 @@ def _embeddings(
     for name, values in stored.items():
         prefix = NEGATIVE if name.startswith(NEGATIVE) else ""
         argument = name.removeprefix(prefix)
+        if takes_sizes(network) and argument == "pooled_prompt_embeds":
+            argument = "add_text_embeds"
         argument = ARGUMENTS.get(argument, argument)
         if argument.partition(".")[0] not in needed:
             raise InvalidInput(f"the network takes no {argument}: leave {name} out of the prompts")
@@ -126,6 +142,11 @@ def _embeddings(
     if "encoder_hidden_states" not in table:
         raise InvalidInput(
             "the prompts hold no encoder_hidden_states (or prompt_embeds) with shape (K, L, D)"
+        )
+    if takes_sizes(network) and not table.keys() >= SIZES:
+        raise InvalidInput(
+            f"a {type(network).__name__} as SDXL's also needs add_text_embeds and add_time_ids: "
+            "save them beside prompt_embeds, or give a file of text (.txt)"
         )
     count = len(table["encoder_hidden_states"])
     for name, values in table.items():

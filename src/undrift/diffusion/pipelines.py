@@ -238,10 +238,22 @@ def load_pipeline(
     except InvalidInput:
         raise
     except Exception as error:  # whatever diffusers, safetensors or the hub raise: one line of it
-        start = "" if folder.exists() else f"there is no folder {path}, and as a name on the hub "
+        if not folder.exists():
+            raise InvalidInput(
+                f"there is no folder {path}, and the Hugging Face hub does not give a pipeline of "
+                f"that name ({reason_of(_first_cause(error), 200)}): give a folder, or a name on "
+                "the hub where there is a network"
+            ) from error
         raise InvalidInput(
-            f"{start}{path} does not load as a pipeline of diffusers: {reason_of(error, 300)}"
+            f"{path} does not load as a pipeline of diffusers: {reason_of(error, 300)}"
         ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What made the first of the errors that led to this one."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
 
 
 def _check_safetensors(folder: Path) -> None:

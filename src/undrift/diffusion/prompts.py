@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undrift.diffusion.kinds import takes_sizes
 from undrift.exceptions import InvalidInput, reason_of
 
 RESULTS = {
@@ -55,12 +56,22 @@ def encoded(pipeline: Any, file: str | Path) -> dict[str, Tensor]:  # noqa: ANN4
             "file of their embeddings (.safetensors, .npz, .pt)"
         )
     parts = [_encoded(pipeline, prompts[i : i + BATCH]) for i in range(0, len(prompts), BATCH)]
-    return {
+    return _sizes(pipeline, len(prompts)) | {
         name: parts[0][name][:1]
         if name.startswith("negative_")
         else torch.cat([part[name] for part in parts])
         for name in parts[0]
     }
+
+
+def _sizes(pipeline: Any, count: int) -> dict[str, Tensor]:  # noqa: ANN401
+    """The sizes that SDXL's network is told: whole images, as large as it makes them."""
+    network: Any = getattr(pipeline, "unet", None)
+    if not takes_sizes(network):
+        return {}
+    side = float(network.config.sample_size * pipeline.vae_scale_factor)
+    sizes = torch.tensor([[side, side, 0, 0, side, side]])
+    return {"add_time_ids": sizes.expand(count, -1), "negative_add_time_ids": sizes}
 
 
 @torch.no_grad()

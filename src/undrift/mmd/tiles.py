@@ -166,7 +166,7 @@ def label_products(
     Arguments:
         tile: Makes the entries of some rows and columns, in a buffer that may be overwritten.
         parts: Slices that cover the indices, in groups; squares are summed by pairs of groups.
-        labels: What to multiply with, with shape :math:`(N, C)`.
+        labels: What to multiply with, numbers or truth values, with shape :math:`(N, C)`.
 
     Returns:
         The product, in double precision on the CPU, and the sums of squares of the groups' blocks.
@@ -181,8 +181,8 @@ def label_products(
         if rows == columns:
             entries.fill_diagonal_(0)
         else:
-            times[columns] += entries.T @ labels[rows]
-        times[rows] += entries @ labels[columns]
+            times[columns] += entries.T @ labels[rows].to(entries)
+        times[rows] += entries @ labels[columns].to(entries)
         total = entries.square_().sum()
         squares[part] += total
         if rows != columns:

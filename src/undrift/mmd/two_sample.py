@@ -79,6 +79,10 @@ from undrift.mmd.tiles import (
 DEFAULT_KERNEL = RBFMixture()
 MIN_SAMPLES = 4
 """The unbiased second-order variance needs four samples."""
+MOST_LABELS = 30_000_000
+"""Entries of the labels of a pass over the kernel matrix, 9 bytes each; more take more passes."""
+AT_ONCE = 16
+"""Relabelings that are drawn, and summed up, at once."""
 SHRINKAGE = 0.7
 """How strongly the variance slope shrinks, in null standard deviations: by simulated coverage."""
 
@@ -97,7 +101,9 @@ def mmd_estimate(
     r"""MMD² between two samples with standard error and permutation test, in one blocked pass.
 
     Each tile of the kernel matrix is multiplied with a matrix of labels, so B permutations cost
-    as much as B features more, and memory is :math:`O(\text{block\_size}^2 + B (N + M))`.
+    as much as B features more. Beside the samples, memory is
+    :math:`O(\text{block\_size}^2 + B (N + M))` up to a bound (:data:`MOST_LABELS`), from which on
+    the permutations take several passes.
 
     Arguments:
         x: Generated samples, with shape :math:`(N, *)`.
@@ -181,27 +187,62 @@ def _pooled_moments(
         ends = [(a, s) if s.stop <= n else (b, shifted(s, -n)) for s in (rows, columns)]
         return kernel_tile(kernel, *ends[0], *ends[1]).sub_(shift)
 
-    order = torch.rand(count, pooled, generator=generator, device=generator.device).argsort(1)
-    labels = torch.zeros(pooled, count + 2)
-    labels[:n, 0] = labels[n:, 1] = 1
-    labels[:, 2:] = (order < n).T
-    parts = [blocks(n, size), [shifted(s, n) for s in blocks(m, size)]]
-    times, ((xx, xy), (_, yy)) = label_products(tile, parts, labels.to(a.points))
-    witness, first, second = _two_sample_orders(times[:, 0], times[:, 1], n, xx, xy, yy)
-
-    row_sums, times, labels = times[:, :2].sum(1), times[:, 2:], labels[:, 2:].double()
-    weights = labels / n - (1 - labels) / m
-    witnesses = (1 / n + 1 / m) * times - row_sums[:, None] / m
+    own = torch.zeros(pooled, 2, dtype=torch.bool)
+    own[:n, 0] = own[n:, 1] = True
+    parts, draws = [blocks(n, size), [shifted(s, n) for s in blocks(m, size)]], []
+    for group in blocks(count, max(1, MOST_LABELS // pooled)) or [slice(0, 0)]:
+        labels = torch.cat([own, _relabelings(group.stop - group.start, n, m, generator)], 1)
+        times, ((xx, xy), (_, yy)) = label_products(tile, parts, labels.to(a.points.device))
+        witness, first, second = _two_sample_orders(times[:, 0], times[:, 1], n, xx, xy, yy)
+        row_sums = times[:, :2].sum(1)
+        draws += [
+            _under_labels(labels[:, some].double(), times[:, some], witness, row_sums, n, m)
+            for some in (shifted(s, 2) for s in blocks(group.stop - group.start, AT_ONCE))
+        ]
+    null, linear, first_order = torch.cat(draws, 1) if draws else torch.zeros(3, 0).double()
     per_pair = 2 / (n * (n - 1)) + 2 / (m * (m - 1)) + 4 / (n * m)
     return _Moments(
         statistic=float(witness[:n].mean() - witness[n:].mean()),
         first_order=first,
         second_order=second,
         null_variance=per_pair * _symmetric_moments(row_sums, xx + 2 * xy + yy)[1],
-        null_draws=_relabeled(labels, times, row_sums, n, m),
-        linear_draws=weights.T @ witness,
-        first_order_draws=4 * (1 / n + 1 / m) * _variances(witnesses),
+        null_draws=null,
+        linear_draws=linear,
+        first_order_draws=first_order,
     )
+
+
+def _relabelings(count: int, n: int, m: int, generator: torch.Generator) -> Tensor:
+    """Random relabelings of the pooled sample, with shape (N + M, count): true for N points."""
+    labels = torch.empty(n + m, count, dtype=torch.bool)
+    for some in blocks(count, AT_ONCE):
+        shape = some.stop - some.start, n + m
+        order = torch.rand(shape, generator=generator, device=generator.device).argsort(1)
+        labels[:, some] = (order < n).T
+    return labels
+
+
+def _under_labels(
+    labels: Tensor, times: Tensor, witness: Tensor, row_sums: Tensor, n: int, m: int
+) -> Tensor:
+    """What becomes of a pooled sample under relabelings.
+
+    Arguments:
+        labels: 1 for the points in the role of x, with shape :math:`(N + M, C)`.
+        times: The kernel matrix times the labels.
+        witness: The witness at all points, with shape :math:`(N + M)`.
+        row_sums: Row sums of the kernel matrix.
+        n: Number of points in the role of x.
+        m: Number of the others.
+
+    Returns:
+        The U-statistic, its first-order part and the first-order variance, with shape (3, C).
+    """
+    weights = labels / n - (1 - labels) / m
+    witnesses = (1 / n + 1 / m) * times - row_sums[:, None] / m
+    first_order = 4 * (1 / n + 1 / m) * _variances(witnesses)
+    null = _relabeled(labels, times, row_sums, n, m)
+    return torch.stack([null, weights.T @ witness, first_order])
 
 
 def _two_sample_orders(

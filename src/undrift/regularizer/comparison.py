@@ -158,7 +158,9 @@ class PopulationComparison(Comparison):
     def fill(self, times: Sequence[float], draw: Callable[[int], Tensor], num_forward: int) -> None:
         """Hold full populations of noise."""
         for t in times:
-            self.loss(draw(self.size), draw(num_forward), t)
+            self.loss(draw(2), draw(num_forward), t)
+            for _ in range(0, self.size, PART):
+                self.loss(draw(PART), draw(2), t)
 
     def _empty(self) -> Population:
         return Population(self.size, self.kernel, self.averaging)

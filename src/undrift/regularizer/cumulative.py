@@ -17,8 +17,7 @@ from undrift.mmd.kernel import Kernel, RadialKernel
 from undrift.mmd.kernels import RBFMixture
 from undrift.processes import Processes
 from undrift.regularizer.balance import GradientBalance, NoEffectWarning
-from undrift.regularizer.bootstrap import BootstrapRollout, Gradient, Rollout, rollout_streams
-from undrift.regularizer.cohorts import PersistentCohorts
+from undrift.regularizer.bootstrap import rollout_streams
 from undrift.regularizer.comparison import (
     BatchComparison,
     Comparison,
@@ -26,10 +25,11 @@ from undrift.regularizer.comparison import (
     comparing,
 )
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.options import VARIANTS, RegularizerConfig, Variant, term_options
+from undrift.regularizer.options import VARIANTS, Variant, term_options
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.resumable import Resumable, Streams
 from undrift.regularizer.spaces import PixelSpace, Space
+from undrift.regularizer.variants import rollout_of
 from undrift.regularizer.weighting import Weighting, step_weights, window_start
 from undrift.seeds import stream_seed
 
@@ -88,6 +88,7 @@ class CumulativeErrorRegularizer(Resumable):
               window; 1 is the chain itself. Larger steps have larger errors, which are more easily
               distinguishable from noise in the gradient, and cost less; too large ones make
               training correct too much (docs/results).
+            - ``laps``: How many times a cohort goes through the window before it starts again.
             - ``gradient_steps``: Last steps of ``"persistent"`` that the gradient goes through.
             - ``rho``: ρ of the exponential weights.
             - ``population``: Generated states of each time that the states of a term are compared
@@ -148,7 +149,7 @@ class CumulativeErrorRegularizer(Resumable):
         )
         self.log_every = log_every
         self.seed = config.seed
-        self.rollout = _rollout(variant, config, window)
+        self.rollout = rollout_of(variant, config, window)
         self.pool = ForwardPool()
         self.calls = 0
         self.terms = 0
@@ -335,11 +336,11 @@ class CumulativeErrorRegularizer(Resumable):
         self.terms += 1
         network = model.network if isinstance(model, Denoiser) else model
         sampler, noise = self.sampler.with_network(network), self.streams["noise"]
-        starts, targets, own = self.pool.draw(num_states, num_forward, noise)
+        starts, others, own = self.pool.draw(num_states, num_forward, noise)
         states, position = self.rollout(sampler, starts, num_states, self.streams, own)
         t = sampler.grid[position]
-        wanted = self.comparison.num_forward(t, num_states, len(targets))
-        forward = sampler.forward(targets[:wanted], t, generator=noise)
+        wanted = self.comparison.num_forward(t, num_states, len(others))
+        forward = sampler.forward(self.pool.at(others[:wanted]), t, generator=noise)
         self.log["regularizer_t"] = float(t)
         with comparing(states, t):
             value = self.comparison.loss(states, forward, t)
@@ -396,12 +397,3 @@ def _trainable_chain(model: Any) -> Sampler:  # noqa: ANN401
             "undrift, or define network and with_network"
         )
     return sampler
-
-
-def _rollout(variant: str, config: RegularizerConfig, window: float) -> Rollout:
-    if variant == "persistent":
-        return PersistentCohorts(config.num_cohorts, window, config.stride, config.gradient_steps)
-    if variant == "official":
-        return BootstrapRollout(config.length, "all", True, last_step=False, window=window)
-    gradient: Gradient = "all" if variant == "full" else "last"
-    return BootstrapRollout(config.length, gradient, window=window)

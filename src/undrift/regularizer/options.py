@@ -43,6 +43,8 @@ class RegularizerConfig:
             official, as released).
         stride: Times of the chain that one step of a new cohort spans on its way to the window; a
             scheduler of diffusers takes each of its steps.
+        laps: Times that a cohort goes through the window before it starts again: the way to it is
+            paid once for all of them, whose chains are not independent.
         weighting: Weights of the denoising steps; measured takes the downstream gains of a profile.
         rho: Exponent of the exponential weights.
         profile: Profile whose downstream gains are the measured weights.
@@ -79,6 +81,7 @@ class RegularizerConfig:
     every: int | None = None
     window: float | None = None
     stride: int = 3
+    laps: int = 1
     weighting: Literal["uniform", "exponential", "measured"] = "uniform"
     rho: float = 3.0
     profile: str | None = None
@@ -172,17 +175,20 @@ VARIANTS: dict[Variant, VariantDefaults] = {
 """The defaults of the options that are null."""
 UNUSED: dict[Variant, set[str]] = {
     "persistent": {"length"},
-    "truncated": {"num_cohorts", "stride", "gradient_steps"},
-    "full": {"num_cohorts", "stride", "gradient_steps"},
+    "truncated": {"num_cohorts", "stride", "laps", "gradient_steps"},
+    "full": {"num_cohorts", "stride", "laps", "gradient_steps"},
     "official": {
-        *("num_cohorts", "stride", "gradient_steps", "gradient_share", "num_inference_steps"),
+        *("num_cohorts", "stride", "laps", "gradient_steps"),
+        *("gradient_share", "num_inference_steps"),
         "main_loss_limit",
         *("kernel", "bandwidth", "features", "population", "averaging"),
     },
 }
 """Options of the regularizer that have no effect with a variant."""
 LIMITS: dict[str, Limits] = {
-    **dict.fromkeys(("length", "num_cohorts", "every", "stride", "gradient_steps"), Limits(1)),
+    **dict.fromkeys(
+        ("length", "num_cohorts", "every", "stride", "laps", "gradient_steps"), Limits(1)
+    ),
     **dict.fromkeys(("num_states", "num_forward"), Limits(2)),
     **dict.fromkeys(("gradient_share", "bandwidth", "main_loss_limit"), Limits(0, ends="()")),
     "strength": Limits(0),
@@ -193,7 +199,17 @@ LIMITS: dict[str, Limits] = {
 """Ranges of the regularizer's options."""
 OF_TERM = (
     *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
-    *("every", "window", "stride", "gradient_steps", "rho", "population", "averaging", "seed"),
+    *(
+        "every",
+        "window",
+        "stride",
+        "laps",
+        "gradient_steps",
+        "rho",
+        "population",
+        "averaging",
+        "seed",
+    ),
 )
 """Options that are numbers of the term itself, which its constructor takes as they are."""
 

@@ -72,7 +72,7 @@ class ForwardPool(Resumable):
             generator: Source of the order.
 
         Returns:
-            Both sets, and the conditions of the first.
+            The first set, the places of the second (:meth:`at`), and the conditions of the first.
         """
         assert self.rows is not None
         size = len(self.rows)
@@ -81,4 +81,9 @@ class ForwardPool(Resumable):
         order = torch.randperm(size, generator=generator).to(self.rows.device)
         own, others = order[:first], order[first : first + second]
         labels = None if self.labels is None else self.labels[own.to(self.labels.device)]
-        return self.rows[own], self.rows[others], labels
+        return self.rows[own], others, labels
+
+    def at(self, places: Tensor) -> Tensor:
+        """The data at some places."""
+        assert self.rows is not None
+        return self.rows[places]

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,6 +45,9 @@ from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.units import Units
 from undrift.regularizer.embedding import EmbeddedBlock
 from undrift.regularizer.options import Averaging
+
+TILE = 256
+"""Rows of a Gram matrix that are there at once: the whole one would be most of a term's memory."""
 
 
 @dataclass
@@ -169,7 +172,16 @@ class Population:
         if not all(bool(x.isfinite().all()) for x in generated):
             raise InvalidInput("generated features are not finite")
         pairs = zip(self.blocks, generated, strict=True)
-        return torch.stack([block.compare(x, self.size) for block, x in pairs]).mean()
+        return torch.stack([self._compared(block, x) for block, x in pairs]).mean()
+
+    def _compared(self, block: Any, generated: Tensor) -> Tensor:  # noqa: ANN401
+        """L of one block, with its gradient taken at once: no graph holds the population."""
+        if not generated.requires_grad:
+            return cast(Tensor, block.compare(generated, self.size))
+        own = generated.detach().requires_grad_()
+        value = block.compare(own, self.size)
+        (gradient,) = torch.autograd.grad(value, own)
+        return cast(Tensor, value.detach() + ((generated - own.detach()) * gradient).sum())
 
     @torch.no_grad()
     def discrepancy(self) -> tuple[float, float]:
@@ -191,10 +203,14 @@ class Population:
 
 
 def unbiased_mmd_sq(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased estimate of MMD² between rows of features for any kernel, differentiable."""
+    """The unbiased estimate of MMD² between rows of features for any kernel."""
+
+    def total(rows: Tensor, columns: Tensor) -> Tensor:
+        sums = [kernel.gram(part, columns).sum() for part in rows.split(TILE)]
+        return torch.stack(sums).sum()
 
     def mean_of_pairs(rows: Tensor) -> Tensor:
-        gram = kernel.gram(rows, rows)
-        return (gram.sum() - gram.diagonal().sum()) / (len(rows) * (len(rows) - 1))
+        own = [kernel.gram(part, part).diagonal().sum() for part in rows.split(TILE)]
+        return (total(rows, rows) - torch.stack(own).sum()) / (len(rows) * (len(rows) - 1))
 
-    return mean_of_pairs(x) + mean_of_pairs(y) - 2 * kernel.gram(x, y).mean()
+    return mean_of_pairs(x) + mean_of_pairs(y) - 2 * total(x, y) / (len(x) * len(y))
