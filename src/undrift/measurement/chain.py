@@ -94,8 +94,8 @@ class ChainMeasurement:
 
     @property
     def num_known(self) -> int:
-        """Number of chains that start from known data: the pilots, a sixteenth of all for δ."""
-        most = min(self.num_samples // 16, 1000, len(self.forward.data))
+        """Number of chains that start from known data: the pilots, for δ one for each 24 of all."""
+        most = min(self.num_samples // 24, 1000, len(self.forward.data))
         return max(self.num_pilots, most if self.num_pilots and self.exposure else 0)
 
     def num_calls(self, states: int | tuple[float, ...]) -> int:

@@ -104,8 +104,8 @@ def measure(
             grows (:mod:`undrift.measurement.placement`); or the times themselves, to which the
             first and the last are added.
         budget: Whether to run the second pass, for fresh and inherited error (twice the cost).
-        exposure: Whether to measure δ, on a sixteenth as many more chains, and the ε-norm gap, on
-            some of all.
+        exposure: Whether to measure δ, on one more chain for each 24, and the ε-norm gap, on some
+            of all.
         modular: Whether to measure the modular error of every step in nats, and with it the upper
             limit of the cumulative error (:mod:`undrift.measurement.modular_segments`); both, and
             the lower limit, are then against the data set itself. The last state but one of the
