@@ -35,6 +35,8 @@ NOT_RUN = {
     "accelerate launch ": "tests of processes start them",
     "torchrun ": "tests of processes start them",
     "undrift compare studies/": "hours",
+    "undrift train --config studies/": "hours",
+    "python benchmarks/memory.py": "a minute; tests/measurement/test_memory.py measures memory",
     "undrift demo": "minutes; tests/study/test_demo.py runs it with fewer steps",
     "undrift train --config cifar10 --output ": "days, and a download of 170 MB",
     "undrift train --data owner/name ": "tests/data/test_blocks.py streams a data set of its own",
