@@ -1,6 +1,7 @@
 """Two processes train the model that one trains with the joined batch."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -44,16 +45,18 @@ def noise():
     return ImageData(torch.rand(20, 1, 8, 8, generator=noise_source()) * 2 - 1, "noise")
 
 
-def trained(method, accelerator=None, images=None):
+def trained(method, accelerator=None, images=None, **options):
     """The weights and the logged rows of a few steps."""
+    small = {"block_out_channels": [4, 4], "norm_num_groups": 2, "layers_per_block": 1}
     config = TrainConfig(
         steps=3,
         batch_size=8,
-        model=ModelConfig(block_out_channels=[4, 4], norm_num_groups=2, layers_per_block=1),
+        model=ModelConfig(**small, num_class_embeds=4 if options else None),
         chain=ChainConfig(num_steps=10 if method != "fokker_planck" else 40),
         optimizer=OptimizerConfig(warmup_steps=0),
         method=method,
         regularizer=METHODS[method],
+        **options,
     )
     trainer, rows = Trainer(config, images or noise(), accelerator), []
     trainer.run(rows.append)
@@ -69,7 +72,15 @@ def in_each_process(file):
     assert accelerator.num_processes == 2
     found = {method: trained(method, accelerator) for method in METHODS}
     found["streamed"] = trained("persistent", accelerator, streamed())
+    found["conditional"] = conditional(accelerator)
     torch.save(found, f"{file}-{accelerator.process_index}")
+
+
+def conditional(accelerator=None):
+    """A network of three classes, some of whose images have none, along a chain with guidance."""
+    images = replace(noise(), labels=torch.arange(20) % 3)
+    options = {"conditioning_dropout_prob": 0.3, "null_label": 3, "guidance": 2.0}
+    return trained("persistent", accelerator, images, **options)
 
 
 def streamed(size=4):
@@ -116,10 +127,13 @@ def test_weights_and_logs_are_those_of_one_process(tmp_path):
     debug_launcher(in_each_process, (tmp_path / "found",), num_processes=2)
     both = [torch.load(tmp_path / f"found-{rank}") for rank in (0, 1)]
     joined = replace(streamed(), source=Joined(streamed()))
-    for method in (*METHODS, "streamed"):
-        weights, rows = (
-            trained(method) if method in METHODS else trained("persistent", None, joined)
-        )
+    alone = {
+        **{method: partial(trained, method) for method in METHODS},
+        "streamed": partial(trained, "persistent", None, joined),
+        "conditional": conditional,
+    }
+    for method, run in alone.items():
+        weights, rows = run()
         for found in both:
             assert len(rows) == len(found[method][1]) == 3
             for mine, theirs in zip(rows, found[method][1], strict=True):
