@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -138,3 +139,35 @@ def test_a_finished_run_is_pushed_by_train_and_loads_again(server, tmp_path, cap
     assert all(torch.equal(a, b) for a, b in zip(*(each.values() for each in made), strict=True))
     found = json.loads(server.files[hub.PROFILE])
     assert found["num_samples"] == 250 and len(found["states"]) == 4
+
+
+def test_what_advise_found_is_pushed_with_its_solver(server, tmp_path, capsys):
+    """The folder that arrives is the one that was written, and its card has the verdict."""
+    import torch
+    from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), layers_per_block=1,
+        norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    DDPMPipeline(network, DDPMScheduler(40)).save_pretrained(tmp_path / "model")
+    words = ["--num-inference-steps=4", "--solvers=ddim", "--remedies=none", "--num-samples=64"]
+    words += ["--metric=mmd_sq", "--features=pixels", "--data=digits", "--push-to-hub=me/digits"]
+    folder = tmp_path / "advice"
+    line = ["advise", str(tmp_path / "model"), *words, f"--output={folder}", "--quiet"]
+    assert cli.main(line) == 0
+    printed = capsys.readouterr().out
+    assert f"pushed   {server.address}/me/digits" in printed
+    card = server.files.pop(hub.CARD).decode()
+    [verdict] = re.findall(r"^verdict  (.*)", printed, re.MULTILINE)
+    assert "undrift advise" in card and f"| found | `{verdict}` |" in card
+    written = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} - {hub.CARD}
+    assert server.files.keys() == written
+    for path, content in server.files.items():
+        assert (folder / path).read_bytes() == content
+    found = DiffusionPipeline.from_pretrained(folder)
+    assert (
+        type(found.scheduler).__name__
+        == json.loads(server.files["scheduler/scheduler_config.json"])["_class_name"]
+    )
