@@ -7,7 +7,7 @@ process, so that a busy machine changes the ratios little. The chain has ten mod
 so that the steps that are timed are whole laps of it: what a restart costs is shared among the
 steps as in a long run. The published baselines keep no chains: theirs has a thousand modules.
 ``features`` is the default for few steps: ``persistent`` on the network's own features and pixels,
-a population of 2,048, along UniPC's chain of ten steps. The published baselines, which have no
+a population of 256, along UniPC's chain of ten steps. The published baselines, which have no
 limits, are timed over fewer pairs.
 
 Memory is the peak of the resident memory over a few training steps, less what is there before the
@@ -46,7 +46,7 @@ BASELINES = (
     "fokker_planck",
 )
 METHODS = VARIANTS + BASELINES
-OF_NETWORK = {"features": "network+pixels", "population": 2048, "num_inference_steps": MODULES}
+OF_NETWORK = {"features": "network+pixels", "population": 256, "num_inference_steps": MODULES}
 SAMPLER = "unipc"
 TIME_LIMITS = {"full": 2.5, "truncated": 1.9, "persistent": 1.55, "features": 1.6, "mixflow": 1.6}
 MEMORY_LIMITS = {"truncated": 1.15, "persistent": 1.15, "features": 1.2, "mixflow": 1.2}

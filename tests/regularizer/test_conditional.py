@@ -117,7 +117,7 @@ def test_a_chain_keeps_its_condition_to_the_data(gradient_steps):
         x_0, labels = x_0[labels != 1], labels[labels != 1]
         regularizer(network, x_0, labels=labels)
         rollout = regularizer.rollout
-        for state, own in [(cohort.path[-1], cohort.labels) for cohort in rollout.cohorts]:
+        for state, own in zip(rollout.states, rollout.labels, strict=True):
             if state.t == 0:
                 assert torch.equal(state.x.flatten() > 0, own == 2)
                 ends.append(own)

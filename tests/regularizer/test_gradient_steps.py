@@ -54,7 +54,7 @@ def test_an_affine_chain_has_the_gradient_of_its_last_steps(steps, window):
         expected = float(x.detach().sum()) * sum(change / g for g, change in made)
         assert float(gradient) == pytest.approx(expected, rel=1e-9)
         assert network.with_graph == min(steps, position)
-        assert len(cohorts.cohorts[0].path) == min(steps, position + 1)
+        assert len(cohorts.paths[0]) == min(steps, position + 1)
 
 
 def test_a_solver_with_history_is_followed_through_all_of_its_steps():
@@ -68,15 +68,15 @@ def test_a_solver_with_history_is_followed_through_all_of_its_steps():
         x, position = cohorts(sampler, starts, 5, streams)
         if position == STEPS:
             break
-    prior = cohorts.cohorts[0].path[0]  # of six states, the first step's result is the oldest
+    prior = cohorts.paths[0][0]  # of six states, the first step's result is the oldest
     cohorts(sampler, starts, 5, streams)
-    whole = cohorts.cohorts[0].path[0]
+    whole = cohorts.paths[0][0]
     assert whole.t == sampler.grid[0] and prior.t == sampler.grid[1]
     for state in sampler.trajectory(whole.x):
         end = state.x
-        if state.t == cohorts.cohorts[0].path[-1].t:
+        if state.t == cohorts.paths[0][-1].t:
             break
-    assert torch.allclose(end, cohorts.cohorts[0].path[-1].x)
+    assert torch.allclose(end, cohorts.paths[0][-1].x)
     x, _ = cohorts(sampler, starts, 5, streams)
     for state in sampler.trajectory(whole.x):
         end = state.x

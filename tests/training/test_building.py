@@ -10,7 +10,7 @@ from tiny import TinyNetwork, tiny_sampler
 from undrift.exceptions import InvalidInput
 from undrift.objectives.published import STRENGTHS
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
-from undrift.regularizer.options import VARIANTS, RegularizerConfig
+from undrift.regularizer.options import VARIANTS, RegularizerConfig, defaults_of
 from undrift.training.building import build_network
 from undrift.training.checkpoint import StartingPoint, difference, same_run
 from undrift.training.config import (
@@ -116,6 +116,7 @@ def test_a_run_tells_what_its_variant_chose_so_that_another_default_makes_anothe
     assert asdict(chosen.regularizer) == asdict(RegularizerConfig()) | {
         "num_states": 20,
         "num_forward": 1024,
+        "num_cohorts": 4,
         "every": 2,
         "window": 0.15,
     }
@@ -140,6 +141,8 @@ def test_the_library_chooses_what_the_configuration_says(variant, population):
     chosen, own = config.chosen(24), CumulativeErrorRegularizer(sampler, **options)
     num_states, num_forward = own.sizes(24)
     assert (num_states, own.every) == (chosen.num_states, chosen.every)
+    if variant == "persistent":
+        assert own.rollout.num_cohorts == chosen.num_cohorts == (2 if population else 4)
     assert num_forward == (chosen.num_forward or chosen.num_states)
     said = CumulativeErrorRegularizer(sampler, **options, window=chosen.window)
     assert said.weights == own.weights
@@ -154,6 +157,9 @@ def test_the_help_names_the_values_of_the_tables():
     assert f"{persistent.window:g} for persistent, {full.window:g} for truncated" in text
     assert f"(default: {persistent.num_forward}; for official, as many as states)" in text
     assert f"(default: {persistent.every}; for official {official.every}, as" in text
+    few = defaults_of("persistent", population=512)
+    assert few.states == full.states and "truncated, full, and persistent with a population" in text
+    assert f"(default: {persistent.num_cohorts}; {few.num_cohorts} with a population" in text
     assert f"by gradient norms; for official {official.strength:g}, as" in text
     text = " ".join(ObjectiveConfig.__doc__.split())
     assert set(re.findall(r"(\w+) \(([\d.]+)\)", text)) == {

@@ -21,7 +21,7 @@ from undrift.training import building, runs
 from undrift.training.checkpoint import StartingPoint, last_checkpoint
 from undrift.training.config import IN_MEMORY, ChainConfig, TrainConfig
 
-FEATURES, POPULATION = "network+pixels", 2048
+FEATURES, POPULATION = "network+pixels", 256
 RUN, START = "fine-tune", "fine-tune-start"
 BATCH_SIZE = 64
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -19,34 +19,6 @@ Kind = TypeVar("Kind")
 
 
 @dataclass
-class Cohort:
-    """Chains that move together.
-
-    Arguments:
-        path: Their last states, the newest at the end.
-        entry: Those with which they entered the window.
-        labels: The condition of each, of a conditional model.
-        laps: How many times they have entered the window.
-    """
-
-    path: list[State]
-    entry: list[State]
-    labels: Tensor | None = None
-    laps: int = 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """The states, their times, histories and conditions."""
-        paths = {name: [dict(vars(s)) for s in getattr(self, name)] for name in ("path", "entry")}
-        return paths | {"labels": self.labels, "laps": self.laps}
-
-    @classmethod
-    def restored(cls, saved: Mapping[str, Any]) -> Cohort:
-        """The cohort of a saved state."""
-        paths = {name: [State(**s) for s in saved[name]] for name in ("path", "entry")}
-        return cls(**paths, labels=saved["labels"], laps=int(saved["laps"]))
-
-
-@dataclass
 class PersistentCohorts(Rollout):
     """Cohorts of chains from the prior; each call moves one of them by one step, in turn.
 
@@ -57,22 +29,17 @@ class PersistentCohorts(Rollout):
     the window without gradient: a shorter window means more independent chains for the same number
     of gradients, in the part of the chain where the error is.
 
-    A cohort may go through the window several times from the states with which it entered, each
-    time with the weights of now and, in a stochastic chain, new noise. Then the way to the window
-    is paid once for all of its laps, whose chains are not independent of each other: with many laps
-    a few starts would stand for all.
-
     On the way to the window one step spans k steps of the grid. That costs less, and larger steps
     have larger errors, of the same kind as those of the chain, which are easier to distinguish from
     noise.
 
     With n steps on the grid, C cohorts and a window of W, bringing them to their places at first
     takes about :math:`C n ((1 - W)/k + W/2)` passes of a cohort through the network, without
-    gradient, and a term takes :math:`(1 - W)/(k W R)` of them on average with R laps, besides the
-    one that has a gradient. A cohort is :math:`C n W R` terms old when it ends, made with the
-    weights of as many training steps. So choose a small n: with T = 1000, C = 4, W = 0.15, k = 3
-    and one lap the start takes 1,360 passes and a cohort is used for 600 terms; on a grid of 50
-    steps the start takes 68 passes and a cohort is used for 32 terms.
+    gradient, and a term takes :math:`(1 - W)/(k W)` of them on average, besides the one that has a
+    gradient. A cohort is :math:`C n W` terms old when it ends, made with the weights of as many
+    training steps. So choose a small n: with T = 1000, C = 4, W = 0.15 and k = 3 the start takes
+    1,360 passes and a cohort is used for 600 terms; on a grid of 50 steps the start takes 68 passes
+    and a cohort is used for 32 terms.
 
     With a gradient through the last K steps a cohort keeps its last K states, and a term makes the
     last K steps anew from the oldest of them, with the weights of now and new noise: K network
@@ -89,15 +56,14 @@ class PersistentCohorts(Rollout):
         window: Share of the grid, its end at data, in which steps get a gradient.
         stride: k, the steps of the grid that one step on the way to the window spans.
         gradient_steps: K, the denoising steps that the gradient goes through.
-        laps: R, how many times a cohort goes through the window before it starts again.
     """
 
     num_cohorts: int = 1
     window: float = 1.0
     stride: int = 1
     gradient_steps: int = 1
-    laps: int = 1
-    cohorts: list[Cohort] = field(default_factory=list)
+    paths: list[list[State]] = field(default_factory=list)
+    labels: list[Tensor | None] = field(default_factory=list)
     turn: int = 0
     size: int | None = None
 
@@ -111,40 +77,34 @@ class PersistentCohorts(Rollout):
     ) -> tuple[Tensor, int]:
         """States with gradient, those of one cohort, and their position on the grid."""
         self.size = self.size or num_states
-        noise = chain_noise(streams, self.size)
-        like = starts.new_empty(len(noise), *starts.shape[1:])
-
-        def new(position: int) -> Cohort:
-            return self._new(sampler, like, position, noise, self._drawn(labels, streams))
-
-        places = self.places(sampler.grid)
-        if not self.cohorts:  # those with laps left are spread as well
-            cohorts = enumerate(map(new, places))
-            self.cohorts = [replace(cohort, laps=1 + c % self.laps) for c, cohort in cohorts]
-        cohort = self.cohorts[self.turn]
-        if cohort.path[-1].t == sampler.grid[-1]:
-            again = replace(cohort, path=cohort.entry, laps=cohort.laps + 1)
-            cohort = again if cohort.laps < self.laps else new(places[0])
-        made = self._moved(sampler.given(cohort.labels), cohort.path, like, noise)
-        kept = self._kept([state.detach() for state in made])
-        self.cohorts[self.turn] = replace(cohort, path=kept)
-        self.turn = (self.turn + 1) % self.num_cohorts
-        return made[-1].x, sampler.grid.index(made[-1].t)
-
-    def _moved(
-        self, sampler: Sampler, path: list[State], like: Tensor, noise: list[torch.Generator]
-    ) -> list[State]:
-        """The states of a path made anew from its first one, and one step more."""
-        grid, made = sampler.grid, [path[0].to(like)]
-        first, last = grid.index(made[0].t) + 1, grid.index(path[-1].t) + 1
-        for s in grid[first : last + 1]:
+        grid, noise = sampler.grid, chain_noise(streams, self.size)
+        first = window_start(grid, self.window)
+        if not self.labels:
+            self.labels = [self._drawn(labels, streams) for _ in range(self.num_cohorts)]
+        if not self.paths:
+            like = starts.new_empty(len(noise), *starts.shape[1:])
+            self.paths = [
+                self._brought(sampler.given(own), like, position, noise)
+                for position, own in zip(self.places(grid), self.labels, strict=True)
+            ]
+        c = self.turn
+        path = [state.to(starts) for state in self.paths[c]]
+        if path[-1].t == grid[-1]:
+            self.labels[c] = self._drawn(labels, streams)
+            path = self._brought(sampler.given(self.labels[c]), path[-1].x, first, noise)
+        sampler = sampler.given(self.labels[c])
+        position = grid.index(path[-1].t) + 1
+        made = path[:1]
+        for s in grid[grid.index(made[0].t) + 1 : position + 1]:
             made.append(sampler.advance(made[-1], s, generator=noise))
-        return made
+        self.paths[c] = self._kept([state.detach() for state in made])
+        self.turn = (c + 1) % self.num_cohorts
+        return made[-1].x, position
 
     @property
     def states(self) -> list[State]:
         """The newest state of each cohort."""
-        return [cohort.path[-1] for cohort in self.cohorts]
+        return [path[-1] for path in self.paths]
 
     def _kept(self, path: Sequence[Kind]) -> list[Kind]:
         """The end of a path that the next term needs."""
@@ -164,7 +124,7 @@ class PersistentCohorts(Rollout):
     @property
     def num_chains(self) -> int:
         """How many sets of states are kept between calls: the last ones of all cohorts."""
-        return self.num_cohorts * self.gradient_steps * (1 if self.laps == 1 else 2)
+        return self.num_cohorts * self.gradient_steps
 
     def starting_passes(self, grid: tuple[float, ...]) -> int:
         """Network calls, each with a whole cohort, that bring all cohorts to their places."""
@@ -172,31 +132,22 @@ class PersistentCohorts(Rollout):
 
     def fill(self, grid: tuple[float, ...], draw: Callable[[], Tensor]) -> None:
         """Put states of noise into the places where cohorts begin."""
-        paths = [
+        self.paths = [
             [State(t, draw()) for t in self._kept(grid[: position + 1])]
             for position in self.places(grid)
         ]
-        self.cohorts = [Cohort(path, path) for path in paths]
 
     @torch.no_grad()
-    def _new(
-        self,
-        sampler: Sampler,
-        like: Tensor,
-        position: int,
-        noise: list[torch.Generator],
-        labels: Tensor | None,
-    ) -> Cohort:
-        """A cohort of new chains from the prior, brought to a position of the grid."""
-        grid, given = sampler.grid, sampler.given(labels)
+    def _brought(
+        self, sampler: Sampler, like: Tensor, position: int, noise: list[torch.Generator]
+    ) -> list[State]:
+        """The last states of new chains from the prior, brought to a position of the grid."""
         x = sampler.prior(like.shape, generator=noise, device=like.device, dtype=like.dtype)
-        begin, *times = self.way(grid, position)
-        path = entry = [State(begin, x)]
+        first, *times = self.way(sampler.grid, position)
+        path = [State(first, x)]
         for s in times:
-            path = self._kept([*path, given.advance(path[-1], s, generator=noise)])
-            if s >= grid[window_start(grid, self.window)]:
-                entry = path
-        return Cohort(path, entry, labels)
+            path = self._kept([*path, sampler.advance(path[-1], s, generator=noise)])
+        return path
 
     def _drawn(self, labels: Tensor | None, streams: Streams) -> Tensor | None:
         """Conditions of this process' chains of a cohort, drawn from those of data, if any."""
@@ -208,11 +159,12 @@ class PersistentCohorts(Rollout):
 
     def state_dict(self) -> dict[str, Any]:
         """The chains, their times, histories and conditions."""
-        cohorts = [cohort.state_dict() for cohort in self.cohorts]
-        return {"cohorts": cohorts, "turn": self.turn, "size": self.size}
+        paths = [[dict(vars(state)) for state in path] for path in self.paths]
+        own = {"labels": list(self.labels), "turn": self.turn, "size": self.size}
+        return {"paths": paths} | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state, with as many cohorts as there were."""
-        self.cohorts = [Cohort.restored(saved) for saved in state["cohorts"]]
-        self.turn, self.size = int(state["turn"]), state["size"]
-        self.num_cohorts = len(self.cohorts) or self.num_cohorts
+        self.paths = [[State(**saved) for saved in path] for path in state["paths"]]
+        self.labels, self.size = list(state["labels"]), state["size"]
+        self.turn, self.num_cohorts = int(state["turn"]), len(self.paths) or self.num_cohorts

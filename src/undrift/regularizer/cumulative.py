@@ -25,7 +25,7 @@ from undrift.regularizer.comparison import (
     comparing,
 )
 from undrift.regularizer.gradients import add_gradients, gradient_norm, norm, take_gradients
-from undrift.regularizer.options import VARIANTS, Variant, term_options
+from undrift.regularizer.options import Variant, defaults_of, term_options
 from undrift.regularizer.pool import ForwardPool
 from undrift.regularizer.resumable import Resumable, Streams
 from undrift.regularizer.spaces import PixelSpace, Space
@@ -88,7 +88,6 @@ class CumulativeErrorRegularizer(Resumable):
               window; 1 is the chain itself. Larger steps have larger errors, which are more easily
               distinguishable from noise in the gradient, and cost less; too large ones make
               training correct too much (docs/results).
-            - ``laps``: How many times a cohort goes through the window before it starts again.
             - ``gradient_steps``: Last steps of ``"persistent"`` that the gradient goes through.
             - ``rho``: ρ of the exponential weights.
             - ``population``: Generated states of each time that the states of a term are compared
@@ -123,7 +122,7 @@ class CumulativeErrorRegularizer(Resumable):
         fixed = None if isinstance(strength, GradientBalance) else strength
         config = term_options(variant, fixed, options)
         Limits(1).check("log_every of the regularizer", log_every)
-        defaults, released = VARIANTS[variant], variant == "official"
+        defaults, released = defaults_of(variant, config.population), variant == "official"
         window, steps = config.window or defaults.window, config.num_inference_steps
         sampler = _trainable_chain(model)
         self.sampler = sampler if steps is None or released else sampler.with_steps(steps)
@@ -139,7 +138,7 @@ class CumulativeErrorRegularizer(Resumable):
         if not (config.population or isinstance(kernel, RadialKernel)):
             raise InvalidInput(
                 f"the {kernel.name} kernel is not a function of the distance and compares a "
-                "population: give population, such as 2048"
+                "population: give population, such as 256"
             )
         space = space or PixelSpace()
         self.comparison: Comparison = (
@@ -149,7 +148,7 @@ class CumulativeErrorRegularizer(Resumable):
         )
         self.log_every = log_every
         self.seed = config.seed
-        self.rollout = rollout_of(variant, config, window)
+        self.rollout = rollout_of(variant, config, defaults)
         self.pool = ForwardPool()
         self.calls = 0
         self.terms = 0

@@ -32,10 +32,11 @@ class RegularizerConfig:
         length: Denoising steps of a rollout.
         num_states: States that are rolled out, or the size of a cohort (default: a share of the
             batch that bounds the cost of a training step: half for persistent, a quarter for
-            truncated and full, all of it for official).
+            truncated, full, and persistent with a population, all of it for official).
         num_forward: Forward draws that they are compared with (default: 1024; for official, as many
             as states).
-        num_cohorts: Cohorts of the persistent variant.
+        num_cohorts: Cohorts of the persistent variant (default: 4; 2 with a population, which the
+            states of older weights in more of them would hold back).
         every: The term is computed in every k-th training step (default: 2; for official 1, as
             released).
         window: Share of the chain, its end at data, in which the term is computed (default: 0.15
@@ -43,8 +44,6 @@ class RegularizerConfig:
             official, as released).
         stride: Times of the chain that one step of a new cohort spans on its way to the window; a
             scheduler of diffusers takes each of its steps.
-        laps: Times that a cohort goes through the window before it starts again: the way to it is
-            paid once for all of them, whose chains are not independent.
         weighting: Weights of the denoising steps; measured takes the downstream gains of a profile.
         rho: Exponent of the exponential weights.
         profile: Profile whose downstream gains are the measured weights.
@@ -61,7 +60,8 @@ class RegularizerConfig:
             but pixels or pyramid alone need a population). A regularizer shows an image network
             the starting network's estimate of the data, where states have noise.
         population: Generated states that the states of a term are compared as a part of, the last
-            that were made; 0 compares each batch of states alone.
+            that were made: 16 times as many as a term has, such as 256, because older ones are of
+            other weights; 0 compares each batch of states alone.
         averaging: How a population is kept: the states themselves in a queue; or moving, a moving
             average of random Fourier features (of the kernels rbf and laplace), whose cost does not
             depend on the size of the population.
@@ -77,11 +77,10 @@ class RegularizerConfig:
     length: int = 5
     num_states: int | None = None
     num_forward: int | None = None
-    num_cohorts: int = 4
+    num_cohorts: int | None = None
     every: int | None = None
     window: float | None = None
     stride: int = 3
-    laps: int = 1
     weighting: Literal["uniform", "exponential", "measured"] = "uniform"
     rho: float = 3.0
     profile: str | None = None
@@ -122,7 +121,7 @@ class RegularizerConfig:
             >>> RegularizerConfig(every=3).chosen("persistent", batch_size=64).num_states
             32
         """
-        table = VARIANTS[variant]
+        table = defaults_of(variant, self.population)
         choice = table._asdict() | {"num_states": table.num_states(batch_size)}
         return replace(
             self, **{k: choice[k] for k, v in vars(self).items() if v is None and k in choice}
@@ -153,6 +152,7 @@ class VariantDefaults(NamedTuple):
         every: The term is computed in every k-th call.
         window: Share of the chain.
         strength: λ; balanced by gradient norms if None.
+        num_cohorts: Cohorts of the persistent variant.
     """
 
     states: float
@@ -160,6 +160,7 @@ class VariantDefaults(NamedTuple):
     every: int
     window: float
     strength: float | None = None
+    num_cohorts: int | None = None
 
     def num_states(self, batch_size: int) -> int:
         """Number of states for a batch, 2 at least."""
@@ -170,25 +171,36 @@ VARIANTS: dict[Variant, VariantDefaults] = {
     "official": VariantDefaults(1.0, None, 1, 1.0, 1.0),  # as released
     "full": VariantDefaults(0.25, 1024, 2, 0.3),
     "truncated": VariantDefaults(0.25, 1024, 2, 0.3),
-    "persistent": VariantDefaults(0.5, 1024, 2, 0.15),
+    "persistent": VariantDefaults(0.5, 1024, 2, 0.15, num_cohorts=4),
 }
 """The defaults of the options that are null."""
+WITH_POPULATION = VARIANTS["persistent"]._replace(states=0.25, num_cohorts=2)
+"""Those of persistent with a population: few states at once, all of new weights."""
+
+
+def defaults_of(variant: Variant, population: int = 0) -> VariantDefaults:
+    """The defaults of a variant, with or without a population.
+
+    Example:
+        >>> defaults_of("persistent", population=512).num_cohorts
+        2
+    """
+    return WITH_POPULATION if population and variant == "persistent" else VARIANTS[variant]
+
+
 UNUSED: dict[Variant, set[str]] = {
     "persistent": {"length"},
-    "truncated": {"num_cohorts", "stride", "laps", "gradient_steps"},
-    "full": {"num_cohorts", "stride", "laps", "gradient_steps"},
+    "truncated": {"num_cohorts", "stride", "gradient_steps"},
+    "full": {"num_cohorts", "stride", "gradient_steps"},
     "official": {
-        *("num_cohorts", "stride", "laps", "gradient_steps"),
-        *("gradient_share", "num_inference_steps"),
+        *("num_cohorts", "stride", "gradient_steps", "gradient_share", "num_inference_steps"),
         "main_loss_limit",
         *("kernel", "bandwidth", "features", "population", "averaging"),
     },
 }
 """Options of the regularizer that have no effect with a variant."""
 LIMITS: dict[str, Limits] = {
-    **dict.fromkeys(
-        ("length", "num_cohorts", "every", "stride", "laps", "gradient_steps"), Limits(1)
-    ),
+    **dict.fromkeys(("length", "num_cohorts", "every", "stride", "gradient_steps"), Limits(1)),
     **dict.fromkeys(("num_states", "num_forward"), Limits(2)),
     **dict.fromkeys(("gradient_share", "bandwidth", "main_loss_limit"), Limits(0, ends="()")),
     "strength": Limits(0),
@@ -199,17 +211,7 @@ LIMITS: dict[str, Limits] = {
 """Ranges of the regularizer's options."""
 OF_TERM = (
     *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
-    *(
-        "every",
-        "window",
-        "stride",
-        "laps",
-        "gradient_steps",
-        "rho",
-        "population",
-        "averaging",
-        "seed",
-    ),
+    *("every", "window", "stride", "gradient_steps", "rho", "population", "averaging", "seed"),
 )
 """Options that are numbers of the term itself, which its constructor takes as they are."""
 

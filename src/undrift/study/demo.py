@@ -35,7 +35,7 @@ def demo_study(
         num_inference_steps: Denoising steps of the chain that is sampled.
     """
     regularizer = RegularizerConfig(
-        num_inference_steps=num_inference_steps, features="network+pixels", population=2048
+        num_inference_steps=num_inference_steps, features="network+pixels", population=256
     )
     chain = ChainConfig(num_steps=num_steps, sampler=SAMPLER)
     return StudyConfig(

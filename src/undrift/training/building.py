@@ -345,7 +345,7 @@ def _comparison(config: RegularizerConfig, sampler: Sampler) -> dict[str, Any]:
     if not config.population and config.spaces not in (("pixels",), ("pyramid",)):
         raise InvalidInput(
             f"--regularizer.features {config.features} compares a population: give "
-            "--regularizer.population, such as 2048"
+            "--regularizer.population, such as 256"
         )
     return {"kernel": build_kernel(config), "space": space_named(config.spaces, sampler)}
 
