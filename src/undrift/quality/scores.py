@@ -17,7 +17,9 @@ class FinalError:
         interval: Its 95 % confidence interval.
         p_value: Permutation p-value of samples and data having one distribution.
         empirical_mmd_sq: :math:`D_0^2` to the data set itself.
-        empirical_mmd_sq_se: Its standard error.
+        empirical_mmd_sq_se: Its standard error, of samples that are independent of the data; of a
+            model that only repeats them, :math:`\sqrt{1 + 2N/M}` times as much as it should be
+            with N samples and M data.
         pixel_variance_ratio: Total variance of the samples over that of the data.
     """
 
