@@ -37,6 +37,7 @@ NOT_RUN = {
     "undrift compare studies/": "hours",
     "undrift train --config studies/": "hours",
     "python benchmarks/memory.py": "a minute; tests/measurement/test_memory.py measures memory",
+    "python studies/repair.py": "minutes; tests/test_repair.py checks its losses and its record",
     "undrift demo": "minutes; tests/study/test_demo.py runs it with fewer steps",
     "undrift train --config cifar10 --output ": "days, and a download of 170 MB",
     "undrift train --data owner/name ": "tests/data/test_blocks.py streams a data set of its own",
