@@ -1,10 +1,13 @@
 """Low-rank adapters: the base is kept, and what is written is what is merged."""
 
+import copy
+
 import pytest
 import torch
 
 from undrift import InvalidInput
 from undrift.data.images import ImageData
+from undrift.training import lora
 from undrift.training.config import LoraConfig, TrainConfig
 from undrift.training.runs import train
 from undrift.training.trainer import Trainer
@@ -75,6 +78,35 @@ def test_the_pipeline_is_the_base_with_its_adapters_as_diffusers_has_them(tmp_pa
         changed += bool(delta.abs().sum() > 0)
         torch.testing.assert_close(made[name], value + delta, atol=1e-6, rtol=1e-5)
     assert changed == len(adapters) / 2 > 4
+
+
+def test_diffusers_loads_the_adapters_by_its_own_function(tmp_path):
+    """Where a network has load_lora_adapter, as those of text-to-image pipelines have."""
+    pytest.importorskip("peft")
+    import diffusers
+
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(
+        sample_size=4, in_channels=1, out_channels=1, block_out_channels=(8, 8),
+        layers_per_block=1, norm_num_groups=4, cross_attention_dim=6, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()  # fmt: skip
+    again = copy.deepcopy(network)
+    inputs = torch.randn(2, 1, 4, 4), torch.full((2,), 5), torch.randn(2, 3, 6)
+    lora.add_adapters(network, 2, ["to_q", "to_v"])
+    for name, parameter in network.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    lora.save(network, "unet", tmp_path)
+    with torch.no_grad():
+        base = again(*inputs).sample
+        again.load_lora_adapter(str(tmp_path), prefix="unet", use_safetensors=True)
+        adapted = network(*inputs).sample
+        assert (adapted - base).abs().max() > 0.01
+        torch.testing.assert_close(again(*inputs).sample, adapted, atol=1e-5, rtol=1e-4)
+        lora.merge(network)
+        torch.testing.assert_close(network(*inputs).sample, adapted, atol=1e-5, rtol=1e-4)
 
 
 def test_what_cannot_be_adapted_is_refused(tmp_path):
