@@ -14,7 +14,8 @@ from undrift.api import files, inputs
 from undrift.api.report import without_parts
 from undrift.data.grids import image_grid, picture
 from undrift.data.load import load_data
-from undrift.diffusion.pipelines import load_pipeline
+from undrift.diffusion.pipelines import ddpm_scheduler, load_pipeline, save_pipeline
+from undrift.diffusion.schedule import CosineSchedule
 from undrift.measurement.state import with_ratios
 from undrift.reporting.evaluation import interval_texts, quality_rows
 from undrift.reporting.numbers import scientific
@@ -254,6 +255,11 @@ def spoil_weights(place):
     write_run(place / "nan", net)
 
 
+def any_size(place):
+    scheduler = ddpm_scheduler(CosineSchedule(5), "sample", "fixed_small", 1.0)
+    save_pipeline(network(1, None), scheduler, place / "any")
+
+
 def spoil_data(place):
     images = load_data("digits", limit=20).images.clone()
     images[7, 0, 1, 1] = float("nan")
@@ -316,6 +322,8 @@ CASES = [
     (nothing, "measure run --data no/such/folder", "no such file or folder"),
     (nothing, "measure run --split test", "has no split 'test'"),
     (nothing, "measure run --image-size 16", "--image-size is 16, but the model"),
+    (any_size, "measure any --data digits --image-size 7", "images of shape (1, 7, 7)"),
+    (any_size, "tune any --data digits --image-size 7 --remedy restart", "shape (1, 7, 7)"),
     (nothing, "measure run --channels 3", "--channels is 3, but the model"),
     (nothing, "measure run/pipeline", "which data?"),
     (nothing, "measure run --output run", "run is a folder: give a file in it"),

@@ -258,6 +258,7 @@ def data(config: DataChoice, run: Any, sampler: Sampler) -> ImageData:  # noqa: 
         InvalidInput: If they cannot be had, or do not fit the model.
     """
     from undrift.diffusion.pipelines import image_shape
+    from undrift.diffusion.trial import try_first_step
     from undrift.training.runs import load
 
     chosen = chosen_data(config, run)
@@ -277,6 +278,8 @@ def data(config: DataChoice, run: Any, sampler: Sampler) -> ImageData:  # noqa: 
             )
         chosen = replace(chosen, image_size=height, channels=1 if channels == 1 else 3)
     found = load(chosen)
+    if made is None:
+        try_first_step(sampler, found.image_shape)
     if "resized" in found.how:
         logger.info("the data are resized to what the model makes: %s", found.how["resized"])
     return found

@@ -14,14 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from undrift.data.images import ImageData
-from undrift.diffusion.condition import draw_labels
-from undrift.diffusion.network import device_of
 from undrift.diffusion.pipelines import SCHEDULERS
 from undrift.diffusion.sampler import Sampler
-from undrift.exceptions import InvalidInput, Limits, reason_of
+from undrift.diffusion.trial import try_first_step
+from undrift.exceptions import InvalidInput, Limits
 from undrift.quality.feature_choice import default_features
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy, UnfitChain
@@ -110,7 +107,7 @@ def try_building(config: StudyConfig, data: ImageData) -> None:
     for chain in config.chains:
         with _part(str(chain)):
             sampler = base.averaged_sampler(chain.num_inference_steps, chain.sampler)
-            _try_first_step(sampler, data)
+            try_first_step(sampler, data.image_shape)
         for name, remedy in config.remedies.items():
             with _part(f"{chain}: remedy {name}"):
                 if not _fits(sampler, remedy, data):
@@ -132,23 +129,6 @@ def _fits(sampler: Sampler, remedy: Remedy, data: ImageData) -> bool:
     except UnfitChain:
         return False
     return True
-
-
-def _try_first_step(sampler: Sampler, data: ImageData) -> None:
-    """Take the first step of a chain, in which a solver meets what the network predicts.
-
-    Raises:
-        InvalidInput: If the solver does not fit the network.
-    """
-    generator, shape = torch.Generator().manual_seed(0), (1, *data.image_shape)
-    x = sampler.prior(shape, generator=generator, device=device_of(sampler.network))
-    sampler = sampler.given(draw_labels(sampler.network, 1, seed=0))
-    try:
-        with torch.no_grad():
-            sampler.step(x, *sampler.grid[:2], generator=generator)
-    except (ValueError, RuntimeError) as error:
-        reason = reason_of(error)
-        raise InvalidInput(f"the sampler does not fit the model: {reason}") from error
 
 
 def _trainings(config: StudyConfig) -> list[tuple[str, TrainConfig]]:
