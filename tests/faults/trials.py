@@ -101,7 +101,7 @@ class Disk:
             path = arguments[0]
         else:
             return
-        if not isinstance(path, int) and os.fspath(path).startswith(str(self.place)):
+        if not isinstance(path, int) and os.fsdecode(path).startswith(str(self.place)):
             self.step(event)
 
     def step(self, event: str) -> None:

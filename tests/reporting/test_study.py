@@ -234,7 +234,7 @@ def test_the_page_is_made_again_without_computing(folder, page, tmp_path, capsys
     assert "several studies become Markdown" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", sorted(DATA.glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(DATA.glob("*-study.json")), ids=lambda file: file.stem)
 def test_every_study_of_the_documentation_has_its_page(file, tmp_path, capsys):
     output = tmp_path / "page.html"
     assert main(["report", str(file), "--output", str(output)]) == 0

@@ -405,7 +405,9 @@ def test_one_flipped_bit_in_a_checkpoint_is_found_and_the_one_before_it_used(
         flip_a_bit(file, place)
         caplog.clear()
         train(again, IMAGES, progress=False)
-        assert "damaged" in caplog.text and "the checkpoint before it" in caplog.text
+        assert "the checkpoint before it" in caplog.text
+        # the bit of a name in the manifest makes the file of that name a missing one
+        assert "damaged" in caplog.text or "is missing" in caplog.text
         torch.testing.assert_close(weights(tmp_path / "run"), before, rtol=0, atol=0)
         assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
         if (newest / STATE_FILE).name == file.name:
