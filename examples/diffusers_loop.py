@@ -13,12 +13,13 @@ from diffusers.training_utils import EMAModel
 import undrift
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("output", help="folder of the pipeline and of TensorBoard's log")
+parser.add_argument("output", help="folder of the pipeline and of the log")
+parser.add_argument("--log-with", default="tensorboard", help="tensorboard, or wandb, ...")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 
 set_seed(args.seed)
-accelerator = Accelerator(log_with="tensorboard", project_dir=args.output)
+accelerator = Accelerator(log_with=args.log_with, project_dir=args.output)
 accelerator.init_trackers("log")
 digits = undrift.load_data("digits")
 unet = UNet2DModel(

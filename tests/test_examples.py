@@ -147,6 +147,16 @@ def test_the_curve_ends_where_the_saved_pipeline_is(printed, tmp_path):
     }
 
 
+@pytest.mark.usefixtures("_no_accelerator")
+def test_the_curve_is_logged_by_wandb_without_a_network(printed, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    rows = printed("diffusers_loop", tmp_path / "out", "--log-with", "wandb")
+    (log,) = tmp_path.rglob("*.wandb")
+    assert log.read_bytes().count(b"undrift/mmd_sq_se") >= len(rows)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Lightning: few workers, no logger
 def test_a_module_of_lightning_trains_to_less_error_than_at_the_start(printed):
     pytest.importorskip("pytorch_lightning")
