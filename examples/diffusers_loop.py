@@ -55,7 +55,6 @@ for step, x_0 in enumerate(batches, start=1):  # one epoch
 
 for row in curve.curve:
     accelerator.print(row)
-unet = accelerator.unwrap_model(unet)
-ema.copy_to(unet.parameters())
+ema.copy_to((unet := accelerator.unwrap_model(unet)).parameters())
 DDPMPipeline(unet, scheduler).save_pretrained(args.output)
 accelerator.end_training()
