@@ -1,24 +1,15 @@
 """Every kind of model that diffusers builds: all commands run, or say why not."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
+from studies import load_study
+
 ROOT = Path(__file__).parents[1]
 
 
-def study():
-    """The command that writes the table."""
-    spec = importlib.util.spec_from_file_location("kinds_study", ROOT / "studies" / "kinds.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-KINDS = study().kinds()
+KINDS = load_study("kinds").kinds()
 REFUSED = {
     ("zero terminal SNR, v-prediction", "tune"): "the schedule ends without signal",
     ("SD3-like (latent, prompts, flow)", "tune"): "prediction type is flow_prediction",
@@ -39,7 +30,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_commands_run_on_a_kind_or_say_why_not(kind, tmp_path):
-    found = study().cells(KINDS[kind], tmp_path)
+    found = load_study("kinds").cells(KINDS[kind], tmp_path)
     for command, cell in found.items():
         reason = REFUSED.get((kind, command))
         if reason is None and (kind, "fine-tune") in REFUSED and command == "out again":

@@ -1,29 +1,20 @@
 """Networks of diffusers alone, repaired: each loss is that of its kind, the table is real."""
 
 import ast
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from studies import load_study
+
 ROOT = Path(__file__).parents[1]
 IMAGE = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
 
 
-def study():
-    """The command that writes the table."""
-    spec = importlib.util.spec_from_file_location("repair_study", ROOT / "studies" / "repair.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-STUDY = study()
+STUDY = load_study("repair")
 
 
 def ideal(kind, scheduler):

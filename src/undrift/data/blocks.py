@@ -135,7 +135,7 @@ class BlockBatches(Batches):
             missing -= len(rows)
         known = [own for own in labels if own is not None]
         self.labels, x_0 = torch.cat(known) if known else None, torch.cat(images)
-        return torch.where(self.flips(len(x_0)), x_0.flip(-1), x_0)
+        return self.mirrored(x_0, len(x_0))
 
     def _open(self, epoch: int, place: dict[str, Any] | None) -> None:
         """Go to a place of the stream, in an epoch."""

@@ -47,11 +47,18 @@ class Batches(Iterator[Tensor]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state: the next batches are those after :meth:`state_dict`."""
 
-    def flips(self, count: int) -> Tensor:
-        """Which of some images are mirrored, with shape :math:`(B, 1, 1, 1)`."""
+    def mirrored(self, x_0: Tensor, count: int, own: slice = slice(None)) -> Tensor:
+        """Images, each mirrored with probability 1/2 where that was chosen.
+
+        Arguments:
+            x_0: The images, with shape :math:`(B, C, H, W)`.
+            count: For how many images it is drawn.
+            own: Which of those these are.
+        """
         if not self.horizontal_flip:
-            return torch.zeros(count, 1, 1, 1, dtype=torch.bool)
-        return torch.rand(count, 1, 1, 1, generator=self.generator) < 0.5
+            return x_0
+        heads = torch.rand(count, 1, 1, 1, generator=self.generator) < 0.5
+        return torch.where(heads[own], x_0.flip(-1), x_0)
 
 
 class Source(Protocol):
@@ -237,10 +244,9 @@ class BatchStream(Batches):
     def __next__(self) -> Tensor:
         """Draw the next batch: the rows of this process, with shape :math:`(B, C, H, W)`."""
         self.indices, own = self._draw_indices(), self.processes.share(self.batch_size)
-        rows, flips = self.indices[own], self.flips(self.batch_size)[own]
+        rows = self.indices[own]
         self.labels = self.data.labels_of(rows)
-        x_0 = self.data.images[rows]
-        return torch.where(flips, x_0.flip(-1), x_0) if self.horizontal_flip else x_0
+        return self.mirrored(self.data.images[rows], self.batch_size, own)
 
     def _draw_indices(self) -> Tensor:
         queue = [self.remaining]

@@ -42,6 +42,7 @@ from torch import Tensor
 from undrift.exceptions import InvalidInput, Limits
 from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import RBFMixture
+from undrift.mmd.tiles import blocks
 from undrift.mmd.units import Units
 from undrift.regularizer.embedding import EmbeddedBlock
 from undrift.regularizer.options import Averaging
@@ -203,14 +204,13 @@ class Population:
 
 
 def unbiased_mmd_sq(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased estimate of MMD² between rows of features for any kernel."""
+    """The unbiased estimate of MMD² between rows of features for any kernel, differentiable."""
 
-    def total(rows: Tensor, columns: Tensor) -> Tensor:
-        sums = [kernel.gram(part, columns).sum() for part in rows.split(TILE)]
-        return torch.stack(sums).sum()
+    def mean(a: Tensor, b: Tensor, *, others: bool = False) -> Tensor:
+        sums = []
+        for rows in blocks(len(a), TILE):
+            gram = kernel.gram(a[rows], b)
+            sums.append(gram.sum() - gram.diagonal(rows.start).sum() if others else gram.sum())
+        return torch.stack(sums).sum() / (len(a) * (len(b) - 1 if others else len(b)))
 
-    def mean_of_pairs(rows: Tensor) -> Tensor:
-        own = [kernel.gram(part, part).diagonal().sum() for part in rows.split(TILE)]
-        return (total(rows, rows) - torch.stack(own).sum()) / (len(rows) * (len(rows) - 1))
-
-    return mean_of_pairs(x) + mean_of_pairs(y) - 2 * total(x, y) / (len(x) * len(y))
+    return mean(x, x, others=True) + mean(y, y, others=True) - 2 * mean(x, y)
