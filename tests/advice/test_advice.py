@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 import undrift
 from commands import complaint, files, network, result
 from undrift.advice.candidates import COMPUTED, Candidates, count_calls
-from undrift.advice.folder import SCHEDULER, SCRIPT, script, with_scheduler
+from undrift.advice.folder import SCHEDULER, SCRIPT, script, with_scheduler, write_folder
 from undrift.advice.record import AdviceRecord
 from undrift.advice.run import Plan
 from undrift.advice.trials import FILE as TRIALS
@@ -19,6 +19,7 @@ from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.quality.frechet import frechet_estimate
+from undrift.remedies.moments import Moments
 
 QUICK = {"num_samples": 300, "features": "pixels", "remedies": ["none"], "progress": False}
 SOLVERS = ["ancestral", "dpm-solver++", "unipc"]
@@ -126,11 +127,23 @@ def test_the_lines_to_paste_give_the_samples_of_every_solver(tmp_path):
     assert {each.grid for each in computed} == {COMPUTED} and len(computed) >= 4
     for each in [*found.values(), *computed]:
         each.scheduler.save_pretrained(tmp_path / SCHEDULER)
-        (tmp_path / SCRIPT).write_text(script(each, "digits"))
+        (tmp_path / SCRIPT).write_text(script(each))
         images = runpy.run_path(str(tmp_path / SCRIPT))["images"]
         samples = each.sampler.sample((16, 1, 8, 8), generator=noise_source())
         expected = (samples / 2 + 0.5).clamp(0, 1)
         torch.testing.assert_close(images, expected)
+
+
+def test_a_remedy_that_is_estimated_comes_with_its_estimate(advised, tmp_path):
+    """The lines to paste need no data, and give the samples of the candidate."""
+    pipeline = untrained()
+    candidates = Candidates(pipeline.unet, pipeline.scheduler, 5)
+    base = next(each for each in candidates.solvers() if each.solver == "unipc")
+    remedied = candidates.remedied(base, Moments, load_data("digits", limit=200), 0)[-1]
+    write_folder(tmp_path, pipeline, advised[0], None, remedied)
+    images = runpy.run_path(str(tmp_path / SCRIPT))["images"]
+    samples = remedied.sampler.sample((16, 1, 8, 8), generator=noise_source())
+    torch.testing.assert_close(images, (samples / 2 + 0.5).clamp(0, 1))
 
 
 @pytest.mark.parametrize("calls", [5, 10])

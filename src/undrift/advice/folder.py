@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -20,11 +20,14 @@ from undrift.advice.candidates import Candidate
 from undrift.advice.record import FILE, AdviceRecord
 from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import quiet_diffusers, state_shape
+from undrift.remedies.estimates import save_estimate
 from undrift.remedies.registry import parse
+from undrift.remedies.sampler import RemediedSampler
 from undrift.storage.writing import written
 
 SCHEDULER = "best_scheduler"
 SCRIPT = "sample.py"
+ESTIMATE = "estimate.pt"
 TUNED = "fine-tuned"
 
 
@@ -69,7 +72,6 @@ def write_folder(
     advice: AdviceRecord,
     advised: Candidate | None,
     best: Candidate,
-    data: str,
     tuned: Any = None,  # noqa: ANN401
 ) -> None:
     """Write the pipeline with the advised scheduler, and the lines for the best candidate.
@@ -80,7 +82,6 @@ def write_folder(
         advice: The advice.
         advised: The candidate whose scheduler the pipeline gets; its own when None.
         best: The best candidate.
-        data: Name of the data, which some remedies are estimated from.
         tuned: The pipeline of the fine-tuned model, if there is one.
     """
     scheduler = pipeline.scheduler if advised is None else advised.scheduler
@@ -89,13 +90,15 @@ def write_folder(
         if tuned is not None:
             with_scheduler(tuned, scheduler).save_pretrained(folder / TUNED)
         best.scheduler.save_pretrained(folder / SCHEDULER)
-    texts = {SCRIPT: script(best, data), "README.md": _readme(advice, advised, best)}
+    if _needs_data(best.remedy):
+        save_estimate(cast(RemediedSampler, best.sampler), folder / ESTIMATE)
+    texts = {SCRIPT: script(best), "README.md": _readme(advice, advised, best)}
     for name, text in texts.items():
         with written(folder / name) as part:
             part.write_text(text, "utf-8")
 
 
-def script(best: Candidate, data: str) -> str:
+def script(best: Candidate) -> str:
     """Lines that sample as the best candidate does: of diffusers alone, unless it has a remedy."""
     kind = type(best.scheduler).__name__
     takes_generator = "generator" in inspect.signature(best.scheduler.step).parameters
@@ -114,7 +117,7 @@ def script(best: Candidate, data: str) -> str:
     return start + _REMEDIED.format(
         options=f'timestep_options={{"timesteps": {listed}}}' if listed else steps,
         remedy=best.remedy,
-        data=f', load_data("{data}").images' if _needs_data(best.remedy) else "",
+        estimate=f', estimate=f"{{folder}}/{ESTIMATE}"' if _needs_data(best.remedy) else "",
     )
 
 
@@ -172,9 +175,9 @@ with torch.no_grad():
 images = (x / 2 + 0.5).clamp(0, 1)
 """
 _REMEDIED = """\
-from undrift import DiffusersSampler, apply_remedy, load_data
+from undrift import DiffusersSampler, apply_remedy
 
 chain = DiffusersSampler(network, scheduler, {options})
-chain = apply_remedy(chain, "{remedy}"{data})
+chain = apply_remedy(chain, "{remedy}"{estimate})
 images = (chain.sample(shape, generator=generator) / 2 + 0.5).clamp(0, 1)
 """

@@ -104,7 +104,7 @@ def advise(
     )
     if folder is not None:
         tuned = load_pipeline(folder / RUN) if fine_tune else None
-        write_folder(folder, pipeline, *found, images.name, tuned)
+        write_folder(folder, pipeline, *found, tuned)
         write_json(folder / FILE, found[0].to_dict())
         trials.forget()
     return found[0]

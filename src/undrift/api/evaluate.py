@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from undrift.api.inputs import EvaluateChoice, name_of, opened
+from undrift.api.chain import opened
+from undrift.api.inputs import EvaluateChoice, name_of
 from undrift.exceptions import Limits
 from undrift.processes import Processes
 from undrift.progress import progress_bar

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from undrift.exceptions import InvalidInput, Limits
-from undrift.remedies.registry import apply_remedy, help_text, parse
-from undrift.remedies.remedy import Remedy
+from undrift.remedies.registry import help_text
 from undrift.training.config import IN_MEMORY, DataConfig
 
 if TYPE_CHECKING:
@@ -183,30 +182,6 @@ class AdviseChoice(DataChoice, AdviseModel):
     seed: int = 0
 
 
-def opened(choice: Choice) -> tuple[Sampler, ImageData]:
-    """The chain with its remedy, and the data, of the size and the channels that the model makes.
-
-    Raises:
-        InvalidInput: If one of them cannot be had, or they do not fit.
-    """
-    sampler = chain(choice)
-    images = data(choice, choice.run, sampler)
-    if choice.labels is not None and images.labels is not None:  # the data of these classes
-        images = images.of_classes(choice.labels)
-    return sampler.over(images.labels), images
-
-
-def chain(config: ChainChoice) -> Sampler:
-    """The chain that was chosen, on its device, with weights that are finite and its remedy.
-
-    Raises:
-        InvalidInput: If there is no such model, sampler or remedy, or the weights are damaged.
-    """
-    remedy = parse(config.remedy or "none")
-    sampler = bare_chain(config)
-    return apply_remedy(sampler, remedy, _remedy_data(config, remedy, sampler))
-
-
 def bare_chain(config: ChainChoice) -> Sampler:
     """The chain without its remedy, on its device.
 
@@ -235,20 +210,6 @@ def bare_chain(config: ChainChoice) -> Sampler:
         if sampler.space is not None:
             sampler.space.autoencoder.to(device)
     return sampler
-
-
-def _remedy_data(
-    config: ChainChoice, remedy: Remedy | None, sampler: Sampler
-) -> torch.Tensor | None:
-    """The images that a remedy is estimated from, if it is: the chosen, else the run's own."""
-    if remedy is None or not remedy.needs_data:
-        return None
-    chosen = config if isinstance(config, DataChoice) else DataChoice()
-    if chosen.data is None and trained_on(config.run) is None:
-        hint = "give --data" if isinstance(config, DataChoice) else "sample a run of undrift train"
-        raise InvalidInput(f"{remedy.remedy} is estimated from data, and none are given: {hint}")
-    logger.info("%s: estimated from the data", remedy.remedy)
-    return data(chosen, config.run, sampler).images
 
 
 def data(config: DataChoice, run: Any, sampler: Sampler) -> ImageData:  # noqa: ANN401

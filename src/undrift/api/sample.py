@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from undrift.api.inputs import ChainChoice, chain
+from undrift.api.chain import chain
+from undrift.api.inputs import ChainChoice
 from undrift.diffusion.pipelines import image_shape
 from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.cumulative import check_states

@@ -102,13 +102,14 @@ def _profile(config: Config) -> ErrorProfile:
 
 def _measured(config: Config, earlier: list[ErrorProfile]) -> ErrorProfile:
     """A new measurement, at the states of earlier ones and with another seed if there are any."""
+    from undrift.api.chain import opened
     from undrift.measurement.measure import measure
     from undrift.regularizer.spaces import spaces_named
     from undrift.remedies.sampler import without_remedy
 
     names = _feature_names(config.features)
     accelerator = launch.joined()
-    sampler, data = inputs.opened(config)
+    sampler, data = opened(config)
     used = [seed for profile in earlier for seed in profile.seeds]
     seed = max(used, default=-1) + 1 if config.seed is None else config.seed
     if seed in used:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from undrift.api import files, inputs
+from undrift.api import files
 from undrift.api.inputs import ChainChoice
 from undrift.cli.command import session
 from undrift.cli.console import say
@@ -48,12 +48,13 @@ def run(config: Config) -> dict[str, Any]:
 
 def _sampled(config: Config) -> dict[str, Any]:
     """Draw images and write a folder of them, which appears complete or not at all."""
+    from undrift.api.chain import chain
     from undrift.api.sample import sample
     from undrift.measurement.reading import write_json
     from undrift.storage.writing import appearing
     from undrift.training.run_folder import new_folder
 
-    sampler = inputs.chain(config)
+    sampler = chain(config)
     options: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size}
     images = sample(sampler, config.num_images, progress=not session().quiet, **options)
     names = filter(None, [config.sampler or "own", config.remedy])

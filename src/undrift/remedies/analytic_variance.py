@@ -92,6 +92,7 @@ class AnalyticVariance(Remedy):
     estimator: Literal["score", "error"] = "score"
 
     remedy = "analytic_variance"
+    estimate_type = Posterior
     strengths = Strengths(
         "factor on the analytic variance",
         default=1.0,

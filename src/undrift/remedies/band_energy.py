@@ -81,6 +81,7 @@ class BandEnergy(Remedy):
     levels: float = 3.0
 
     remedy = "band_energy"
+    estimate_type = Energies
     strengths = Strengths(
         "power of the measured weights",
         default=1.0,

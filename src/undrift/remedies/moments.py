@@ -89,6 +89,7 @@ class Moments(Remedy):
     """
 
     remedy = "moments"
+    estimate_type = MomentMap
     strengths = Strengths(
         "share of the way to the mapped sample",
         default=1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from undrift.exceptions import InvalidInput, check_choice
@@ -96,6 +97,7 @@ def apply_remedy(
     *,
     seed: int = 0,
     num_data: int = 1000,
+    estimate: str | os.PathLike[str] | None = None,
 ) -> Sampler:
     r"""The chain with a remedy: again a sampler, to be measured, scored and sampled as any other.
 
@@ -106,9 +108,11 @@ def apply_remedy(
             that is estimated from data; the others ignore them.
         seed: Seed of the draws that an estimate needs.
         num_data: Draws at each time of the chain from which it is estimated.
+        estimate: A file of :func:`~undrift.remedies.estimates.save_estimate`, instead of data.
 
     Raises:
-        InvalidInput: If the remedy cannot be applied to this sampler, or needs data.
+        InvalidInput: If the remedy cannot be applied to this sampler, or needs data, or the file is
+            of another remedy, chain or network.
 
     Example:
         >>> import torch
@@ -124,4 +128,11 @@ def apply_remedy(
     if remedy is None:
         return sampler
     remedied = RemediedSampler(sampler, remedy)
-    return remedied.estimated(data, seed, num_data) if remedy.needs_data else remedied
+    if not remedy.needs_data:
+        return remedied
+    if estimate is None:
+        return remedied.estimated(data, seed, num_data)
+
+    from undrift.remedies.estimates import load_estimate
+
+    return load_estimate(remedied, estimate)

@@ -15,6 +15,7 @@ only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -66,6 +67,8 @@ class Remedy:
     strengths: ClassVar[Strengths]
     limits: ClassVar[dict[str, Limits]] = {}
     """The numbers that the strength and the options can have, where not all finite ones."""
+    estimate_type: ClassVar[Callable[..., Any]] = float
+    """The type of what is estimated from data, called with its parts to build it again."""
     further_strengths: ClassVar[tuple[str, ...]] = ()
     """Options that have an effect unless they are 0, whatever the strength."""
 

@@ -84,6 +84,7 @@ class TailCorrection(Remedy):
     last: float = 5.0
 
     remedy = "tail_correction"
+    estimate_type = Corrections
     strengths = Strengths(
         "share of the fitted corrections",
         default=1.0,
