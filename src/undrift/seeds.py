@@ -8,6 +8,10 @@ no other part, and runs with neighboring seeds have no stream in common.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _ODD = 0x9E3779B1
 _RANGE = 2**32
@@ -46,3 +50,10 @@ def chain_seed(seed: int, chain: int) -> int:
         1000
     """
     return (stream_seed(seed, "chain") + chain * _ODD) % _RANGE
+
+
+def drawn_seed(generator: torch.Generator) -> int:
+    """A seed drawn from a generator, which has moved on by one number."""
+    import torch
+
+    return int(torch.randint(2**62, (), generator=generator))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from undrift.diffusion.sampler import Sampler
+from undrift.seeds import drawn_seed
 
 Reference = Literal["population", "empirical"]
 
@@ -72,7 +73,7 @@ class ForwardDraws:
         """
         rows = self.rows(count)
         rows = rows[torch.arange(count) % len(rows)]
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        seed = drawn_seed(self.generator)
         return PairedDraws(self, rows, seed)
 
     def overlap(self, t: float) -> float:

@@ -24,6 +24,7 @@ from undrift.processes import Processes
 from undrift.regularizer.balance import NoEffectWarning
 from undrift.regularizer.gradients import gradient_norm
 from undrift.regularizer.resumable import Resumable, Streams, seeded
+from undrift.seeds import drawn_seed
 
 Pair = tuple[Tensor, Tensor]
 
@@ -176,7 +177,7 @@ class DenoisingObjective(Objective):
 
     def aside(self, like: Tensor) -> AbstractContextManager[None]:
         """For additional passes: the main term uses the same dropout as without them."""
-        seed = int(torch.randint(2**62, (), generator=self.streams["own"]))
+        seed = drawn_seed(self.streams["own"])
         return seeded(seed + Processes.running().index, like.device)
 
     def log_change(self, x_t: Tensor, plain: Tensor) -> None:

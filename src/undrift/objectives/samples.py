@@ -25,6 +25,7 @@ from undrift.objectives.objective import Objective
 from undrift.processes import Processes, gather
 from undrift.regularizer.comparison import comparing
 from undrift.regularizer.spaces import PixelSpace, Space
+from undrift.seeds import drawn_seed
 
 
 class SampleObjective(Objective):
@@ -89,7 +90,7 @@ class SampleObjective(Objective):
         """New samples of the model in the shape of a batch."""
         network = model.network if isinstance(model, Denoiser) else model
         sampler, processes = self.sampler.with_network(network), Processes.running()
-        seed = int(torch.randint(2**62, (), generator=self.streams["own"]))
+        seed = drawn_seed(self.streams["own"])
         noise = chain_generators(seed, processes.share(len(like) * processes.count))
         labels = getattr(sampler.network, "labels", None)
         if labels is not None:  # independent of the data that they come from, as the samples are

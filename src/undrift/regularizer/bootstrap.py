@@ -14,6 +14,7 @@ from undrift.diffusion.sampler import Sampler, State, chain_generators
 from undrift.processes import Processes
 from undrift.regularizer.resumable import Resumable, Streams
 from undrift.regularizer.weighting import window_start
+from undrift.seeds import drawn_seed
 
 Gradient = Literal["all", "last"]
 
@@ -70,7 +71,7 @@ def chain_noise(streams: Streams, num_states: int) -> list[torch.Generator]:
         streams: Random streams of rollouts.
         num_states: Number of chains of all processes.
     """
-    seed = int(torch.randint(2**62, (), generator=streams["noise"]))
+    seed = drawn_seed(streams["noise"])
     return chain_generators(seed, Processes.running().share(num_states))
 
 

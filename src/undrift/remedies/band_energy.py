@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from undrift.exceptions import InvalidInput, Limits
 from undrift.remedies.remedy import Remedy, Strengths
+from undrift.seeds import drawn_seed
 
 if TYPE_CHECKING:
     import torch
@@ -99,13 +100,11 @@ class BandEnergy(Remedy):
         self, base: Sampler, data: Tensor, num_data: int, generator: torch.Generator
     ) -> Energies:
         """The weights, measured step by step on ``num_data`` chains of the base."""
-        import torch
-
         from undrift.diffusion.network import evaluating
         from undrift.measurement.parallel_chains import BATCH_SIZE, ParallelChains
         from undrift.remedies.haar import band_sizes
 
-        seed, shape = int(torch.randint(2**62, (), generator=generator)), data.shape[1:]
+        seed, shape = drawn_seed(generator), data.shape[1:]
         found = Energies(data.mean(0), {}, (float(data.min()), float(data.max())), num_data)
         of_data, sizes = self._energy(data - found.mean), band_sizes(shape, self._levels(shape))
         full = replace(self, strength=1.0)

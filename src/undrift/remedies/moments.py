@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from undrift.remedies.remedy import Remedy, Strengths
+from undrift.seeds import drawn_seed
 
 if TYPE_CHECKING:
     import torch
@@ -106,11 +107,9 @@ class Moments(Remedy):
         self, base: Sampler, data: Tensor, num_data: int, generator: torch.Generator
     ) -> MomentMap:
         """The map, from all images and from ``num_data`` samples of the chain."""
-        import torch
-
         from undrift.measurement.parallel_chains import draw_samples
 
-        seed = int(torch.randint(2**62, (), generator=generator))
+        seed = drawn_seed(generator)
         x = draw_samples(base, (num_data, *data.shape[1:]), seed)
         return moment_map(x.to(data), data)
 
