@@ -17,7 +17,7 @@ from undrift.regularizer.options import RegularizerConfig
 from undrift.regularizer.spaces import PixelSpace
 from undrift.storage.manifest import MANIFEST, Damaged, seal
 from undrift.storage.writing import appearing
-from undrift.training.building import build_network, build_regularizer
+from undrift.training.building import LEARNING_RATE, build_network, build_regularizer
 from undrift.training.checkpoint import KEPT_CHECKPOINTS, STATE_FILE, last_checkpoint
 from undrift.training.config import (
     ChainConfig,
@@ -262,7 +262,7 @@ def test_a_run_continues_another_with_all_its_state(base):
     assert trainer.ema.optimization_step == 6
     rows = []
     trainer.run(rows.append, until=1)
-    assert rows[0]["lr"] == OptimizerConfig().learning_rate  # no warm-up
+    assert rows[0]["lr"] == LEARNING_RATE  # no warm-up
     assert trainer.step == 1
 
 
@@ -325,6 +325,22 @@ def test_fine_tuning_keeps_the_network_and_the_scheduler(tmp_path):
     assert dict(ours.scheduler.config) == dict(theirs.scheduler.config)
     assert ours.unet.config.sample_size == 16
     assert not torch.equal(next(ours.unet.parameters()), next(theirs.unet.parameters()))
+
+
+def test_a_learning_rate_is_handed_on_and_a_pipeline_gets_a_small_one(tmp_path):
+    save_pipeline(tmp_path / "theirs")
+    rates = [Trainer(config(), IMAGES).config.optimizer.learning_rate]
+    first = Trainer(bare_config(tmp_path / "theirs"), IMAGES)
+    first.save_checkpoint(tmp_path / "first" / "checkpoints")
+    second = Trainer(bare_config(tmp_path / "first"), IMAGES)
+    second.save_checkpoint(tmp_path / "second" / "checkpoints")
+    own = OptimizerConfig(learning_rate=0.3, warmup_steps=0)
+    for start, options in (("second", {}), ("second", {"optimizer": own})):
+        rates.append(
+            Trainer(bare_config(tmp_path / start, **options), IMAGES).config.optimizer.learning_rate
+        )
+    assert rates == [1e-3, 1e-4, 0.3]
+    assert first.lr_schedule.base_lrs == second.lr_schedule.base_lrs == [1e-4]
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
@@ -636,7 +652,7 @@ def test_losses_of_samples_start_with_an_optimizer_of_their_own(base):
         assert not trainer.optimizer.state_dict()["state"] and trainer.max_grad_norm == bound
         rows = []
         trainer.run(rows.append, until=1)
-        assert rows[0]["lr"] == pytest.approx(rate * OptimizerConfig().learning_rate)
+        assert rows[0]["lr"] == pytest.approx(rate * LEARNING_RATE)
         assert len(trainer.objective.sampler.grid) == 4
         assert type(trainer.objective.sampler).__name__ == "DDIMSampler"
     with pytest.raises(InvalidInput, match="mmd_ddm needs the number of steps of its chain"):

@@ -65,6 +65,8 @@ METHODS: dict[str, type[DenoisingObjective]] = {
     "scheduled_sampling": ScheduledSampling,
 }
 """The published methods with a main term by name; the loss of all others is plain."""
+LEARNING_RATE, FINE_TUNING_RATE = 1e-3, 1e-4
+"""Where none is given: of a new network, and of one from a pipeline."""
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
@@ -220,6 +222,22 @@ def build_sample_objective(
     return FrechetLoss(sampler, data.images, queue=own.population, space=space, seed=mixed)
 
 
+def learning_rate(config: TrainConfig, start: StartingPoint | None) -> float:
+    """The learning rate that was chosen, else that of the run that it starts from.
+
+    Arguments:
+        config: The configuration.
+        start: Where the run starts, if not anew.
+    """
+    if (chosen := config.optimizer.learning_rate) is not None:
+        return chosen
+    if start is None:
+        return LEARNING_RATE
+    if start.state is None:
+        return FINE_TUNING_RATE
+    return float(start.state["config"]["optimizer"]["learning_rate"])
+
+
 def optimizer_options(config: TrainConfig) -> OptimizerConfig:
     """The optimizer's options, with what a loss of finished samples changes about them.
 
@@ -231,12 +249,13 @@ def optimizer_options(config: TrainConfig) -> OptimizerConfig:
         (2.5e-05, 0.5)
     """
     method, options = config.method, config.optimizer
+    rate = options.learning_rate or LEARNING_RATE
     if method not in ON_SAMPLES:
         return options
     given = config.objective.strength
     factor = STRENGTHS[method] if given is None else given
     bound = min(options.max_grad_norm, MAX_GRAD_NORM.get(method, math.inf))
-    return replace(options, learning_rate=factor * options.learning_rate, max_grad_norm=bound)
+    return replace(options, learning_rate=factor * rate, max_grad_norm=bound)
 
 
 def build_optimizer(
@@ -254,7 +273,7 @@ def build_optimizer(
 
     optimizer = OPTIMIZERS[options.optimizer](
         [parameter for parameter in network.parameters() if parameter.requires_grad],
-        lr=options.learning_rate,
+        lr=options.learning_rate or LEARNING_RATE,
         betas=(options.beta1, options.beta2),
         weight_decay=options.weight_decay,
     )

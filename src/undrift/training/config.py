@@ -100,7 +100,8 @@ class OptimizerConfig:
 
     Arguments:
         optimizer: Which one.
-        learning_rate: Learning rate after warm-up.
+        learning_rate: Learning rate after warm-up (default: 1e-3; that of the run that it starts
+            from; 1e-4 from a pipeline, whose optimizer starts anew).
         lr_schedule: The schedule after warm-up, by diffusers' names.
         warmup_steps: Steps in which it rises from 0; none if a run is continued.
         weight_decay: Decoupled weight decay (of adamw).
@@ -110,7 +111,7 @@ class OptimizerConfig:
     """
 
     optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "cosine"
     warmup_steps: int = 100
     weight_decay: float = 0.0

@@ -154,7 +154,7 @@ def _start_anew(folder: Path, trainer: Trainer) -> None:
             f"{folder} holds {min(other)} and no checkpoint to resume from: start the run in "
             "another --output"
         )
-    if found := difference(saved_config(folder), trainer.config) if CONFIG in names else None:
+    if found := difference(saved_config(folder), trainer.asked) if CONFIG in names else None:
         raise InvalidInput(
             f"{folder} does not fit the configuration ({found}): resume with --config "
             f"{folder / CONFIG}"

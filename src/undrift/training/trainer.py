@@ -57,7 +57,12 @@ class Trainer:
         start = checkpoint.StartingPoint.load(config.start_from) if config.start_from else None
         state = start.state if start else None
         self.asked = config = start.inherit(config) if start else config
-        config = self.config = replace(config, regularizer=config.chosen(config.batch_size))
+        rate = building.learning_rate(config, start)
+        config = self.config = replace(
+            config,
+            regularizer=config.chosen(config.batch_size),
+            optimizer=replace(config.optimizer, learning_rate=rate),
+        )
         self.start = start
         self.data = data = start.encoded(data) if start else data
         network, self.scheduler = building.starting_network(config, data, start)
