@@ -356,6 +356,18 @@ def test_a_remedy_without_effect_changes_nothing(fully_evaluated):
     assert profiles["plain", "none"][-1].t == 0
 
 
+def test_the_error_along_a_chain_ends_at_that_of_its_samples_after_a_change_of_the_plan(tmp_path):
+    small = replace(plan().base, model=ModelConfig(block_out_channels=[8]))
+    config = plan(base=small, methods={"plain": MethodConfig()}, remedy_methods=["plain"])
+    config = replace(config, remedies={"moments": parse("moments")})
+    for count in (20, 32):
+        found = run_study(replace(config, num_reference=count), tmp_path, progress=False)
+        ends = {profile.remedy: profile.states[-1].mmd_sq for profile in found.profiles}
+        [plain], [remedied] = found.rows, found.remedies
+        expected = {"none": plain.mmd_sq, "moments": remedied.mmd_sq}
+        assert ends == pytest.approx(expected, rel=1e-5), count
+
+
 def test_grids_of_samples_of_all_methods_are_kept(fully_evaluated):
     folder, found = fully_evaluated
     assert all((folder / row.grid).is_file() for row in [*found.rows, *found.remedies])

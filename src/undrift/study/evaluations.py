@@ -188,6 +188,12 @@ class Evaluations:
         """What decides the samples of an evaluation."""
         return {**chain._asdict(), "seed": self.job.seed}
 
+    @property
+    def _compared_with(self) -> Row:
+        """What decides the images that chains are compared with, and remedies estimated from."""
+        judges = self.judges
+        return {"num_reference": len(judges.reference), "data": judges.data.fingerprint}
+
     def _final(self, chain: Chain, *, grid: bool = True) -> Row:
         """Scores of the trained run."""
         measured = self.config.measure and self.job.method is not None
@@ -235,7 +241,7 @@ class Evaluations:
     def _profile(self, name: str, remedy: Remedy | None, chain: Chain) -> RemedyProfile:
         job, count = self.job, min(self.config.num_samples, MOST_CHAINS)
         how: Row = {"remedy": asdict(remedy) if remedy else None, "num_samples": count}
-        how |= {"states": STATES} | self._draws(chain)
+        how |= {"states": STATES} | self._draws(chain) | self._compared_with
         file = judgment_file(self.run, f"profile-{name}", how)
         if not file.is_file():
             sampler = self._sampler(chain, remedy)
