@@ -114,11 +114,12 @@ def test_torchmetrics_finds_the_same_on_the_same_features():
     network = Projection()
     fid = FrechetInceptionDistance(network, input_img_size=(1, 2, 3))
     kid = KernelInceptionDistance(network, subsets=1, subset_size=90)
+    fake, real = FAKE.tanh(), REAL[:90].tanh()
     for metric in (fid, kid):
-        filled(metric, FAKE, REAL[:90])
-    own = filled(FrechetDistance(network), FAKE, REAL[:90])
+        filled(metric, fake, real)
+    own = filled(FrechetDistance(network), fake, real)
     assert float(own.compute()["frechet"]) == pytest.approx(float(fid.compute()), rel=1e-4)
-    own = filled(KernelDistance(network), FAKE, REAL[:90])
+    own = filled(KernelDistance(network), fake, real)
     value = float(own.compute()["kernel_distance"])
     assert value == pytest.approx(float(kid.compute()[0]), rel=1e-3)
 
@@ -130,3 +131,18 @@ def test_a_metric_without_samples_or_data_says_what_is_missing():
         metric.compute()
     with pytest.raises(undrift.InvalidInput, match="row 2"):
         metric.update(torch.tensor([[0.0], [1.0], [torch.inf]]), real=False)
+
+
+def test_images_of_another_range_are_refused_before_they_count():
+    """Integers, and floats of 0..255 for a feature map; rounding, latents and rows are taken."""
+    stored = (127.5 * (REAL.tanh() + 1)).round()
+    stored[0, 0, 0, :2] = torch.tensor([0.0, 255.0])
+    mapped = FrechetDistance(Projection())
+    mapped.update(1.004 * REAL.sign(), real=True)
+    for metric in (mapped, FrechetDistance()):
+        with pytest.raises(undrift.InvalidInput, match=r"uint8: give floats in \[-1, 1\]"):
+            metric.update(stored.byte(), real=False)
+    with pytest.raises(undrift.InvalidInput, match=r"from 0 to 255: scale them to \[-1, 1\]"):
+        mapped.update(stored, real=False)
+    assert len(mapped.real) == 1 and not mapped.fake
+    FrechetDistance().update(stored, real=True)

@@ -37,6 +37,10 @@ except ImportError as error:
     ) from error
 
 
+ROUNDING = 0.01
+"""What may lie beyond [-1, 1] because of half precision."""
+
+
 class FeatureMetric(Metric):
     """A score of the features of samples against those of data.
 
@@ -68,14 +72,35 @@ class FeatureMetric(Metric):
         """Add a batch.
 
         Arguments:
-            images: Images in [-1, 1], with shape (N, C, H, W), or what the feature map takes.
+            images: Images as floats in [-1, 1], with shape (N, C, H, W). Without a feature map also
+                latents, states of a chain, or rows of features, in any range.
             real: Whether they are data, not samples.
 
         Raises:
-            InvalidInput: If a feature is not finite.
+            InvalidInput: If images have another range, or a feature is not finite.
         """
+        self._check_range(images)
         found = extract_features(images, self.features).to(self.device)
         (self.real if real else self.fake).append(found)
+
+    def _check_range(self, images: Tensor) -> None:
+        """Check that images are scaled as feature maps take them.
+
+        Raises:
+            InvalidInput: If they are not.
+        """
+        if not images.is_floating_point():
+            kind = str(images.dtype).removeprefix("torch.")
+            raise InvalidInput(
+                f"the images are {kind}: give floats in [-1, 1] (of 0..255: images / 127.5 - 1)"
+            )
+        bound = 1 + ROUNDING
+        if self.features is not None and bool((images.abs() > bound).any()):
+            low, high = map(float, images.aminmax())
+            raise InvalidInput(
+                f"the images reach from {low:.3g} to {high:.3g}: scale them to [-1, 1] (of 0..255: "
+                "images / 127.5 - 1), and clamp what lies beyond"
+            )
 
     def compute(self) -> dict[str, Tensor]:
         """The score of all samples so far against all data so far, by the names of ``evaluate``.
