@@ -107,7 +107,7 @@ def try_building(config: StudyConfig, data: ImageData) -> None:
     for chain in config.chains:
         with _part(str(chain)):
             sampler = base.averaged_sampler(chain.num_inference_steps, chain.sampler)
-            try_first_step(sampler, data.image_shape)
+            try_first_step(sampler, base.data.image_shape)
         for name, remedy in config.remedies.items():
             with _part(f"{chain}: remedy {name}"):
                 if not _fits(sampler, remedy, data):

@@ -17,7 +17,7 @@ from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.measurement.measure import measure
-from undrift.measurement.parallel_chains import draw_samples
+from undrift.measurement.parallel_chains import draw_images
 from undrift.measurement.reading import load_json, read_record, write_json
 from undrift.quality.judges import Judges
 from undrift.quality.scorer import Row, judgment_file
@@ -162,13 +162,13 @@ class Evaluations:
 
     @cached_property
     def own_features(self) -> OwnFeatures | None:
-        """The features of the base that the run continues, of a model without conditions."""
+        """The features of the base that the run continues, of images and without conditions."""
         if self.job.base is None:
             return None
         base = self.job.base.folder(self.study, self.config.base.steps)
         sampler = sampler_by_name(load_pipeline(base).to(PartialState().device))
-        if sampler.is_conditional:
-            return None  # its features depend on a condition, which images do not carry
+        if sampler.is_conditional or sampler.space is not None:
+            return None  # it looks at a condition, which images do not carry, or at codes
         return OwnFeatures(sampler, self.judges.reference)
 
     def _kept(self, file: Path) -> Row:
@@ -299,7 +299,7 @@ def about_chain(chain: Chain, sampler: Sampler, image_shape: tuple[int, ...]) ->
     calls: list[int] = []
     hook = sampler.network.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        draw_samples(sampler, (1, *image_shape), seed=0)
+        draw_images(sampler, 1, image_shape, seed=0)
     finally:
         hook.remove()
     return {**name_and_steps(chain, sampler), "network_calls": len(calls)}

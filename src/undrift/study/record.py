@@ -51,7 +51,7 @@ class StudyRow:
         quality: Quality in the features of each network, by its name.
         own_mmd_sq: The error against the population in the features of the base that the run
             continues, which is another one for each seed; null for a run that continues none, and
-            for conditional models.
+            for conditional and latent models.
         grid: File of a grid of its samples, in the folder of the study.
         profile: File of the error profile whose samples were judged, in the folder of the study.
         step: Training step whose averaged weights were evaluated, before the last.
