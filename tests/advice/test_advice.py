@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 import undrift
 from commands import complaint, files, network, result
-from undrift.advice.candidates import COMPUTED, Candidates, count_calls
+from undrift.advice.candidates import COMPUTED, Candidates
 from undrift.advice.folder import SCHEDULER, SCRIPT, script, with_scheduler, write_folder
 from undrift.advice.record import AdviceRecord
 from undrift.advice.run import Plan
@@ -17,6 +17,7 @@ from undrift.advice.trials import FILE as TRIALS
 from undrift.data.load import load_data
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
+from undrift.measurement.parallel_chains import network_calls
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.quality.frechet import frechet_estimate
 from undrift.remedies.moments import Moments
@@ -157,7 +158,7 @@ def test_all_candidates_call_the_network_equally_often(calls):
     for kind in undrift.remedies.registry.REMEDIES.values():
         every += candidates.remedied(every[0], kind, data, 0)
     for each in every:
-        assert count_calls(each.sampler, (1, 8, 8)) == each.network_calls
+        assert network_calls(each.sampler, (1, 8, 8)) == each.network_calls
         short = calls - calls % 2 - 1 if each.solver == "heun" and calls % 2 == 0 else calls
         assert each.network_calls == short, each.label
 

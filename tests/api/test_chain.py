@@ -1,5 +1,6 @@
 """What a remedy has estimated is kept with the model: found again without the data."""
 
+import json
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.exceptions import InvalidInput
 from undrift.remedies.sampler import RemediedSampler
 
+DIGITS = load_data("digits")
 CHAIN = {"num_inference_steps": 3, "remedy": "moments"}
 
 
@@ -21,9 +23,9 @@ def made(monkeypatch):
     """The estimates that were made from data."""
     found, estimated = [], RemediedSampler.estimated
 
-    def counting(self, *given):
+    def counting(self, *given, **options):
         found.append(self.remedy.text)
-        return estimated(self, *given)
+        return estimated(self, *given, **options)
 
     monkeypatch.setattr(RemediedSampler, "estimated", counting)
     return found
@@ -32,6 +34,7 @@ def made(monkeypatch):
 @pytest.fixture
 def run(tmp_path):
     write_run(tmp_path / "run")
+    (tmp_path / "run" / "versions.json").write_text(json.dumps({"data": dict(DIGITS.how)}))
     return tmp_path / "run"
 
 
@@ -60,7 +63,7 @@ def test_the_next_command_finds_the_estimate_of_the_run(run, made):
     judged(run)
     assert made == ["moments"] and len(kept(run)) == 1
     bare = sampler_by_name(load_pipeline(run), None, 3)
-    expected = undrift.apply_remedy(bare, "moments", load_data("digits").images)
+    expected = undrift.apply_remedy(bare, "moments", DIGITS.images)
     assert torch.equal(undrift.sample(expected, 4, seed=1, progress=False), first)
 
 

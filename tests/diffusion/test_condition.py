@@ -19,7 +19,7 @@ from diffusers import (
 )
 from torch import nn
 
-from undrift import Denoiser, InvalidInput, measure, sample
+from undrift import Denoiser, InvalidInput, measure, sample, tune
 from undrift.data.images import ImageData
 from undrift.diffusion.condition import ConditionalNetwork, Conditions, draw_labels
 from undrift.diffusion.gaussian import AncestralSampler
@@ -374,10 +374,27 @@ def test_a_class_conditional_pipeline_is_sampled_by_class(tmp_path):
     two = sample(tmp_path / "m", 6, labels=[2], **options)
     assert torch.equal(two, sample(tmp_path / "m", 6, labels=[2, 2], **options))
     assert not torch.equal(two, sample(tmp_path / "m", 6, labels=[1], **options))
-    images = torch.rand(40, 1, 8, 8, generator=noise_source()) * 2 - 1
-    data = ImageData(images, "noise", labels=torch.arange(40) % 3)
+    images = torch.rand(120, 1, 8, 8, generator=noise_source()) * 2 - 1
+    data = ImageData(images, "noise", labels=torch.arange(120) % 3)
     profile = measure(
         as_sampler(str(tmp_path / "m"), 4), data, num_samples=30, states=3, progress=False
     )
-    assert profile.how["conditions"]["counts"] == [14, 13, 13]
+    assert profile.how["conditions"]["counts"] == [40, 40, 40]
     assert profile.final.budget is not None and profile.how["model"] == "UNet2DModel"
+    how = {
+        "num_samples": 40,
+        "values": [1.0, 1.1],
+        "features": "pixels",
+        "refine": 0,
+        "num_inference_steps": 4,
+    }
+    ones, all_classes = (
+        tune(tmp_path / "m", "epsilon_scaling", data, labels=labels, progress=False, **how)
+        for labels in ([1], None)
+    )
+    assert ones.how["num_search"] + ones.how["num_held_out"] == 40
+    found = [trial.value("mmd_sq") for trial in ones.curve]
+    assert found != [trial.value("mmd_sq") for trial in all_classes.curve]
+    one = data.of_classes([1])
+    again = tune(tmp_path / "m", "epsilon_scaling", one, labels=[1], progress=False, **how)
+    assert [trial.value("mmd_sq") for trial in again.curve] == found

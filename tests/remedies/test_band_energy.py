@@ -13,7 +13,7 @@ from undrift.exceptions import InvalidInput
 from undrift.remedies.band_energy import BandEnergy, measured_gains
 from undrift.remedies.haar import band_sizes, bands
 from undrift.remedies.registry import apply_remedy
-from undrift.remedies.sampler import moved
+from undrift.remedies.sampler import RemediedSampler, moved
 
 SHAPE, LEVELS = (2, 8, 8), 3
 MEAN = torch.linspace(-0.5, 0.5, 128, dtype=torch.float64).view(SHAPE)
@@ -146,7 +146,8 @@ def test_states_that_cannot_be_halved_have_one_band(shape):
 
 def test_weights_belong_to_the_steps_that_they_were_measured_on():
     base = chain("ancestral", denoiser_of(WRONG))
-    sampler = apply_remedy(base, BandEnergy(), data(50), num_data=50).with_steps(5)
+    estimate = apply_remedy(base, BandEnergy(), data(50), num_data=50).estimate
+    sampler = RemediedSampler(base.with_steps(5), BandEnergy(), estimate)
     with pytest.raises(InvalidInput, match="at time 32 are not measured"):
         sampler.sample((1, *SHAPE))
 

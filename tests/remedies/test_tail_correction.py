@@ -10,6 +10,7 @@ from undrift.diffusion.schedule import LinearSchedule
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput
 from undrift.remedies.registry import apply_remedy
+from undrift.remedies.sampler import RemediedSampler
 from undrift.remedies.tail_correction import TailCorrection, _is_lower, reference_chain
 
 SCHEDULE = LinearSchedule(1000)
@@ -105,6 +106,7 @@ def test_chains_that_have_no_references_are_refused(base, message):
 
 
 def test_corrections_belong_to_the_steps_that_they_were_fitted_to():
-    sampler = apply_remedy(chain("ddim", 5), TailCorrection(), DATA, num_data=10).with_steps(6)
+    estimate = apply_remedy(chain("ddim", 5), TailCorrection(), DATA, num_data=10).estimate
+    sampler = RemediedSampler(chain("ddim", 6), TailCorrection(), estimate)
     with pytest.raises(InvalidInput, match="fitted to other steps"):
         sampler.sample((1, 4))

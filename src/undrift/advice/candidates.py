@@ -36,11 +36,11 @@ import torch
 
 from undrift.data.images import ImageData
 from undrift.diffusion.conversion import check_same_process, converted, has_table
-from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import quiet_diffusers
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.scheduler import DiffusersSampler
 from undrift.exceptions import InvalidInput, check_choice
+from undrift.measurement.parallel_chains import network_calls
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy
 from undrift.remedies.sampler import RemediedSampler
@@ -117,28 +117,6 @@ class Candidate:
     def is_in_config(self) -> bool:
         """Whether the configuration of the scheduler says all of it."""
         return not self.timesteps and self.remedy == "none"
-
-
-class CountedNetwork:
-    """A network that counts how often it is called."""
-
-    def __init__(self, network: Any) -> None:  # noqa: ANN401
-        self.network, self.calls = network, 0
-
-    def __call__(self, *inputs: Any, **named: Any) -> Any:  # noqa: ANN401
-        """Call the network."""
-        self.calls += 1
-        return self.network(*inputs, **named)
-
-
-def count_calls(sampler: Sampler, image_shape: tuple[int, ...]) -> int:
-    """Network calls of a chain for one sample, counted on one."""
-    counted = CountedNetwork(sampler.network)
-    device = device_of(sampler.network)
-    shape, generator = (1, *image_shape), torch.Generator().manual_seed(0)
-    with evaluating(sampler.network):
-        sampler.with_network(counted).sample(shape, generator=generator, device=device)
-    return counted.calls
 
 
 @dataclass
@@ -234,7 +212,7 @@ class Candidates:
         """
         found = []
         try:
-            chain = apply_remedy(base.sampler, kind(), data.images, seed=seed)
+            chain = apply_remedy(base.sampler, kind(), data.images, seed=seed, check_range=False)
             for strength in kind.strengths.grid:
                 if strength != kind().neutral:
                     remedy = kind(strength=strength)
@@ -251,8 +229,8 @@ class Candidates:
         for steps in range(base.num_inference_steps, 0, -1):
             if steps < base.num_inference_steps:
                 shorter = base.sampler.with_steps(steps)
-                sampler = apply_remedy(shorter, remedy, data.images, seed=seed)
-            calls = count_calls(sampler, data.image_shape)
+                sampler = apply_remedy(shorter, remedy, data.images, seed=seed, check_range=False)
+            calls = network_calls(sampler, data.image_shape)
             if calls <= self.network_calls:
                 return replace(
                     base,

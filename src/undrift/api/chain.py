@@ -7,13 +7,21 @@ estimates it again nor needs the data.
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undrift.api.inputs import ChainChoice, Choice, DataChoice, bare_chain, data, trained_on
+from undrift.api.inputs import (
+    ChainChoice,
+    Choice,
+    DataChoice,
+    bare_chain,
+    data,
+    over_data,
+    trained_on,
+)
 from undrift.exceptions import InvalidInput
 from undrift.remedies.registry import apply_remedy, parse
+from undrift.training.records import made_with
 
 if TYPE_CHECKING:
     from undrift.data.images import ImageData
@@ -34,9 +42,7 @@ def opened(choice: Choice) -> tuple[Sampler, ImageData]:
     bare = bare_chain(choice)
     images = data(choice, choice.run, bare)
     sampler = _with_remedy(choice, bare, images)
-    if choice.labels is not None and images.labels is not None:  # the data of these classes
-        images = images.of_classes(choice.labels)
-    return sampler.over(images.labels), images
+    return over_data(choice, sampler, images)
 
 
 def chain(config: ChainChoice) -> Sampler:
@@ -73,51 +79,56 @@ def _with_remedy(config: ChainChoice, bare: Sampler, images: ImageData | None = 
                 "undrift train, or evaluate the model with --data first, which keeps the estimate"
             )
         images = data(DataChoice(), config.run, bare)
-    is_own = all(getattr(config, f.name, None) is None for f in fields(DataChoice))
-    return _estimated(sampler, images, folder, is_own=is_own)
+    return _estimated(sampler, images, folder)
 
 
-def _estimated(
-    sampler: RemediedSampler, images: ImageData, folder: Path | None, *, is_own: bool
-) -> Sampler:
+def _estimated(sampler: RemediedSampler, images: ImageData, folder: Path | None) -> Sampler:
     """The estimate of these data that a folder keeps, or else a new one, which it then keeps."""
-    from undrift.remedies.estimates import Source, file_name, load_estimate, save_estimate
+    from undrift.remedies.estimates import file_name, save_estimate
 
-    name, source = sampler.remedy.remedy, Source(images.name, images.fingerprint, is_own)
-    file = folder / file_name(sampler, images.fingerprint) if folder else None
-    if file is not None and file.is_file():
-        logger.info("%s: estimated before, %s", name, file)
-        return load_estimate(sampler, file)
+    name, file = sampler.remedy.remedy, None
+    if folder is not None:
+        file = folder / file_name(sampler, images.fingerprint)
+        if file.is_file():
+            return _loaded(sampler, file)
     logger.info("%s: estimated from the data", name)
-    sampler = sampler.estimated(images.images)
+    sampler = sampler.estimated(images.images, check_range=False)
     if file is not None:
         try:
-            save_estimate(sampler, file, source)
+            save_estimate(sampler, file, images.name)
         except OSError as error:  # perhaps a folder that others own
             logger.warning("%s: the estimate is not kept (%s)", name, error)
     return sampler
 
 
+def _loaded(sampler: RemediedSampler, file: Path) -> Sampler:
+    from undrift.remedies.estimates import load_estimate, source_of
+
+    source = source_of(file, sampler)
+    logger.info("%s: estimated before from %s, %s", sampler.remedy.remedy, source, file)
+    return load_estimate(sampler, file)
+
+
 def _kept_without_data(sampler: RemediedSampler, folder: Path, run: Any) -> Sampler | None:  # noqa: ANN401
-    """The estimate that a folder keeps, of the data that the run was trained on if it knows them.
+    """The estimate that a folder keeps: of the training data of a run, else the only one.
 
     Raises:
-        InvalidInput: If the run knows none, and there are estimates of several.
+        InvalidInput: If the run does not know its data, and there are estimates of several.
     """
-    from undrift.remedies.estimates import files_of, load_estimate, source_of
+    from undrift.remedies.estimates import file_name, files_of, source_of
 
-    name, knows_own = sampler.remedy.remedy, trained_on(run) is not None
-    kept = {file: source_of(file, sampler) for file in files_of(sampler, folder)}
-    kept = {file: source for file, source in kept.items() if source.is_own or not knows_own}
-    if len(kept) > 1 and not knows_own:
-        names = ", ".join(f"{file.name} ({source.name})" for file, source in kept.items())
+    name = sampler.remedy.remedy
+    if trained_on(run) is not None:
+        trained = (made_with(folder.parent).get("data") or {}).get("fingerprint", "")
+        file = folder / file_name(sampler, trained)
+        return _loaded(sampler, file) if file.is_file() else None
+    files = files_of(sampler, folder)
+    if len(files) > 1:
+        names = ", ".join(f"{file.name} ({source_of(file, sampler)})" for file in files)
         raise InvalidInput(
             f"{folder} has estimates of {name} from several data: keep one of {names}"
         )
-    for file, source in kept.items():
-        logger.info("%s: estimated before from %s, %s", name, source.name, file)
-        return load_estimate(sampler, file)
-    return None
+    return _loaded(sampler, files[0]) if files else None
 
 
 def _folder_of(run: Any) -> Path | None:  # noqa: ANN401

@@ -246,6 +246,15 @@ def data(config: DataChoice, run: Any, sampler: Sampler) -> ImageData:  # noqa: 
     return found
 
 
+def over_data(
+    config: ChainChoice, sampler: Sampler, images: ImageData
+) -> tuple[Sampler, ImageData]:
+    """A chain with the conditions of data, and the data, both of the classes that were chosen."""
+    if config.labels is not None and images.labels is not None:
+        images = images.of_classes(config.labels)
+    return sampler.over(images.labels), images
+
+
 def chosen_data(config: DataChoice, run: Any) -> DataConfig:
     """The data that were chosen, else those that the run was trained on.
 

@@ -49,8 +49,7 @@ def tune(
     }
     search.check_search(chosen, values, **searched)
     chain = inputs.bare_chain(choice)
-    images = inputs.data(choice, model, chain)
-    chain = chain.over(images.labels)
+    chain, images = inputs.over_data(choice, chain, inputs.data(choice, model, chain))
     features = choice.features or ("pixels" if images.labels is None else None)
     return search.tune(
         chain,

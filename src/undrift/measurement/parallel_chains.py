@@ -189,6 +189,22 @@ def as_images(sampler: Sampler, samples: Tensor) -> Tensor:
     return (samples if sampler.space is None else sampler.space.decode(samples)).cpu()
 
 
+def network_calls(sampler: Sampler, shape: tuple[int, ...]) -> int:
+    """How often a chain calls its network for one sample, counted on one.
+
+    Arguments:
+        sampler: The chain.
+        shape: Shape of an image.
+    """
+    calls: list[int] = []
+    hook = sampler.network.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        draw_images(sampler, 1, shape, seed=0)
+    finally:
+        hook.remove()
+    return len(calls)
+
+
 def draw_samples(
     sampler: Sampler,
     shape: tuple[int, ...],

@@ -10,51 +10,37 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from undrift.diffusion.network import device_of
 from undrift.diffusion.pipelines import weights_digest
 from undrift.exceptions import InvalidInput
-from undrift.remedies.sampler import RemediedSampler
+from undrift.remedies.sampler import RemediedSampler, without_remedy
 from undrift.storage.writing import written
 
 ENDING = ".pt"
 
 
-class Source(NamedTuple):
-    """The data of an estimate.
-
-    Arguments:
-        name: Their name.
-        fingerprint: SHA-256 of the images.
-        is_own: Whether they are those that the model was trained on, as its run says.
-    """
-
-    name: str
-    fingerprint: str
-    is_own: bool = False
-
-
 def save_estimate(
-    sampler: RemediedSampler, path: str | os.PathLike[str], source: Source | None = None
+    sampler: RemediedSampler, path: str | os.PathLike[str], source: str = "unknown data"
 ) -> None:
     """Write what the remedy of a chain has estimated from data.
 
     Arguments:
         sampler: The chain with its remedy.
         path: The file; what was there is replaced.
-        source: The data of the estimate, for who reads it.
+        source: Name of the data, for messages.
 
     Raises:
-        InvalidInput: If nothing was estimated.
+        InvalidInput: If nothing was estimated, or the chain cannot be told from others.
         OSError: If the file cannot be written.
     """
     estimate = sampler.remedy.needed(sampler.estimate)
     values = [*estimate] if isinstance(estimate, tuple) else [estimate]
     values = [value.cpu() if isinstance(value, torch.Tensor) else value for value in values]
-    about = {"of": of(sampler), "source": [*source] if source else None}
+    about = {"of": of(sampler), "source": source}
     with written(path) as part:
         torch.save({"estimate": values, **about}, part)
 
@@ -81,28 +67,38 @@ def load_estimate(sampler: RemediedSampler, path: str | os.PathLike[str]) -> Rem
     return RemediedSampler(sampler.base, sampler.remedy, estimate)
 
 
-def source_of(path: str | os.PathLike[str], sampler: RemediedSampler) -> Source:
-    """The data that the estimate in a file stems from.
+def source_of(path: str | os.PathLike[str], sampler: RemediedSampler) -> str:
+    """Name of the data that the estimate in a file stems from.
 
     Raises:
-        InvalidInput: If the file cannot be read or does not say it.
+        InvalidInput: If the file cannot be read.
     """
-    try:
-        return Source(*_read(Path(path), sampler)["source"])
-    except TypeError:
-        raise _damaged(Path(path)) from None
+    return str(_read(Path(path), sampler)["source"])
 
 
 def of(sampler: RemediedSampler) -> str:
-    """What an estimate depends on besides the data: the remedy, the chain and all weights."""
+    """What an estimate depends on besides the data: the remedy, the chain and all weights.
+
+    Raises:
+        InvalidInput: If a part of the chain has no weights that it could be told by.
+    """
+    base, network = sampler.base, weights_digest(sampler.network)
+    conditions = getattr(getattr(without_remedy(base), "denoiser", None), "conditioning", None)
+    if network is None or conditions:
+        raise InvalidInput(
+            "an estimate is kept for a network that is a torch module and takes no further "
+            "arguments; other functions cannot be told apart: estimate it from data each time"
+        )
     options = {name: getattr(sampler.remedy, name) for name in sampler.remedy.options()}
     del options["strength"]
     coder = None if sampler.space is None else weights_digest(sampler.space.autoencoder)
     about = {
         "remedy": sampler.remedy.remedy,
         "options": options,
-        "chain": sampler.base.describe(),
-        "weights": [weights_digest(sampler.network), coder],
+        "chain": base.describe(),
+        "steps": [(t, *base.scale(t)) for t in base.grid],
+        "timesteps": base.timesteps,
+        "weights": [network, coder],
     }
     return json.dumps(about, sort_keys=True, default=str)
 

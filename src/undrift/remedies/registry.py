@@ -98,6 +98,7 @@ def apply_remedy(
     seed: int = 0,
     num_data: int = 1000,
     estimate: str | os.PathLike[str] | None = None,
+    check_range: bool = True,
 ) -> Sampler:
     r"""The chain with a remedy: again a sampler, to be measured, scored and sampled as any other.
 
@@ -109,6 +110,7 @@ def apply_remedy(
         seed: Seed of the draws that an estimate needs.
         num_data: Draws at each time of the chain from which it is estimated.
         estimate: A file of :func:`~undrift.remedies.estimates.save_estimate`, instead of data.
+        check_range: Whether to refuse data that are scaled in another way than the model's samples.
 
     Raises:
         InvalidInput: If the remedy cannot be applied to this sampler, or needs data, or the file is
@@ -131,7 +133,9 @@ def apply_remedy(
     if not remedy.needs_data:
         return remedied
     if estimate is None:
-        return remedied.estimated(data, seed, num_data)
+        return remedied.estimated(data, seed, num_data, check_range=check_range)
+    if data is not None:
+        raise InvalidInput("an estimate is given, and data too: give one of them")
 
     from undrift.remedies.estimates import load_estimate
 

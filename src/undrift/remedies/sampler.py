@@ -19,6 +19,7 @@ from undrift.diffusion.denoiser import Prediction
 from undrift.diffusion.network import device_of
 from undrift.diffusion.sampler import GaussianKernel, RandomSource, Sampler, State
 from undrift.exceptions import InvalidInput
+from undrift.measurement.data import check_data_range
 from undrift.remedies.remedy import Remedy, UnfitChain
 
 Network = Callable[..., Any]
@@ -38,6 +39,9 @@ class RemediedSampler(Sampler):
 
     Raises:
         InvalidInput: If the remedy cannot be applied to the base.
+
+    What was estimated belongs to one network and one grid: a chain over another network, or with
+    another number of steps, has no estimate, and says so when it is sampled.
     """
 
     def __init__(self, base: Sampler, remedy: Remedy, estimate: Any = None) -> None:  # noqa: ANN401
@@ -48,12 +52,24 @@ class RemediedSampler(Sampler):
         self.chain = rewired(base, lambda network: remedy.wrapped(network, base, estimate))
 
     def estimated(
-        self, data: Tensor | None, seed: int = 0, num_data: int = 1000
+        self,
+        data: Tensor | None,
+        seed: int = 0,
+        num_data: int = 1000,
+        *,
+        check_range: bool = True,
     ) -> RemediedSampler:
         """The same chain with the remedy estimated from data.
 
+        Arguments:
+            data: Images, with shape :math:`(n, *)`, scaled as the samples of the model.
+            seed: Seed of the draws.
+            num_data: Draws at each time of the chain.
+            check_range: Whether to refuse data that are scaled in another way.
+
         Raises:
-            InvalidInput: If there are none, or the model is conditional.
+            InvalidInput: If there are none, they are scaled in another way, or the model is
+                conditional.
         """
         if data is None or not len(data):
             name = self.remedy.remedy
@@ -63,6 +79,9 @@ class RemediedSampler(Sampler):
                 f"{self.remedy.remedy} is estimated from data without conditions: leave it out for "
                 "a conditional model"
             )
+        if check_range:
+            is_scaled = self.space is not None  # whatever images the autoencoder takes
+            check_data_range(self.base, data, is_scaled=is_scaled, seed=seed)
         data = data if self.space is None else self.space.encode(data)
         images, generator = data.to(device_of(self.network)), torch.Generator().manual_seed(seed)
         estimate = self.remedy.estimate(self.base, images, num_data, generator)
@@ -73,13 +92,12 @@ class RemediedSampler(Sampler):
         return RemediedSampler(self.base, replace(self.remedy, strength=strength), self.estimate)
 
     def with_network(self, network: Network) -> RemediedSampler:
-        """The same chain, with its remedy, over another network."""
-        return RemediedSampler(self.base.with_network(network), self.remedy, self.estimate)
+        """The same chain, with its remedy, over another network; to be estimated anew."""
+        return RemediedSampler(self.base.with_network(network), self.remedy)
 
     def with_steps(self, num_inference_steps: int) -> RemediedSampler:
-        """The same chain, with its remedy, with another number of steps."""
-        base = self.base.with_steps(num_inference_steps)
-        return RemediedSampler(base, self.remedy, self.estimate)
+        """The same chain, with its remedy, with another number of steps; to be estimated anew."""
+        return RemediedSampler(self.base.with_steps(num_inference_steps), self.remedy)
 
     @property
     def alphas_cumprod(self) -> Tensor | None:

@@ -231,7 +231,7 @@ class StrengthSearch:
         """The chain with the remedy, estimated from data once for all strengths."""
         remedied = RemediedSampler(self.sampler, self.remedy)
         if self.remedy.needs_data:
-            remedied = remedied.estimated(self.scorer.data.images, self.seed)
+            remedied = remedied.estimated(self.scorer.data.images, self.seed, check_range=False)
         return remedied
 
     def curve(self, values: Sequence[float], refine: int) -> tuple[Trial, ...]:

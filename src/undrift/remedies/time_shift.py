@@ -115,6 +115,8 @@ class TimeShift(Remedy):
             return torch.where(at > last_fixed, nearest, at).to(timestep)
 
         def call(x: Tensor, timestep: Tensor, **conditioning: Any) -> Tensor:  # noqa: ANN401
+            if self.needs_data:
+                self.needed(estimate)
             time = shifted(x, timestep) if reach else timestep
             return call_network(network, x, time, conditioning)
 

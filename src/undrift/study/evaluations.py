@@ -17,7 +17,7 @@ from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
 from undrift.diffusion.sampler import Sampler
 from undrift.exceptions import InvalidInput
 from undrift.measurement.measure import measure
-from undrift.measurement.parallel_chains import draw_images
+from undrift.measurement.parallel_chains import network_calls
 from undrift.measurement.reading import load_json, read_record, write_json
 from undrift.quality.judges import Judges
 from undrift.quality.scorer import Row, judgment_file
@@ -204,7 +204,7 @@ class Evaluations:
         """A sampler of the trained run."""
         pipeline = load_pipeline(self.run).to(PartialState().device)
         sampler = sampler_by_name(pipeline, *chain).over(self.judges.data.labels)
-        return apply_remedy(sampler, remedy, self.judges.reference)
+        return apply_remedy(sampler, remedy, self.judges.reference, check_range=False)
 
     def _checkpoints(self) -> Iterator[tuple[int, Row]]:
         """Scores of intermediate weights, and of the last ones of a base, by step."""
@@ -296,13 +296,8 @@ def name_and_steps(chain: Chain, sampler: Sampler) -> Row:
 
 def about_chain(chain: Chain, sampler: Sampler, image_shape: tuple[int, ...]) -> Row:
     """The same, and how often the network is called for one sample, counted on one."""
-    calls: list[int] = []
-    hook = sampler.network.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
-        draw_images(sampler, 1, image_shape, seed=0)
-    finally:
-        hook.remove()
-    return {**name_and_steps(chain, sampler), "network_calls": len(calls)}
+    calls = network_calls(sampler, image_shape)
+    return {**name_and_steps(chain, sampler), "network_calls": calls}
 
 
 def denser_near_data(grid: tuple[float, ...], count: int = STATES) -> list[float]:

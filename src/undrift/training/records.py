@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from undrift.exceptions import InvalidInput
+from undrift.measurement.reading import load_json
 
 LOG = "log.jsonl"
 DATA_GRID = "data.png"
 Row: TypeAlias = dict[str, float]
 """What was measured in a training step, or its mean over a few: ``step``, ``loss``, ``lr``, …"""
+
+
+def made_with(folder: Path) -> dict[str, Any]:
+    """Data, versions and regularizer of a run; nothing where it does not say.
+
+    Raises:
+        InvalidInput: If its record is damaged.
+    """
+    file = folder / "versions.json"
+    found = load_json(file, "record of a run") if file.is_file() else {}
+    if not isinstance(found, dict) or not isinstance(found.get("data") or {}, dict):
+        raise InvalidInput(f"{file} is damaged: it is no record of a run")
+    return found
 
 
 def read_log(folder: Path) -> list[Row]:
