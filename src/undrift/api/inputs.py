@@ -28,7 +28,8 @@ class ChainChoice:
         run: A run of undrift train, or a pipeline of diffusers (a folder, or a name on the hub).
         sampler: ancestral, ddim, dpm-solver++, heun, euler, unipc, or a class of schedulers of
             diffusers (default: the sampler of the model).
-        num_inference_steps: Number of denoising steps of the sampler (default: all training steps).
+        num_inference_steps: Number of denoising steps of the sampler (default: all training steps,
+            which are 1000 in most pipelines: give the number that you sample with).
         eta: Share of the reverse standard deviation that the sampler ddim draws (default: 0).
         remedy: A remedy at sampling time, ``NAME[:STRENGTH][,OPTION=VALUE...]`` (default: none).
         batch_size: Images that go through the network at once, which changes numbers by rounding

@@ -20,7 +20,8 @@ class RegularizerConfig:
 
     Arguments:
         strength: A fixed λ (default: balanced by gradient norms; for official 1, as released).
-        gradient_share: The share of the main term's gradient norm that a balanced λ keeps.
+        gradient_share: The gradient norm of the regularizer over that of the denoising loss (the
+            main loss), which a balanced λ keeps.
         main_loss_limit: The rise of the main loss over that of the model before the first term, on
             the same data and noise, above which a balanced λ takes a smaller share (null: none). A
             learning rate that starts anew raises it too, by several percent for a while.
