@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from sklearn.datasets import load_digits
 import undrift
 from commands import complaint, files, network, result
 from undrift.advice.candidates import COMPUTED, Candidates
-from undrift.advice.folder import SCHEDULER, SCRIPT, script, with_scheduler, write_folder
+from undrift.advice.folder import SCHEDULER, SCRIPT, Found, script, with_scheduler, write_folder
 from undrift.advice.record import AdviceRecord
 from undrift.advice.run import Plan
 from undrift.advice.trials import FILE as TRIALS
@@ -141,9 +142,36 @@ def test_a_remedy_that_is_estimated_comes_with_its_estimate(advised, tmp_path):
     candidates = Candidates(pipeline.unet, pipeline.scheduler, 5)
     base = next(each for each in candidates.solvers() if each.solver == "unipc")
     remedied = candidates.remedied(base, Moments, load_data("digits", limit=200), 0)[-1]
-    write_folder(tmp_path, pipeline, advised[0], None, remedied)
+    record = replace(advised[0], best=remedied.label)
+    record = replace(record, finalists=(replace(record.finalists[0], label=remedied.label),))
+    write_folder(tmp_path, pipeline, Found(record, candidates.present(), remedied, None))
     images = runpy.run_path(str(tmp_path / SCRIPT))["images"]
     samples = remedied.sampler.sample((16, 1, 8, 8), generator=noise_source())
+    torch.testing.assert_close(images, (samples / 2 + 0.5).clamp(0, 1))
+
+
+def test_what_is_worse_than_the_models_own_scheduler_is_nowhere_in_the_folder(trained, tmp_path):
+    """DDIM at 10 calls, for a model that has DPM-Solver++: the pipeline runs it, but worse."""
+    from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+
+    pipeline = DiffusionPipeline.from_pretrained(trained)
+    own = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    with_scheduler(pipeline, own).save_pretrained(tmp_path / "model")
+    options = QUICK | {"solvers": ["ddim"], "num_samples": 100, "metric": "mmd_sq"}
+    advice = undrift.advise(tmp_path / "model", "digits", output=tmp_path / "a", **options)
+    change = advice.finalist(advice.best).against_present["mmd_sq"]
+    assert change.interval[0] > 0 and advice.finalist(advice.best).in_pipeline
+    readme = " ".join((tmp_path / "a" / "README.md").read_text().split())
+    assert (
+        f"{advice.best}, the best of those that run in its class of pipelines, is worse" in readme
+    )
+    assert "cannot say it" not in readme and "DPMSolverMultistepScheduler" in advice.in_folder
+    config = json.loads((tmp_path / "a" / SCHEDULER / "scheduler_config.json").read_text())
+    assert config["_class_name"] == "DPMSolverMultistepScheduler"
+    images = runpy.run_path(str(tmp_path / "a" / SCRIPT))["images"]
+    samples = DiffusersSampler(pipeline.unet, own, 10).sample(
+        (16, 1, 8, 8), generator=noise_source()
+    )
     torch.testing.assert_close(images, (samples / 2 + 0.5).clamp(0, 1))
 
 

@@ -14,9 +14,11 @@ from typing import Any
 from undrift.advice.candidates import GRIDS, Candidate
 from undrift.data.images import ImageData
 from undrift.diffusion.network import device_of
-from undrift.diffusion.pipelines import load_pipeline, quiet_diffusers
+from undrift.diffusion.pipelines import load_pipeline, network_in, quiet_diffusers
 from undrift.exceptions import InvalidInput
 from undrift.regularizer.options import RegularizerConfig
+from undrift.remedies.registry import apply_remedy
+from undrift.remedies.sampler import without_remedy
 from undrift.training import building, runs
 from undrift.training.checkpoint import StartingPoint, last_checkpoint
 from undrift.training.config import IN_MEMORY, ChainConfig, TrainConfig
@@ -83,10 +85,14 @@ class FineTune:
         *,
         progress: bool,
     ) -> Candidate:
-        """A candidate over the fine-tuned network."""
-        network = self.run(pipeline, best, data, progress=progress).unet
+        """The chain of a candidate over the fine-tuned network.
+
+        What its remedy estimates from data is estimated again: it belongs to a network.
+        """
+        network = network_in(self.run(pipeline, best, data, progress=progress))
         network.to(device_of(best.sampler.network))
-        sampler = best.sampler.with_network(network)
+        chain = without_remedy(best.sampler).with_network(network)
+        sampler = apply_remedy(chain, best.remedy, data.images, seed=self.seed, check_range=False)
         return replace(best, solver=f"fine-tuned, {best.solver}", sampler=sampler)
 
     def run(self, pipeline: Any, best: Candidate, data: ImageData, *, progress: bool) -> Any:  # noqa: ANN401

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from undrift.advice.candidates import Candidate
-from undrift.advice.record import FILE, AdviceRecord
+from undrift.advice.record import FILE, AdviceRecord, is_refuted
 from undrift.diffusion.network import device_of, evaluating
 from undrift.diffusion.pipelines import quiet_diffusers, state_shape
 from undrift.remedies.estimates import save_estimate
@@ -31,9 +32,52 @@ ESTIMATE = "estimate.pt"
 TUNED = "fine-tuned"
 
 
-def with_scheduler(pipeline: Any, scheduler: Any) -> Any:  # noqa: ANN401
-    """A pipeline of the same class and network with another scheduler, as loading makes it."""
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Arguments:
+        record: The advice.
+        present: The scheduler that the model has.
+        best: The best candidate of the search half.
+        fitting: The best that the class of the pipeline runs by its configuration; None if it runs
+            none.
+        tuned: The best candidate's chain over the fine-tuned network; None without a fine-tune.
+    """
+
+    record: AdviceRecord
+    present: Candidate
+    best: Candidate
+    fitting: Candidate | None
+    tuned: Candidate | None = None
+
+    def is_refuted(self, candidate: Candidate) -> bool:
+        """Whether the held-out half found a candidate worse than what the model has."""
+        return is_refuted(self.record.finalists, candidate.label, self.record.metric)
+
+    @property
+    def in_config(self) -> Candidate:
+        """The candidate whose scheduler the pipeline of the folder has."""
+        fits = self.fitting is not None and not self.is_refuted(self.fitting)
+        return cast(Candidate, self.fitting) if fits else self.present
+
+    @property
+    def in_script(self) -> Candidate:
+        """The candidate whose lines the folder has."""
+        return self.in_config if self.is_refuted(self.best) else self.best
+
+
+def with_scheduler(pipeline: Any, scheduler: Any, network: Any = None) -> Any:  # noqa: ANN401
+    """A pipeline of the same class with another scheduler, as loading makes it.
+
+    Arguments:
+        pipeline: The pipeline.
+        scheduler: The scheduler.
+        network: Another network; its own when None.
+    """
     parts = pipeline.components | {"scheduler": copy.deepcopy(scheduler)}
+    if network is not None:
+        parts["unet" if getattr(pipeline, "unet", None) is not None else "transformer"] = network
     with quiet_diffusers():
         return type(pipeline)(**parts)
 
@@ -66,36 +110,39 @@ def runs_in_pipeline(pipeline: Any, candidate: Candidate) -> bool:  # noqa: ANN4
     return found.shape == expected.shape and bool(torch.allclose(found, expected, atol=1e-4))
 
 
-def write_folder(
-    folder: Path,
-    pipeline: Any,  # noqa: ANN401
-    advice: AdviceRecord,
-    advised: Candidate | None,
-    best: Candidate,
-    tuned: Any = None,  # noqa: ANN401
-) -> None:
+def write_folder(folder: Path, pipeline: Any, found: Found) -> None:  # noqa: ANN401
     """Write the pipeline with the advised scheduler, and the lines for the best candidate.
 
     Arguments:
         folder: Where to.
         pipeline: The pipeline of the model.
-        advice: The advice.
-        advised: The candidate whose scheduler the pipeline gets; its own when None.
-        best: The best candidate.
-        tuned: The pipeline of the fine-tuned model, if there is one.
+        found: What the search found. The fine-tuned model gets a folder of its own in this one,
+            with all that its number was measured on.
     """
-    scheduler = pipeline.scheduler if advised is None else advised.scheduler
+    _write_model(folder, pipeline, found.in_config, found.in_script)
+    if found.tuned is not None:
+        fits = found.best is found.fitting
+        in_config = found.tuned if fits else found.present
+        _write_model(folder / TUNED, pipeline, in_config, found.tuned)
+    with written(folder / "README.md") as part:
+        part.write_text(_readme(found), "utf-8")
+
+
+def _write_model(
+    folder: Path,
+    pipeline: Any,  # noqa: ANN401
+    in_config: Candidate,
+    in_script: Candidate,
+) -> None:
+    """A pipeline with the network of a candidate, and the lines that sample as it does."""
     with quiet_diffusers():
-        with_scheduler(pipeline, scheduler).save_pretrained(folder, safe_serialization=True)
-        if tuned is not None:
-            with_scheduler(tuned, scheduler).save_pretrained(folder / TUNED)
-        best.scheduler.save_pretrained(folder / SCHEDULER)
-    if _needs_data(best.remedy):
-        save_estimate(cast(RemediedSampler, best.sampler), folder / ESTIMATE)
-    texts = {SCRIPT: script(best), "README.md": _readme(advice, advised, best)}
-    for name, text in texts.items():
-        with written(folder / name) as part:
-            part.write_text(text, "utf-8")
+        model = with_scheduler(pipeline, in_config.scheduler, in_script.sampler.network)
+        model.save_pretrained(folder, safe_serialization=True)
+        in_script.scheduler.save_pretrained(folder / SCHEDULER)
+    if _needs_data(in_script.remedy):
+        save_estimate(cast(RemediedSampler, in_script.sampler), folder / ESTIMATE)
+    with written(folder / SCRIPT) as part:
+        part.write_text(script(in_script), "utf-8")
 
 
 def script(best: Candidate) -> str:
@@ -126,32 +173,70 @@ def _needs_data(text: str) -> bool:
     return remedy is not None and remedy.needs_data
 
 
-def _readme(advice: AdviceRecord, advised: Candidate | None, best: Candidate) -> str:
+def _readme(found: Found) -> str:
     """What the folder holds, and how it is sampled."""
-    calls, name = advice.network_calls, advice.metric
-    lines = [f"# {advice.model} at {calls} network calls", "", advice.verdict, ""]
-    if advised is None:
-        lines += ["The pipeline here has the scheduler of the model: its class runs no other."]
-    else:
-        lines += [
-            f"The pipeline here has the scheduler {advised.label}:",
-            "",
-            "```python",
-            "pipeline = DiffusionPipeline.from_pretrained(FOLDER)",
-            f"images = pipeline(num_inference_steps={advised.num_inference_steps}).images",
-            "```",
-        ]
-    if advised is not best:
-        lines += ["", f"`{SCRIPT}` has the lines for the best, {best.label}, whose scheduler is in"]
-        lines += [
-            f"`{SCHEDULER}`: a configuration that this class of pipelines reads cannot say it."
-        ]
-    for each in advice.finalists:
-        if each.label.startswith(TUNED):
-            lines += ["", advice.compared(each), f"The fine-tuned model is in `{TUNED}`."]
-    return "\n".join([*lines, "", f"`{FILE}` has all that was tried, compared by {name}.", ""])
+    record = found.record
+    paragraphs = [
+        f"# {record.model} at {record.network_calls} network calls",
+        record.verdict,
+        _about_pipeline(found),
+        _about_script(found),
+        *([] if found.tuned is None else [_about_tuned(found, found.tuned)]),
+        f"`{FILE}` has all that was tried, compared by {record.metric}.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
+def _about_pipeline(found: Found) -> str:
+    advised, fitting = found.in_config, found.fitting
+    text = f"The pipeline here has the scheduler {advised.label}:"
+    if advised is found.present:
+        reason = "none of the others that were tried runs in its class of pipelines"
+        if fitting is not None:
+            ending = "is worse" if found.record.has_finalist(fitting.label) else "diverges"
+            reason = (
+                f"{fitting.label}, the best of those that run in its class of pipelines, {ending} "
+                "on the held-out half"
+            )
+        text = f"The pipeline here keeps the model's own scheduler, {advised.grid}: {reason}."
+    return text + _CALL.format(folder="FOLDER", steps=advised.num_inference_steps)
+
+
+def _about_script(found: Found) -> str:
+    """What the lines are for, and why the configuration does not say it."""
+    if found.in_script is found.in_config:
+        text = f"`{SCRIPT}` has the loop of the same chain, its scheduler is in `{SCHEDULER}`."
+        if found.best not in (found.in_script, found.fitting):
+            text += (
+                f" {found.best.label}, the best of the search half, is worse than the model's own "
+                "scheduler on the held-out half and is left out."
+            )
+        return text
+    return (
+        f"`{SCRIPT}` has the lines for the best, {found.best.label}, whose scheduler is in "
+        f"`{SCHEDULER}`: a configuration that this class of pipelines reads cannot say it."
+    )
+
+
+def _about_tuned(found: Found, tuned: Candidate) -> str:
+    """On which chain the fine-tuned model was judged, and how it is sampled so."""
+    record = found.record
+    told = f"{tuned.label} diverges on the held-out half."
+    if record.has_finalist(tuned.label):
+        told = record.compared(record.finalist(tuned.label))
+    text = f"{told} The fine-tuned model is in `{TUNED}`; `{TUNED}/{SCRIPT}` samples it so"
+    if found.best is found.fitting:
+        call = _CALL.format(folder=f"FOLDER/{TUNED}", steps=tuned.num_inference_steps)
+        return f"{text}, and so does its pipeline:{call}"
+    return f"{text}. Its pipeline has the model's own scheduler, on which it was not judged."
+
+
+_CALL = """
+
+```python
+pipeline = DiffusionPipeline.from_pretrained("{folder}")
+images = pipeline(num_inference_steps={steps}).images
+```"""
 _START = """\
 # {what}
 import os

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +92,12 @@ class Finalist:
     against_best: dict[str, Comparison]
 
 
+def is_refuted(finalists: Sequence[Finalist], label: str, metric: str) -> bool:
+    """Whether a candidate diverged or is worse than what the model has on the held-out half."""
+    changes = [each.against_present[metric] for each in finalists if each.label == label]
+    return not changes or changes[0].interval[0] > 0
+
+
 @dataclass(frozen=True)
 class AdviceRecord(Record):
     """What ``undrift advise`` found.
@@ -126,6 +133,10 @@ class AdviceRecord(Record):
     def finalist(self, label: str) -> Finalist:
         """The finalist of a label."""
         return next(each for each in self.finalists if each.label == label)
+
+    def has_finalist(self, label: str) -> bool:
+        """Whether a candidate was judged, which one that diverges is not."""
+        return any(each.label == label for each in self.finalists)
 
     @property
     def helps(self) -> bool:

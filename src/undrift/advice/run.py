@@ -19,9 +19,9 @@ from typing import Any
 from undrift.advice.allocation import contributions, equal_contributions
 from undrift.advice.candidates import Candidate, Candidates
 from undrift.advice.fine_tune import FineTune
-from undrift.advice.folder import runs_in_pipeline
+from undrift.advice.folder import Found, runs_in_pipeline
 from undrift.advice.judgment import Judgment, is_enough
-from undrift.advice.record import AdviceRecord, Finalist
+from undrift.advice.record import AdviceRecord, Finalist, is_refuted
 from undrift.advice.search import Search
 from undrift.advice.trials import Trials
 from undrift.data.images import ImageData
@@ -129,7 +129,7 @@ def advice_for(
     *,
     fine_tune: FineTune | None = None,
     progress: bool = True,
-) -> tuple[AdviceRecord, Candidate | None, Candidate]:
+) -> Found:
     """Search, and judge the best.
 
     Arguments:
@@ -142,9 +142,6 @@ def advice_for(
         model: Name of the model.
         fine_tune: A fine-tune on the chain of the best, which is judged too.
         progress: Whether to draw a progress bar on stderr.
-
-    Returns:
-        The advice; the best candidate that a configuration can say, if there is any; the best.
     """
     present = candidates.present()
 
@@ -169,6 +166,7 @@ def advice_for(
             "finalists",
             lambda: [asdict(each) for each in judgment.finalists(present, best, in_pipeline)],
         )
+    tuned = None
     if fine_tune is not None:
         fits = in_pipeline(best[0])
         tuned = fine_tune.candidate(pipeline, best[0], plan.search, progress=progress)
@@ -180,8 +178,9 @@ def advice_for(
             ],
         )
     finalists = tuple(read_record(Finalist, row) for row in rows)
-    if said and _is_worse(finalists, said.label, search.metric):
-        said = None
+    in_folder = present
+    if said is not None and not is_refuted(finalists, said.label, search.metric):
+        in_folder = said
     record = AdviceRecord(
         model=model,
         network_calls=candidates.network_calls,
@@ -189,13 +188,13 @@ def advice_for(
         present=present.grid,
         present_calls=present.network_calls,
         best=best[0].label,
-        in_folder=said.label if said else present.label,
+        in_folder=in_folder.label,
         finalists=finalists,
         tried=search.tried(),
         left_out=candidates.left_out,
         how=plan.how() | {"present": present.sampler.describe()},
     )
-    return record, said, best[0]
+    return Found(record, present, best[0], said, tuned)
 
 
 def _computed(
@@ -247,12 +246,6 @@ def _said(
             return each
     fitting = [each for each in every if in_pipeline(each)]
     return search.best(fitting, 1)[0] if fitting else None
-
-
-def _is_worse(finalists: Sequence[Finalist], label: str, metric: str) -> bool:
-    """Whether a candidate diverged or is worse than what the model has on the held-out half."""
-    changes = [each.against_present[metric] for each in finalists if each.label == label]
-    return not changes or changes[0].interval[0] > 0
 
 
 def _planned(plan: Plan, search: Search, num_solvers: int, remedies: Sequence[type[Remedy]]) -> int:

@@ -103,11 +103,10 @@ def advise(
         progress=progress,
     )
     if folder is not None:
-        tuned = load_pipeline(folder / RUN) if fine_tune else None
-        write_folder(folder, pipeline, *found, tuned)
-        write_json(folder / FILE, found[0].to_dict())
+        write_folder(folder, pipeline, found)
+        write_json(folder / FILE, found.record.to_dict())
         trials.forget()
-    return found[0]
+    return found.record
 
 
 def check_folder(folder: Path | None) -> None:
