@@ -19,7 +19,7 @@ from undrift.diffusion.sampler import draw_noise
 from undrift.diffusion.schedule import Schedule
 from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
-from undrift.mmd.kernels import RBFMixture
+from undrift.mmd.kernels import EnergyKernel, RBFMixture
 from undrift.regularizer.balance import GradientBalance
 from undrift.regularizer.bootstrap import chain_noise, integer, rollout_streams
 from undrift.regularizer.cumulative import CumulativeErrorRegularizer
@@ -487,6 +487,33 @@ def test_a_feature_map_takes_the_place_of_the_states():
     other = TinyNetwork()
     make(other, "full", kernel=kernel).backward(other, DATA, lambda: main_term(other))
     assert_same(gradients(network), gradients(other))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": RBFMixture(feature_map=torch.nn.Identity())}, "give the feature map as space"),
+        ({"kernel": RBFMixture("pooled")}, "give 'mean' or 'median', not 'pooled'"),
+        ({"kernel": EnergyKernel(), "averaging": "moving"}, "needs the kernel rbf or laplace"),
+        ({"population": 1}, "population is 1"),
+        ({"num_forward": 3}, "num_forward of the regularizer with a population is 3: .*at least 4"),
+    ],
+)
+def test_what_a_population_cannot_use_is_refused_when_it_is_built(options, message):
+    with pytest.raises(InvalidInput, match=message):
+        make(TinyNetwork(), "persistent", **({"population": 16} | options))
+
+
+@pytest.mark.parametrize("averaging", ["queue", "moving"])
+@pytest.mark.parametrize("num_forward", [4, 64])
+def test_the_null_floor_of_a_population_of_few_data_is_a_number(averaging, num_forward):
+    options = {"population": 16, "averaging": averaging, "log_every": 1, "num_states": 8}
+    regularizer = make(network := TinyNetwork(), "full", num_forward=num_forward, **options)
+    nulls = []
+    for batch in DATA.split(2):
+        regularizer.backward(network, batch, lambda: main_term(network))
+        nulls += [regularizer.log["regularizer_null"]] if regularizer.log else []
+    assert len(nulls) >= 3 and all(map(math.isfinite, nulls))
 
 
 def test_autocast_leaves_the_kernel_alone():

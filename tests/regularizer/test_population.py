@@ -167,6 +167,24 @@ def test_no_graph_holds_the_population_and_the_gradient_is_that_of_the_block():
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("averaging", ["queue", "moving"])
+def test_a_sum_of_kernels_counts_as_often_as_there_are_kernels(averaging):
+    found, x, y = [], 1.3 * normal(60, 3) + 0.2, normal(80, 3, seed=1)
+    for reduction in ("mean", "sum"):
+        population, again = (
+            Population(50, RBFMixture(reduction=reduction), averaging) for _ in "ab"
+        )
+        population.renew([y])
+        population.compare([x[:45]])
+        again.load_state_dict(population.state_dict())
+        batch = x[45:].clone().requires_grad_()
+        loss = again.compare([batch])
+        (gradient,) = torch.autograd.grad(loss, batch)
+        found.append((loss.detach(), *torch.tensor(again.discrepancy()), gradient))
+    for mean, total in zip(*found, strict=True):
+        torch.testing.assert_close(total, 5 * mean)
+
+
 def test_a_population_of_one_is_refused():
     with pytest.raises(InvalidInput, match="population is 1"):
         Population(size=1)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from undrift.exceptions import InvalidInput
 from undrift.mmd.estimate import mmd_sq
 from undrift.mmd.kernel import Kernel
 from undrift.processes import gather
-from undrift.regularizer.options import Averaging
+from undrift.regularizer.options import LEAST_OF_POPULATION, Averaging
 from undrift.regularizer.population import Population
 from undrift.regularizer.resumable import Resumable
 from undrift.regularizer.spaces import Space
@@ -42,6 +42,8 @@ class Comparison(Resumable, ABC):
     kernel: Kernel
 
     saved = ("space",)
+    least: ClassVar[int] = 2
+    """Fewest forward draws that it takes."""
 
     def num_forward(self, t: float, num_states: int, num_forward: int) -> int:
         """How many forward draws the term at a time needs, of those that there are: all."""
@@ -136,6 +138,12 @@ class PopulationComparison(Comparison):
     size: int = 2048
     averaging: Averaging = "queue"
     populations: dict[float, Population] = field(default_factory=dict)
+
+    least = LEAST_OF_POPULATION
+
+    def __post_init__(self) -> None:
+        """Check that there can be such a population."""
+        self._empty()
 
     def num_forward(self, t: float, num_states: int, num_forward: int) -> int:
         """All of them at the first term of a time, then a quarter as many as there are states."""

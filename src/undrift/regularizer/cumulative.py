@@ -257,7 +257,7 @@ class CumulativeErrorRegularizer(Resumable):
             batch: Number of data in the batches of all processes.
         """
         num_states = self.num_states or self.defaults.num_states(batch)
-        return num_states, self.num_forward or num_states
+        return num_states, self.num_forward or max(num_states, self.comparison.least)
 
     def held(self, batch: int) -> int:
         """How many data and states this process holds between calls.
@@ -330,12 +330,13 @@ class CumulativeErrorRegularizer(Resumable):
         self.pool.capacity = max(self.pool.capacity, num_states + num_forward)
         self.pool.add(batch, labels)
         self.calls += 1
-        if self.calls % self.every or len(self.pool) < 4:
+        if self.calls % self.every or len(self.pool) < 2 + self.comparison.least:
             return None
         self.terms += 1
         network = model.network if isinstance(model, Denoiser) else model
         sampler, noise = self.sampler.with_network(network), self.streams["noise"]
-        starts, others, own = self.pool.draw(num_states, num_forward, noise)
+        least = self.comparison.least
+        starts, others, own = self.pool.draw(num_states, num_forward, noise, least)
         states, position = self.rollout(sampler, starts, num_states, self.streams, own)
         t = sampler.grid[position]
         wanted = self.comparison.num_forward(t, num_states, len(others))

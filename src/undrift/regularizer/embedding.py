@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from undrift.exceptions import InvalidInput
-from undrift.mmd.kernel import Kernel
+from undrift.mmd.kernel import Kernel, RadialKernel
 from undrift.mmd.kernels import LaplaceKernel, RBFMixture
 from undrift.mmd.units import Units
 
@@ -93,6 +93,7 @@ class EmbeddedBlock:
         forward: The embeddings of two halves of the forward draws.
         generated: The embedding of generated states.
         size: Number of forward draws, the last of which are averaged.
+        scale: :math:`k(x, x)`, which is not 1 where kernels are summed.
     """
 
     units: Units
@@ -100,16 +101,18 @@ class EmbeddedBlock:
     forward: tuple[MeanEmbedding, MeanEmbedding]
     generated: MeanEmbedding
     size: int
+    scale: float = 1.0
 
     @classmethod
-    def of(cls, features: Tensor, kernel: Kernel) -> EmbeddedBlock:
+    def of(cls, features: Tensor, kernel: RadialKernel) -> EmbeddedBlock:
         """A block whose units, bandwidth and frequencies are those of forward draws."""
         units = Units.of(features)
         rows = units(features)
         frequencies = draw_frequencies(kernel.fit_features(rows), rows)
         nothing = rows.new_zeros(2 * frequencies.shape[1])
         halves = MeanEmbedding(nothing), MeanEmbedding(nothing)
-        block = cls(units, frequencies, halves, MeanEmbedding(nothing), len(rows))
+        generated = MeanEmbedding(nothing)
+        block = cls(units, frequencies, halves, generated, len(rows), kernel.self_value)
         block.renew(features)
         return block
 
@@ -135,17 +138,18 @@ class EmbeddedBlock:
         data = (self.forward[0].mean + self.forward[1].mean) / 2
         toward = beta * self.generated.mean + (1 - beta) * others - data
         self.generated.add(own, size)
-        return 2 * (z * toward).sum(1).mean()
+        return 2 * self.scale * (z * toward).sum(1).mean()
 
     def discrepancy(self) -> tuple[float, float]:
         """The unbiased MMD² of the population and forward draws, and that of halves of these."""
         values = [self.generated.mmd_sq(half) for half in self.forward]
-        return sum(values) / 2, self.forward[0].mmd_sq(self.forward[1])
+        null = self.forward[0].mmd_sq(self.forward[1])
+        return self.scale * sum(values) / 2, self.scale * null
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
         embeddings = [vars(each) for each in (*self.forward, self.generated)]
-        own = {"frequencies": self.frequencies, "size": self.size}
+        own = {"frequencies": self.frequencies, "size": self.size, "scale": self.scale}
         return own | {"units": vars(self.units), "embeddings": embeddings}
 
     @classmethod
@@ -153,11 +157,14 @@ class EmbeddedBlock:
         """The block of a saved state."""
         first, second, generated = (MeanEmbedding(**saved) for saved in state["embeddings"])
         units = Units(**state["units"])
-        return cls(units, state["frequencies"], (first, second), generated, state["size"])
+        last = generated, state["size"], state["scale"]
+        return cls(units, state["frequencies"], (first, second), *last)
 
 
 def draw_frequencies(kernel: Kernel, like: Tensor, count: int = NUM_FREQUENCIES) -> Tensor:
     """Frequencies of a kernel, the same for the same shape, with shape :math:`(D, R)`.
+
+    Those of a mixture are of the mean of its kernels, even where it sums them.
 
     Arguments:
         kernel: With a fixed bandwidth.
@@ -167,16 +174,25 @@ def draw_frequencies(kernel: Kernel, like: Tensor, count: int = NUM_FREQUENCIES)
     Raises:
         InvalidInput: If the kernel is not one that is a mean over frequencies.
     """
+    check_kernel(kernel)
     source = torch.Generator().manual_seed(0)
     normal = torch.randn(like.shape[1], count, generator=source, dtype=torch.float64)
     if isinstance(kernel, RBFMixture):
         scales = torch.tensor(kernel.scales, dtype=torch.float64)
         chosen = scales[torch.randint(len(scales), (count,), generator=source)]
         return torch.mul(normal, (2 / chosen).sqrt()).to(like)
-    if isinstance(kernel, LaplaceKernel):
-        length = torch.randn(count, generator=source, dtype=torch.float64).abs()
-        return torch.div(normal, length * math.sqrt(kernel.resolution)).to(like)
-    raise InvalidInput(
-        f"a moving average needs the kernel rbf or laplace, not {kernel.name}: choose one of them, "
-        "or the queue"
-    )
+    length = torch.randn(count, generator=source, dtype=torch.float64).abs()
+    return torch.div(normal, length * math.sqrt(kernel.resolution)).to(like)
+
+
+def check_kernel(kernel: Kernel) -> None:
+    """Check that a kernel is a mean over frequencies.
+
+    Raises:
+        InvalidInput: If it is none.
+    """
+    if not isinstance(kernel, (RBFMixture, LaplaceKernel)):
+        raise InvalidInput(
+            f"a moving average needs the kernel rbf or laplace, not {kernel.name}: choose one of "
+            "them, or the queue"
+        )

@@ -34,8 +34,8 @@ class RegularizerConfig:
         num_states: States that are rolled out, or the size of a cohort (default: a share of the
             batch that bounds the cost of a training step: half for persistent, a quarter for
             truncated, full, and persistent with a population, all of it for official).
-        num_forward: Forward draws that they are compared with (default: 1024; for official, as many
-            as states).
+        num_forward: Forward draws that they are compared with, four or more with a population
+            (default: 1024; for official, as many as states).
         num_cohorts: Cohorts of the persistent variant (default: 4; 2 with a population, which the
             states of older weights in more of them would hold back).
         every: The term is computed in every k-th training step (default: 2; for official 1, as
@@ -210,6 +210,8 @@ LIMITS: dict[str, Limits] = {
     "start": Limits(0, 1),
 }
 """Ranges of the regularizer's options."""
+LEAST_OF_POPULATION = 4
+"""Fewest forward draws of a population: its null floor compares two halves of them."""
 OF_TERM = (
     *("num_inference_steps", "length", "num_states", "num_forward", "num_cohorts"),
     *("every", "window", "stride", "gradient_steps", "rho", "population", "averaging", "seed"),
@@ -240,4 +242,7 @@ def term_options(
     config = RegularizerConfig(strength=strength, **options)
     for name, limits in LIMITS.items():
         limits.check(f"{name} of the regularizer", getattr(config, name))
+    if config.population:
+        name = "num_forward of the regularizer with a population"
+        Limits(LEAST_OF_POPULATION).check(name, config.num_forward)
     return config

@@ -62,14 +62,16 @@ class ForwardPool(Resumable):
         return rows.index_copy(0, places, new)
 
     def draw(
-        self, first: int, second: int, generator: torch.Generator
+        self, first: int, second: int, generator: torch.Generator, least: int = 2
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Two disjoint sets in random order, smaller in proportion while there are too few data.
 
         Arguments:
             first: Size of the first set, 2 at least.
-            second: Size of the second set, 2 at least.
+            second: Size of the second set, ``least`` at least.
             generator: Source of the order.
+            least: Fewest of the second set while there are too few data, of which there have to be
+                two more.
 
         Returns:
             The first set, the places of the second (:meth:`at`), and the conditions of the first.
@@ -77,7 +79,7 @@ class ForwardPool(Resumable):
         assert self.rows is not None
         size = len(self.rows)
         share = min(1.0, size / (first + second))
-        first = min(max(2, int(first * share)), size - 2)
+        first = min(max(2, int(first * share)), size - least)
         order = torch.randperm(size, generator=generator).to(self.rows.device)
         own, others = order[:first], order[first : first + second]
         labels = None if self.labels is None else self.labels[own.to(self.labels.device)]

@@ -44,7 +44,7 @@ from undrift.mmd.kernel import Kernel
 from undrift.mmd.kernels import RBFMixture
 from undrift.mmd.tiles import blocks
 from undrift.mmd.units import Units
-from undrift.regularizer.embedding import EmbeddedBlock
+from undrift.regularizer.embedding import EmbeddedBlock, check_kernel
 from undrift.regularizer.options import Averaging
 
 TILE = 256
@@ -141,9 +141,21 @@ class Population:
     blocks: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check the size."""
+        """Check the size and the kernel."""
         Limits(2).check("population", self.size)
         self.kind = KINDS[self.averaging]
+        if self.averaging == "moving":
+            check_kernel(self.kernel)
+        if self.kernel.feature_map is not None:
+            raise InvalidInput(
+                "a population compares the features of a space: give the feature map as space, a "
+                "Space of undrift.regularizer.spaces, not as that of the kernel"
+            )
+        if getattr(self.kernel, "bandwidth", None) == "pooled":
+            raise InvalidInput(
+                "a population fixes the bandwidth by forward draws: give 'mean' or 'median', not "
+                "'pooled'"
+            )
 
     @torch.no_grad()
     def renew(self, forward: Sequence[Tensor]) -> None:
