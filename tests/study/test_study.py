@@ -104,6 +104,7 @@ def test_changes_are_taken_within_a_seed_and_a_budget():
         ({"methods": {"plain": MethodConfig("full")}}, "needs the method plain"),
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": [1003, 5, 3]}, "seeds 3 and 1003 share their random streams"),
         ({"budgets": ["compute"], "reference": "y"}, "'y' is no method"),
         ({"compute_methods": ["z"]}, "'z' is no method"),
         ({"compute_methods": ["plain"]}, "budgets has no compute"),
@@ -505,6 +506,14 @@ def test_large_data_are_scored_by_an_even_part():
     few = Scorer(data, 10)
     assert len(few.reference) == 40 and torch.equal(few.reference[1], data.images[2])
     assert Scorer(data, 50).reference is data.images
+
+
+def test_no_two_runs_of_a_plan_share_random_streams_unless_they_are_compared(tmp_path):
+    config = plan(seeds=[0, 999, 1001], protocols=["branched", "scratch"], scratch_steps=4)
+    check(config)
+    owners = {(job.training(config, tmp_path, 4).seed, job.seed) for job in jobs(config)}
+    assert len({seed for seed, _ in owners}) == len(owners) == 6
+    check(plan(seeds=[0, 1000], protocols=["scratch"], scratch_steps=4))
 
 
 def test_methods_share_the_data_and_the_noise_of_the_main_term(tmp_path):

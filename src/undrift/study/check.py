@@ -23,7 +23,7 @@ from undrift.quality.feature_choice import default_features
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy, UnfitChain
 from undrift.study.config import PLAIN, StudyConfig
-from undrift.study.jobs import with_method
+from undrift.study.jobs import SHIFT, with_method
 from undrift.training.check import check as check_training
 from undrift.training.config import MethodConfig, TrainConfig
 from undrift.training.trainer import Trainer
@@ -192,6 +192,12 @@ def _names(config: StudyConfig) -> Iterator[str]:
 def _lists(config: StudyConfig) -> Iterator[str]:
     for key in ("seeds", "protocols", "budgets"):
         yield from _each_once(key, getattr(config, key))
+    for seed in config.seeds:
+        if "branched" in config.protocols and (other := seed + SHIFT) in config.seeds:
+            yield (
+                f"seeds {seed} and {other} share their random streams (branches of {seed} draw "
+                f"with seed {other}): choose seeds that do not differ by {SHIFT}"
+            )
     has_scratch, has_steps = "scratch" in config.protocols, config.scratch_steps is not None
     if has_scratch and not has_steps:
         yield "the protocol scratch needs a number of steps: give scratch_steps"

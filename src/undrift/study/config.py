@@ -53,7 +53,8 @@ class StudyConfig:
         protocols: branched, scratch, or both.
         steps: Steps that each method continues for.
         scratch_steps: Steps of each method from scratch.
-        seeds: Seeds of data, noise and weights.
+        seeds: Seeds of data, noise and weights; no two differ by 1000, which branches add to the
+            seed of their base.
         budgets: steps gives each method the same number of steps; compute gives each as many steps
             as take the processor time that the reference needs for its steps.
         reference: The method whose cost is the compute budget.
