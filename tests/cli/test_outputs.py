@@ -1,13 +1,18 @@
 """What commands write: one writer for each place, never over what is not theirs, or nothing."""
 
 import os
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from commands import FEW, complaint, files
+from commands import FEW, complaint, files, result
 from undrift import cli
+from undrift.api.tune import tune
+from undrift.diffusion.pipelines import load_pipeline, sampler_by_name
+from undrift.remedies.registry import apply_remedy, parse
 from undrift.reporting.page import is_page
 from undrift.storage.lock import locked
 
@@ -19,6 +24,24 @@ NOTES = "my notes on undrift.report"
 def profile(place):
     assert cli.main(["measure", "run", *FEW, "--output", "profile.json"]) == 0
     return place / "profile.json"
+
+
+def test_the_next_command_of_a_search_is_for_its_chain_and_data(place, capsys, monkeypatch):
+    remedy = parse("epsilon_scaling:1.01")
+    monkeypatch.setattr("undrift.remedies.search.Tuning.helps", True)
+    monkeypatch.setattr(
+        "undrift.api.tune.tune", lambda *a, **options: replace(tune(*a, **options), remedy=remedy)
+    )
+    chain = ["--sampler", "ddim", "--num-inference-steps", "3", "--eta=0.5"]
+    search = ["--values", "1.01", "--refine", "0", "--num-samples", "40", "--features", "pixels"]
+    argv = ["tune", "run", "--remedy", "epsilon_scaling", *chain, "--data", "digits", *search]
+    assert cli.main(argv) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("next "))
+    words = shlex.split(line)[1:]
+    found = result(capsys, *words[1:], "--num-samples", "24", "--features", "pixels", "--quiet")
+    expected = apply_remedy(sampler_by_name(load_pipeline("run"), "ddim", 3, 0.5), remedy)
+    assert words[:3] == ["undrift", "evaluate", "run"] and "digits" in words
+    assert found["how"]["sampler"] == expected.describe()
 
 
 @pytest.mark.parametrize("path", ["it.json", "a/b/it.json"])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from undrift.reporting import evidence
 from undrift.reporting.band_figures import band_map
 from undrift.reporting.bands import Band, bands, clearest, energy_error
+from undrift.reporting.commands import CHAIN_OPTIONS, DATA_OPTIONS, SWITCHES
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.findings import verdict
 from undrift.reporting.next_steps import is_off, next_steps
@@ -143,6 +144,34 @@ def test_nothing_distinguishable_asks_for_samples():
     start = "undrift measure 'runs/my run' --sampler unipc --data digits"
     assert step.command == f"{start} --num-samples {needed}"
     assert commands(profile([0.0] * 7 + [-1e-5])) == []
+
+
+def test_what_is_proposed_is_for_the_chain_and_the_data_that_were_measured():
+    """A remedy to tune takes the place of the one that was measured with."""
+    chain = "--labels 1,2 --guidance 3.5 --null-label 9 --prompts p.txt --precision float16"
+    data = "--streaming 500 --no-skip-bad-images --split test"
+    found = profile([0.0] * 7 + [1e-5])
+    found["how"]["command"] = (
+        f"undrift measure m {chain} --allow-pickle --remedy snr_t:0.1 --seed 4 {data}"
+    )
+    (measure,) = commands(found)
+    assert f" {chain} --allow-pickle --remedy snr_t:0.1 {data} --num-samples" in measure
+    rising = with_bands([[0.0, 0.0, -0.02 * i] for i in range(len(TIMES))])
+    rising["how"]["command"] = found["how"]["command"]
+    assert commands(rising)[0] == (
+        f"undrift tune 'runs/my run' {chain} --allow-pickle {data} --remedy band_energy"
+    )
+
+
+def test_every_option_that_chooses_a_chain_or_data_is_known():
+    from undrift.api.inputs import ChainChoice, DataChoice
+    from undrift.api.options import options
+
+    flags = {kind: {each.flag for each in options(kind)} for kind in (ChainChoice, DataChoice)}
+    assert flags[ChainChoice] == {*CHAIN_OPTIONS, "--run", "--batch-size", "--device"}
+    assert flags[DataChoice] == {*DATA_OPTIONS}
+    switches = {each.flag for kind in flags for each in options(kind) if each.is_switch}
+    assert switches == {*SWITCHES}
 
 
 def test_an_error_of_the_last_steps_asks_for_a_time_grid_or_the_regularizer_there():

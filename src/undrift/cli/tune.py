@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from undrift.api.inputs import TuneChoice
 from undrift.cli.command import session
 from undrift.cli.console import say, table
 from undrift.remedies.registry import REMEDIES
+from undrift.reporting.commands import CHAIN_OPTIONS, DATA_OPTIONS, repeated
 from undrift.storage.writing import written
 
 if TYPE_CHECKING:
@@ -53,8 +55,15 @@ def run(config: Config) -> dict[str, Any]:
     )
     say(f"verdict  {tuning.verdict}\ncurve    {path}, {plot.name}")
     if tuning.helps and tuning.remedy:
-        say(f"next     undrift evaluate {config.run} --remedy {tuning.remedy.text}")
+        say(f"next     {_next(config.run, tuning.remedy.text)}")
     return result | {"saved": str(path), "plot": str(plot)}
+
+
+def _next(run: str, remedy: str) -> str:
+    """The command that evaluates a remedy on the chain and the data of this search."""
+    names = {*CHAIN_OPTIONS, *DATA_OPTIONS} - {"--remedy"}
+    kept = repeated(session().command, names)
+    return shlex.join(["undrift", "evaluate", run, *kept, "--remedy", remedy])
 
 
 def _saved(config: Config, tuning: Tuning, name: str) -> tuple[dict[str, Any], Path]:

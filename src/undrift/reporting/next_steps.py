@@ -29,20 +29,16 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Container
-from itertools import pairwise
 
 from undrift.reporting import evidence
 from undrift.reporting.bands import bands, clearest
+from undrift.reporting.commands import CHAIN_OPTIONS, DATA_OPTIONS, repeated
 from undrift.reporting.content import Profile, Step, number, states
 from undrift.reporting.effective_time import shifted
 from undrift.reporting.evidence import Estimate
 from undrift.reporting.nats import variance_factor
 from undrift.reporting.numbers import percent
 from undrift.reporting.power import POWER, samples_needed
-
-CHAIN_OPTIONS = ("--sampler", "--num-inference-steps", "--eta")
-DATA_OPTIONS = ("--data", "--split", "--image-size", "--channels")
 
 
 def next_steps(profile: Profile) -> list[Step]:
@@ -192,22 +188,8 @@ def _command(profile: Profile, name: str, *options: str) -> str:
     """A command of undrift on the model of a profile, on its chain and data unless given anew."""
     how = profile.get("how") or {}
     names = DATA_OPTIONS if name == "advise" else (*CHAIN_OPTIONS, *DATA_OPTIONS)
-    kept = _kept(str(how.get("command") or ""), [n for n in names if n not in options])
+    kept = repeated(str(how.get("command") or ""), [n for n in names if n not in options])
     return shlex.join(["undrift", name, str(how.get("model") or "MODEL"), *kept, *options])
-
-
-def _kept(command: str, names: Container[str]) -> list[str]:
-    """Those options of the command that measured, with their values."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return []
-    found: list[str] = []
-    for word, value in pairwise([*words, ""]):
-        name, equals, own = word.partition("=")
-        if name in names:
-            found += [name, own if equals else value]
-    return found
 
 
 def _training(profile: Profile, window: float) -> str:
