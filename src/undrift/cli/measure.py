@@ -27,7 +27,8 @@ class Config(Choice):
         run: A run of undrift train, or a pipeline of diffusers (a folder, or a name on the hub);
             not needed to merge profiles only.
         num_samples: Chains to run; error bars fall with the root of their number.
-        num_forward: Forward draws at each state (default: all data, up to four times the samples).
+        num_forward: Forward draws (noised data) at each state (default: all data, up to four times
+            the samples).
         states: A number of states, spaced where the error grows; all; or their times.
         budget: Run each segment once more from forward draws, for fresh and inherited error; this
             doubles the cost.

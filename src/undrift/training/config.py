@@ -227,7 +227,7 @@ class TrainConfig(MethodConfig, DataConfig):
         steps: Number of training steps.
         batch_size: Images per step, over all processes.
         seed: Seed of the weights, the order of the data and the noise.
-        ema_decay: Decay of the averaged weights, which are saved as a pipeline.
+        ema_decay: Decay of the averaged weights (EMA weights), which are saved as a pipeline.
         mixed_precision: Precision of the network's passes.
         checkpoint_every: Steps between checkpoints (default: a tenth of the run).
         sample_every: Steps between sample grids (default: a quarter of the run; 0 for none).
