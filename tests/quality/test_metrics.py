@@ -70,7 +70,7 @@ def test_values_are_those_of_the_functions_in_any_batches(kind, sizes):
 def test_two_processes_find_what_one_does(kind):
     """The gathering of torchmetrics, with the other process's states instead of a network."""
     other = filled(kind(), FAKE[40:], REAL[25:])
-    states = iter([torch.cat(other.fake), torch.cat(other.real)])
+    states = iter([torch.cat(other.fake), torch.cat(other.real), other.fake_low, other.real_low])
     own = kind(
         dist_sync_fn=lambda state, group=None: [state, next(states)],
         distributed_available_fn=lambda: True,
@@ -146,3 +146,19 @@ def test_images_of_another_range_are_refused_before_they_count():
         mapped.update(stored, real=False)
     assert len(mapped.real) == 1 and not mapped.fake
     FrechetDistance().update(stored, real=True)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_images_in_0_to_1_against_others_are_pointed_out(kept, caplog):
+    """One side of either kind is; both of one kind are not, nor are data that were forgotten."""
+    signed, unit = REAL.tanh(), (REAL.tanh() + 1) / 2
+    for fake, real, said in [(unit, signed, "samples"), (signed, unit, "data"), (unit, unit, "")]:
+        caplog.clear()
+        filled(FrechetDistance(), fake, real).compute()
+        assert [f"the {said} have no" in line for line in caplog.messages] == [True] * bool(said)
+    metric = filled(FrechetDistance(reset_real_features=not kept), unit, unit)
+    metric.reset()
+    for batch, real in [(signed, False)] if kept else [(signed, False), (signed, True)]:
+        metric.update(batch, real)
+    metric.compute()
+    assert len(caplog.messages) == kept

@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -37,6 +38,9 @@ except ImportError as error:
     ) from error
 
 
+logger = logging.getLogger("undrift")
+DARK = -0.5
+"""Where images have pixels below it, others without a negative one have another scale."""
 ROUNDING = 0.01
 """What may lie beyond [-1, 1] because of half precision."""
 
@@ -54,6 +58,8 @@ class FeatureMetric(Metric):
     full_state_update = False
     fake: list[Tensor]
     real: list[Tensor]
+    fake_low: Tensor
+    real_low: Tensor
 
     def __init__(
         self,
@@ -67,6 +73,8 @@ class FeatureMetric(Metric):
         self.reset_real_features = reset_real_features
         self.add_state("fake", default=[], dist_reduce_fx="cat")
         self.add_state("real", default=[], dist_reduce_fx="cat")
+        for name in ("fake_low", "real_low"):  # the darkest pixels
+            self.add_state(name, default=torch.tensor(torch.inf), dist_reduce_fx="min")
 
     def update(self, images: Tensor, real: bool) -> None:
         """Add a batch.
@@ -82,6 +90,10 @@ class FeatureMetric(Metric):
         self._check_range(images)
         found = extract_features(images, self.features).to(self.device)
         (self.real if real else self.fake).append(found)
+        if images.ndim == 4:
+            name = "real_low" if real else "fake_low"
+            lowest = images.detach().amin().to(self.device, torch.float32)
+            setattr(self, name, torch.minimum(getattr(self, name), lowest))
 
     def _check_range(self, images: Tensor) -> None:
         """Check that images are scaled as feature maps take them.
@@ -105,6 +117,8 @@ class FeatureMetric(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The score of all samples so far against all data so far, by the names of ``evaluate``.
 
+        Images of one side without a negative value are logged as a warning: they may be in [0, 1].
+
         Raises:
             InvalidInput: If there are too few of either.
         """
@@ -113,14 +127,24 @@ class FeatureMetric(Metric):
                 "a metric needs samples and data: call update(images, real=False) and "
                 "update(images, real=True) first"
             )
+        low, other = sorted(map(float, (self.fake_low, self.real_low)))
+        if low < DARK and 0 <= other <= 1:
+            name = "data" if float(self.real_low) == other else "samples"
+            logger.warning(
+                "the %s have no negative value, the others reach down to %.2g: is one of them in "
+                "[0, 1]? Scale both to [-1, 1], 2 * images - 1",
+                name,
+                low,
+            )
         values = self.score(dim_zero_cat(self.fake), dim_zero_cat(self.real))
         return {name: torch.tensor(value, device=self.device) for name, value in values.items()}
 
     def reset(self) -> None:
         """Forget the samples, and the data unless they are kept."""
-        kept = [] if self.reset_real_features else [*self.real]
+        kept, low = [*self.real], self.real_low
         super().reset()
-        self.real = kept
+        if not self.reset_real_features:
+            self.real, self.real_low = kept, low
 
     def score(self, fake: Tensor, real: Tensor) -> dict[str, float]:
         """The score of features.
