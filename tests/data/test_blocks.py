@@ -87,9 +87,12 @@ def test_a_resumed_stream_is_the_uninterrupted_one(folder, tmp_path, process, be
 def test_other_images_cannot_be_resumed(folder):
     stream = batches(load_data(folder, streaming=4), 3)
     next(stream)
-    other = rows([3] * COUNT, list(range(COUNT))).to_iterable_dataset()
-    with pytest.raises(InvalidInput, match="has changed since the run was saved"):
-        batches(load_data(other, streaming=4), 3).load_state_dict(stream.state_dict())
+    values, labels = [10 * i + 100 for i in range(COUNT)], list(range(COUNT))
+    for kind, own in (("images", ([3] * COUNT, labels)), ("labels", (values, labels[::-1]))):
+        other = load_data(rows(*own).to_iterable_dataset(), streaming=4)
+        message = rf"has changed since the run was saved \(other {kind}\)"
+        with pytest.raises(InvalidInput, match=message):
+            batches(other, 3).load_state_dict(stream.state_dict())
 
 
 def test_all_blocks_are_scaled_as_the_first():

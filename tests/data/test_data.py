@@ -155,6 +155,18 @@ def test_fingerprint_tells_the_content():
     assert ImageData(a.images.flatten(2)[:, :, None], "digits").fingerprint != a.fingerprint
 
 
+def test_labels_have_a_fingerprint_of_their_own():
+    a = load_data("digits", limit=50)
+    same, bare = ImageData(a.images, "b", labels=a.labels.clone()), ImageData(a.images, "c")
+    other = ImageData(a.images, "d", labels=a.labels.roll(1))
+    assert same.identity == a.identity and bare.identity == a.identity | {"labels": None}
+    assert other.fingerprint == a.fingerprint and other.identity != a.identity
+    found = [x.change_since(a.how) for x in (same, bare, other, ImageData(-a.images, "e"))]
+    assert found == [None, None, "labels", "images"]
+    assert a.change_since(bare.how) is a.change_since({}) is None  # nothing is known of labels
+    assert other.of_classes([3]).how["labels"] != other.how["labels"]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5])
 def test_unusable_values_are_found_wherever_they_are(value):
     images = torch.zeros(5000, 1, 2, 2)

@@ -258,14 +258,18 @@ def test_merging_is_associative_in_all_but_the_p_value():
         assert one.how["merged"] == other.how["merged"]
 
 
+DATA = {"fingerprint": "a", "labels": "x"}
+
+
 def test_profiles_that_do_not_belong_together_are_refused():
-    one = profile(state(mmd_sq=2e-2), sampler={"clip": 1.0}, data={"fingerprint": "a"}, weights="w")
+    one = profile(state(mmd_sq=2e-2), sampler={"clip": 1.0}, data=DATA, weights="w")
     cases = {
         "same seed": replace(one, label="again"),
         "different states": profile(state(1.0), seed=1),
         "different samplers": profile(seed=1, sampler={"clip": None}),
         "different weights": profile(seed=1, weights="v"),
         "different data": profile(seed=1, data={"fingerprint": "b"}),
+        "data do not merge": profile(seed=1, data={"fingerprint": "a", "labels": "y"}),
     }
     for words, other in cases.items():
         with pytest.raises(InvalidInput, match=words):

@@ -13,6 +13,7 @@ from scipy import stats
 
 from undrift.api.study_file import read_plan
 from undrift.cli import main
+from undrift.data.images import ImageData
 from undrift.data.load import load_data
 from undrift.diffusion.sampler import Sampler, draw_noise
 from undrift.exceptions import InvalidInput
@@ -25,6 +26,7 @@ from undrift.study.check import check, check_judges, try_building
 from undrift.study.config import StudyConfig
 from undrift.study.jobs import Job, jobs
 from undrift.study.record import Judgment, MeanInterval, StudyRecord, StudyRow
+from undrift.study.resume import same_data
 from undrift.study.run import run_study
 from undrift.study.statistics import correlations, mean_interval, paired, spearman
 from undrift.training.config import (
@@ -220,6 +222,15 @@ def test_runs_on_other_images_are_not_taken_for_these(tmp_path):
     torch.save(-images, tmp_path / "images.pt")
     with pytest.raises(InvalidInput, match="was trained on other images"):
         run_study(on_file, tmp_path / "study", progress=False)
+
+
+def test_complete_runs_on_other_labels_are_not_taken_for_these(tmp_path):
+    digits = load_data("digits", limit=40)
+    train(replace(plan().base, steps=1, output=str(tmp_path / "run")), digits, progress=False)
+    same_data(tmp_path / "run", digits)
+    relabelled = ImageData(digits.images, "digits", labels=digits.labels.flip(0))
+    with pytest.raises(InvalidInput, match="was trained on other labels than digits holds now"):
+        same_data(tmp_path / "run", relabelled)
 
 
 def test_a_study_that_is_stopped_early_leaves_the_results_that_were_there(tmp_path):

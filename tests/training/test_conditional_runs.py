@@ -36,6 +36,15 @@ def losses(made):
     return rows
 
 
+def test_a_run_does_not_go_on_with_other_labels(tmp_path):
+    made = trainer()
+    path = made.save_checkpoint(tmp_path)
+    trainer().load_checkpoint(path)
+    relabelled = ImageData(made.data.images, "noise", labels=made.data.labels.flip(0))
+    with pytest.raises(InvalidInput, match=r"has changed since .* \(other labels\)"):
+        Trainer(made.config, relabelled).load_checkpoint(path)
+
+
 METHODS = ("persistent", "truncated", "full", "official", "mmd_ddm", "fd_loss")
 
 

@@ -176,7 +176,7 @@ class BlockBatches(Batches):
             "remaining": self.remaining.clone(),
             "epoch": self.epoch,
             "place": self.place,
-            "fingerprint": self.block and self.block.fingerprint,
+            "block": self.block and self.block.identity,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -186,12 +186,12 @@ class BlockBatches(Batches):
             InvalidInput: If there are other images now.
         """
         self._open(int(state["epoch"]), state["place"])
-        if state["fingerprint"] is not None:
+        if state["block"] is not None:
             self.block = self._read()
-            if self.block.fingerprint != state["fingerprint"]:
+            if changed := self.block.change_since(state["block"]):
                 raise InvalidInput(
-                    f"{self.blocks.name} has changed since the run was saved: resume with the same "
-                    "data"
+                    f"{self.blocks.name} has changed since the run was saved (other {changed}): "
+                    "resume with the same data"
                 )
         self.generator.set_state(state["generator"])
         self.remaining = state["remaining"].clone()

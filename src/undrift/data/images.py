@@ -87,7 +87,8 @@ class ImageData:
         name: The name under which the data was asked for.
         split: The part of the data set: ``"train"``, ``"test"``, ...
         how: All that describes the data: source, scaling, resizing, what was skipped. The entry
-            ``"fingerprint"`` is added: the SHA-256 of shape and content.
+            ``"fingerprint"`` is added, the SHA-256 of shape and content, and ``"labels"``, that of
+            the labels, where there are any.
         labels: Class of each image, int64, with shape :math:`(N)`, or None.
         source: The stream that the images are the first block of; None where they are all.
 
@@ -126,7 +127,8 @@ class ImageData:
             "num_images": len(images),
             "image_shape": list(images.shape[1:]),
         }
-        how = {**facts, **self.how, "fingerprint": fingerprint(images)}
+        digests = {"fingerprint": images} | ({} if labels is None else {"labels": labels})
+        how = {**facts, **self.how, **{key: fingerprint(x) for key, x in digests.items()}}
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "how", how)
@@ -167,8 +169,25 @@ class ImageData:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of shape and content: equal if and only if two runs saw the same data."""
+        """SHA-256 of shape and content: equal if and only if two runs saw the same images."""
         return str(self.how["fingerprint"])
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What tells these data from others: the fingerprints of images and labels."""
+        return {key: self.how.get(key) for key in ("fingerprint", "labels")}
+
+    def change_since(self, saved: Mapping[str, Any]) -> str | None:
+        """What these data have changed in, "images" or "labels"; None if nothing is known to.
+
+        Arguments:
+            saved: The :attr:`identity` that was kept, or more of the data; labels that one of both
+                does not have are not compared.
+        """
+        for key, here in self.identity.items():
+            if here is not None and saved.get(key) not in (None, here):
+                return "images" if key == "fingerprint" else key
+        return None
 
     def batches(
         self,
@@ -265,7 +284,7 @@ class BatchStream(Batches):
             "generator": self.generator.get_state(),
             "remaining": self.remaining.clone(),
             "epoch": self.epoch,
-            "fingerprint": self.data.fingerprint,
+            **self.data.identity,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -274,10 +293,9 @@ class BatchStream(Batches):
         Raises:
             InvalidInput: If the data is not the data of the state.
         """
-        if state["fingerprint"] != self.data.fingerprint:
+        if changed := self.data.change_since(state):
             raise InvalidInput(
-                f"data '{self.data.name}' has changed since the run was saved "
-                f"({state['fingerprint']} then, {self.data.fingerprint} now): "
+                f"data '{self.data.name}' has changed since the run was saved (other {changed}): "
                 "resume with the same data"
             )
         self.generator.set_state(state["generator"])
@@ -285,18 +303,19 @@ class BatchStream(Batches):
         self.epoch = int(state["epoch"])
 
 
-def fingerprint(images: Tensor) -> str:
-    """SHA-256 of the shape and the float32 content of the images.
+def fingerprint(values: Tensor) -> str:
+    """SHA-256 of shape and content, as float32 for images and as int64 for labels.
 
     Arguments:
-        images: A contiguous tensor on the CPU.
+        values: A contiguous tensor on the CPU.
 
     Returns:
         ``"sha256:"`` and 64 hexadecimal digits.
     """
-    digest = hashlib.sha256(repr(tuple(images.shape)).encode())
-    for block in images.split(_BLOCK):
-        digest.update(block.numpy().astype("<f4", copy=False).tobytes())
+    digest = hashlib.sha256(repr(tuple(values.shape)).encode())
+    kind = "<f4" if values.is_floating_point() else "<i8"
+    for block in values.split(_BLOCK):
+        digest.update(block.numpy().astype(kind, copy=False).tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -249,7 +249,8 @@ def _check(profiles: Sequence[ErrorProfile]) -> None:
     for key, words in SAME.items():
         if _differs([p.how.get(key) for p in profiles]):
             raise InvalidInput(f"profiles of different {words} do not merge: measure one chain")
-    if _differs([dict(p.how.get("data") or {}).get("fingerprint") for p in profiles]):
+    data = [dict(p.how.get("data") or {}) for p in profiles]
+    if any(_differs([each.get(key) for each in data]) for key in ("fingerprint", "labels")):
         raise InvalidInput("profiles of different data do not merge: measure on the same data")
 
 

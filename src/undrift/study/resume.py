@@ -37,14 +37,13 @@ def same_plan(output: Path, config: TrainConfig, *, moved: bool) -> None:
 
 
 def same_data(output: Path, data: ImageData) -> None:
-    """Check that a complete run was trained on these images.
+    """Check that a complete run was trained on these images, with these labels.
 
     Raises:
         InvalidInput: If it was trained on others.
     """
-    there = (made_with(output).get("data") or {}).get("fingerprint")
-    if there not in (None, data.fingerprint):
+    if changed := data.change_since(made_with(output).get("data") or {}):
         raise InvalidInput(
-            f"{output} was trained on other images than {data.name} holds now: restore these, "
+            f"{output} was trained on other {changed} than {data.name} holds now: restore these, "
             "or choose another --output"
         )
