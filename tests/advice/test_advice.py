@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 import undrift
 from commands import complaint, files, network, result
+from undrift import cli
 from undrift.advice.candidates import COMPUTED, Candidates
 from undrift.advice.folder import SCHEDULER, SCRIPT, Found, script, with_scheduler, write_folder
 from undrift.advice.record import AdviceRecord
@@ -17,14 +18,15 @@ from undrift.advice.run import Plan
 from undrift.advice.trials import FILE as TRIALS
 from undrift.data.load import load_data
 from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.diffusion.solvers import SOLVERS
 from undrift.exceptions import InvalidInput
 from undrift.measurement.parallel_chains import network_calls
 from undrift.mmd.two_sample import mmd_estimate
 from undrift.quality.frechet import frechet_estimate
 from undrift.remedies.moments import Moments
+from undrift.remedies.registry import REMEDIES
 
 QUICK = {"num_samples": 300, "features": "pixels", "remedies": ["none"], "progress": False}
-SOLVERS = ["ancestral", "dpm-solver++", "unipc"]
 
 
 def noise_source(seed=0):
@@ -62,7 +64,9 @@ def trained(tmp_path_factory):
 def advised(trained, tmp_path_factory):
     """The advice for it at 10 network calls, and its folder."""
     folder = tmp_path_factory.mktemp("advised") / "advice"
-    advice = undrift.advise(trained, "digits", output=folder, solvers=SOLVERS, **QUICK)
+    advice = undrift.advise(
+        trained, "digits", output=folder, solvers=["ancestral", "dpm-solver++", "unipc"], **QUICK
+    )
     return advice, folder
 
 
@@ -270,6 +274,13 @@ def test_a_pipeline_that_does_not_run_a_scheduler_is_told_from_one_that_does():
     yes = {"ancestral", "ddim", "dpm-solver++", "dpm-solver++3", "sde-dpm-solver++"}
     assert {solver for solver, runs in found.items() if runs} == yes
     assert with_scheduler(pipeline, pipeline.scheduler).unet is pipeline.unet
+
+
+def test_the_help_lists_all_that_can_be_chosen(capsys):
+    assert cli.main(["advise", "--help"]) == 0
+    text = "".join(capsys.readouterr().out.split())
+    names = [*SOLVERS, *REMEDIES, "efficientnet-lite0(or-lite1,-lite2)"]
+    assert [name for name in names if name not in text] == []
 
 
 @pytest.mark.parametrize("name", ["solvers", "remedies"])

@@ -22,6 +22,7 @@ from undrift.diffusion.pipelines import (
 )
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.diffusion.solvers import SOLVERS
 
 STEPS = 20
 
@@ -212,6 +213,27 @@ def test_samplers_by_name():
     multi = pipeline("DPMSolverMultistep")
     assert isinstance(as_sampler(multi, 5), DiffusersSampler)
     assert isinstance(sampler_by_name(multi, "ancestral", 5), AncestralSampler)
+
+
+def test_a_solver_is_its_class_with_its_own_options_whatever_the_scheduler_of_the_model_has():
+    """The order and the algorithm are the solver's, all other options those of the model."""
+    import diffusers
+
+    options = {"solver_order": 1, "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
+    pipe = pipeline("DPMSolverMultistep", **options)
+    served = [name for name in SOLVERS if not name.startswith(("flow", "edm", "ancestral", "ddim"))]
+    config = {k: v for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
+    for name in served:
+        class_name, own = SOLVERS[name]
+        made = getattr(diffusers, class_name).from_config(config, **own)
+        expected = DiffusersSampler(pipe.unet, made, 6)
+        found = sampler_by_name(pipe, name, 6)
+        assert own.items() <= dict(found.scheduler.config).items()
+        images = (
+            each.sample((2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+            for each in (found, expected)
+        )
+        torch.testing.assert_close(*images)
 
 
 @pytest.mark.parametrize(

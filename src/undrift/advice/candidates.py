@@ -39,36 +39,13 @@ from undrift.diffusion.conversion import check_same_process, converted, has_tabl
 from undrift.diffusion.pipelines import quiet_diffusers
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.diffusion.solvers import SOLVERS
 from undrift.exceptions import InvalidInput, check_choice
 from undrift.measurement.parallel_chains import network_calls
 from undrift.remedies.registry import apply_remedy
 from undrift.remedies.remedy import Remedy
 from undrift.remedies.sampler import RemediedSampler
 
-_ODE = {"algorithm_type": "dpmsolver++"}
-SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ancestral": ("DDPMScheduler", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "dpm-solver++": ("DPMSolverMultistepScheduler", {"solver_order": 2, **_ODE}),
-    "dpm-solver++3": ("DPMSolverMultistepScheduler", {"solver_order": 3, **_ODE}),
-    "sde-dpm-solver++": (
-        "DPMSolverMultistepScheduler",
-        {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"},
-    ),
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2}),
-    "unipc3": ("UniPCMultistepScheduler", {"solver_order": 3}),
-    "deis": ("DEISMultistepScheduler", {"solver_order": 2}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
-    "flow-heun": ("FlowMatchHeunDiscreteScheduler", {}),
-    "edm-euler": ("EDMEulerScheduler", {}),
-    "edm-dpm-solver++": ("EDMDPMSolverMultistepScheduler", {}),
-}
-"""The scheduler class of diffusers and the options of each solver."""
 GRIDS: dict[str, dict[str, Any]] = {
     "linspace": {"timestep_spacing": "linspace"},
     "leading": {"timestep_spacing": "leading"},
@@ -251,7 +228,8 @@ class Candidates:
             return None
         with quiet_diffusers():
             base = converted(self.scheduler, DPMSolverMultistepScheduler)
-            options = dict.fromkeys(FLAGS, False) | _LINSPACE | _ODE | GRIDS[like.grid]
+            options = dict.fromkeys(FLAGS, False) | _LINSPACE | GRIDS[like.grid]
+            options["algorithm_type"] = "dpmsolver++"
             scheduler = type(base).from_config(base.config, solver_order=1, **options)
         return DiffusersSampler(self.network, scheduler, self.network_calls)
 
@@ -262,13 +240,13 @@ class Candidates:
         class_name, options = SOLVERS[solver]
         kind = getattr(diffusers, class_name)
         with quiet_diffusers():
-            base = converted(self.scheduler, kind)
+            base = converted(self.scheduler, kind, options)
         grids = {name: own for name, own in GRIDS.items() if _known(kind, own) == own}
         found, refused = [], None
         for grid, own in (grids or {OWN: {}}).items():
             off = dict.fromkeys(FLAGS, False) | ({} if "timestep_spacing" in own else _LINSPACE)
             with quiet_diffusers():
-                scheduler = kind.from_config(base.config, **_known(kind, off | own), **options)
+                scheduler = kind.from_config(base.config, **_known(kind, off | own))
             try:
                 found.append(self._candidate(solver, grid, scheduler))
             except InvalidInput as error:

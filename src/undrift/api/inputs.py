@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from undrift.diffusion.solvers import SOLVERS
 from undrift.exceptions import InvalidInput, Limits
-from undrift.remedies.registry import help_text
+from undrift.remedies.registry import REMEDIES, help_text
 from undrift.training.config import IN_MEMORY, DataConfig
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from undrift.diffusion.sampler import Sampler
 
 logger = logging.getLogger("undrift")
+SOLVERS_HELP = f"Solvers: {', '.join(SOLVERS)}."
 
 
 @dataclass
@@ -26,8 +28,8 @@ class ChainChoice:
 
     Arguments:
         run: A run of undrift train, or a pipeline of diffusers (a folder, or a name on the hub).
-        sampler: ancestral, ddim, dpm-solver++, heun, euler, unipc, or a class of schedulers of
-            diffusers (default: the sampler of the model).
+        sampler: A solver, or a class of schedulers of diffusers (default: the sampler of the
+            model).
         num_inference_steps: Number of denoising steps of the sampler (default: all training steps,
             which are 1000 in most pipelines: give the number that you sample with).
         eta: Share of the reverse standard deviation that the sampler ddim draws (default: 0).
@@ -47,7 +49,7 @@ class ChainChoice:
     """
 
     run: str
-    sampler: str | None = None
+    sampler: str | None = field(default=None, metadata={"help": SOLVERS_HELP})
     num_inference_steps: int | None = None
     eta: float | None = None
     remedy: str | None = field(default=None, metadata={"help": help_text()})
@@ -167,15 +169,18 @@ class AdviseChoice(DataChoice, AdviseModel):
         metric: What candidates are compared by (default: frechet where there are samples and images
             enough for the features, else mmd_sq).
         num_samples: Images to draw for each candidate that is judged on the held-out half.
-        features: classifier (trained only on the labels of the data), efficientnet-lite0, pixels,
-            or a TorchScript file (default: classifier where the data have labels, else pixels).
+        features: classifier (trained only on the labels of the data), efficientnet-lite0 (or
+            -lite1, -lite2), pixels, or a TorchScript file (default: classifier where the data have
+            labels, else pixels).
         fine_tune: Training steps of a fine-tune by the regularizer on the chain of the best solver,
             which is judged too (0 for none).
         seed: Seed of the split and of all noise; every candidate gets the same noise.
     """
 
-    solvers: list[str] | None = None
-    remedies: list[str] | None = None
+    solvers: list[str] | None = field(default=None, metadata={"help": SOLVERS_HELP})
+    remedies: list[str] | None = field(
+        default=None, metadata={"help": f"Remedies: {', '.join(REMEDIES)}."}
+    )
     metric: Literal["mmd_sq", "frechet"] | None = None
     num_samples: int = 2000
     features: str | None = None

@@ -13,6 +13,7 @@ jumps to the data, and its schedulers jump there and back: they serve each other
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -24,6 +25,7 @@ from undrift.diffusion.training_view import DISTILLED, trained_view
 from undrift.diffusion.translation import Levels, Translation, noise_levels
 from undrift.exceptions import InvalidInput, reason_of
 
+Options = Mapping[str, Any]
 MOST_LEVELS = 1000
 TRANSLATED = (
     *("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"),
@@ -32,11 +34,16 @@ TRANSLATED = (
 """Classes without betas that run on any noise levels."""
 
 
-def converted(scheduler: Any, scheduler_class: Any) -> Any:  # noqa: ANN401
+def converted(scheduler: Any, scheduler_class: Any, solver: Options | None = None) -> Any:  # noqa: ANN401
     """A scheduler of another class with all options of the first that it knows.
 
     These include what the first has by default, which another class has another default of. One
     without an option to clip does not clip.
+
+    Arguments:
+        scheduler: The first.
+        scheduler_class: The other class.
+        solver: Options of the other that are not taken from the first.
 
     Raises:
         InvalidInput: If the class does not take them.
@@ -47,7 +54,7 @@ def converted(scheduler: Any, scheduler_class: Any) -> Any:  # noqa: ANN401
         shift = scheduler.config.get("flow_shift") or scheduler.config.get("shift") or 1.0
         options |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
         options |= {"flow_shift": shift, "shift": shift}
-    return _built(scheduler, scheduler_class, options)
+    return _built(scheduler, scheduler_class, options | dict(solver or {}))
 
 
 def _built(scheduler: Any, scheduler_class: Any, options: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -89,6 +96,7 @@ def other_chain(
     scheduler: Any,  # noqa: ANN401
     scheduler_class: Any,  # noqa: ANN401
     num_inference_steps: int | None,
+    solver: Options | None = None,
     **options: Any,  # noqa: ANN401
 ) -> DiffusersSampler:
     """The chain of another scheduler over a network.
@@ -99,6 +107,7 @@ def other_chain(
         scheduler: The scheduler that it was trained with.
         scheduler_class: The class of the other.
         num_inference_steps: Number of denoising steps.
+        solver: Options of the other that are not taken from the first.
         options: More options of :class:`~undrift.diffusion.scheduler.DiffusersSampler`.
 
     Raises:
@@ -108,7 +117,7 @@ def other_chain(
     if (type(scheduler).__name__ in DISTILLED) != (kind in DISTILLED):
         raise refusal(name, scheduler, "one is for distilled networks, the other is not")
     try:
-        other = converted(scheduler, scheduler_class)
+        other = converted(scheduler, scheduler_class, solver)
         sampler = DiffusersSampler(network, other, num_inference_steps, **options)
         check_same_process(name, sampler, scheduler)
         return sampler
@@ -118,7 +127,7 @@ def other_chain(
         reason = refused
     try:
         translation = _translation(network, scheduler)
-        other = _on_levels(scheduler, scheduler_class, translation.levels)
+        other = _on_levels(scheduler, scheduler_class, translation.levels, solver)
         return DiffusersSampler(
             network, other, num_inference_steps, translation=translation, **options
         )
@@ -139,14 +148,15 @@ def _translation(network: Any, scheduler: Any) -> Translation:  # noqa: ANN401
     return Translation(denoiser, timesteps[is_known], levels[is_known])
 
 
-def _on_levels(scheduler: Any, scheduler_class: Any, levels: Levels) -> Any:  # noqa: ANN401
+def _on_levels(scheduler: Any, scheduler_class: Any, levels: Levels, solver: Options | None) -> Any:  # noqa: ANN401
     """A scheduler of a class that runs on the noise levels of a network, ascending.
 
     Raises:
         InvalidInput: If the class takes none.
     """
     low, high = float(levels[0]), float(levels[-1])
-    plain = {"clip_sample": False, "timestep_spacing": "trailing", "num_train_timesteps": 1000}
+    plain: dict[str, Any] = {"clip_sample": False, "timestep_spacing": "trailing", **(solver or {})}
+    plain["num_train_timesteps"] = 1000
     if hasattr(scheduler_class, "precondition_outputs"):
         return _built(scheduler, scheduler_class, plain | {"sigma_min": low, "sigma_max": high})
     if scheduler_class.__name__.startswith("FlowMatch"):

@@ -30,6 +30,7 @@ from undrift.diffusion.prompts import encoded, is_text
 from undrift.diffusion.sampler import Sampler
 from undrift.diffusion.schedule import Schedule
 from undrift.diffusion.scheduler import DiffusersSampler
+from undrift.diffusion.solvers import SOLVERS, solver_named
 from undrift.diffusion.training_view import DISTILLED
 from undrift.exceptions import InvalidInput, reason_of
 from undrift.storage.manifest import check_if_sealed
@@ -82,16 +83,6 @@ def as_sampler(
     return _announced(our_sampler(name, network, scheduler, num_inference_steps), space)
 
 
-SCHEDULERS = {
-    "ancestral": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "dpm-solver++": "DPMSolverMultistepScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-
-
 def sampler_by_name(
     pipeline: Any,  # noqa: ANN401
     name: str | None = None,
@@ -103,9 +94,8 @@ def sampler_by_name(
 
     Arguments:
         pipeline: A pipeline of diffusers.
-        name: ``"ancestral"``, ``"ddim"``, ``"dpm-solver++"``, ``"heun"``, ``"euler"``,
-            ``"unipc"``, or the name of any scheduler class of diffusers; the pipeline's own
-            scheduler when None.
+        name: A solver of :data:`~undrift.diffusion.solvers.SOLVERS`, such as ``"unipc"``, or the
+            name of any scheduler class of diffusers; the pipeline's own scheduler when None.
         num_inference_steps: Number of denoising steps; all training steps when None.
         eta: The share of the reverse standard deviation that ``"ddim"`` draws; 0 when None.
         conditions: What a conditional network is sampled under.
@@ -124,17 +114,23 @@ def sampler_by_name(
         return _announced(ours, space)
     import diffusers
 
-    class_name = SCHEDULERS.get(name, name)
+    class_name, solver = solver_named(name)
     scheduler_class: Any = getattr(diffusers, class_name, None)
     if scheduler_class is None or not class_name.endswith("Scheduler"):
-        known = ", ".join(SCHEDULERS)
+        known = ", ".join(SOLVERS)
         raise InvalidInput(
             f"unknown sampler {name!r}: choose {known}, or a scheduler class of diffusers"
         )
     options = {} if eta is None else {"eta": eta}
     with quiet_diffusers():
         sampler = other_chain(
-            name, network, scheduler, scheduler_class, num_inference_steps, step_options=options
+            name,
+            network,
+            scheduler,
+            scheduler_class,
+            num_inference_steps,
+            solver,
+            step_options=options,
         )
     return _announced(sampler, space)
 

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from undrift.data.images import ImageData
-from undrift.diffusion.pipelines import SCHEDULERS
 from undrift.diffusion.sampler import Sampler
+from undrift.diffusion.solvers import first_of_class
 from undrift.diffusion.trial import try_first_step
 from undrift.exceptions import InvalidInput, Limits
 from undrift.quality.feature_choice import default_features
@@ -214,7 +214,7 @@ def _chains(config: StudyConfig) -> Iterator[str]:
     yield from _each_once("num_inference_steps", config.step_counts)
     if config.samplers is None:
         return
-    yield from _each_once("samplers", [SCHEDULERS.get(name, name) for name in config.samplers])
+    yield from _each_once("samplers", [first_of_class(name) for name in config.samplers])
     solvers = [name for name in config.samplers if name not in ("ancestral", "ddim")]
     if solvers and None in config.step_counts:
         yield f"the sampler {solvers[0]} needs a number of steps: give num_inference_steps"
