@@ -59,6 +59,49 @@ def test_the_present_sampler_under_another_name_is_never_better():
     assert change["mmd_sq"].difference == 0 and not change["mmd_sq"].is_better
 
 
+def test_what_is_compared_in_features_is_what_they_see():
+    """One chain is right in the first pixel, which the features see, the other in the second."""
+    noise = torch.Generator().manual_seed(0)
+    data = ImageData(torch.randn(800, 1, 1, 2, generator=noise).clamp(-1, 1), "normal")
+
+    def scaled(name, *factors):
+        sampler = exact_sampler(2)
+        step, last = sampler.step, torch.tensor(factors)
+        sampler.step = lambda x, t, s, **o: step(x, t, s, **o) * (1 if s else last)
+        return Candidate(name, "own", sampler, None, 2, 2)
+
+    def change(features):
+        plan = Plan(data, features, "feature_mmd_sq", 200, 200, 0)
+        values = [plan.searching(Trials(None, {})).value(each, 2) for each in (first, second)]
+        judgment = Judgment(plan.scorer, "feature_mmd_sq", 0)
+        (found,) = judgment.finalists(second, [first], lambda each: True)
+        return values, found.against_present
+
+    first, second = scaled("first", 1.0, 0.2), scaled("second", 0.5, 1.0)
+    values, found = change(lambda x: x[..., 0])
+    assert values[0] < values[1] and found["feature_mmd_sq"].is_better
+    assert found["mmd_sq"].difference > 0
+    values, found = change(lambda x: 1.0 * x)
+    assert values[0] > values[1]
+    for name in ("value", "difference", "standard_error"):
+        of_features, of_pixels = (getattr(found[m], name) for m in ("feature_mmd_sq", "mmd_sq"))
+        assert of_features == pytest.approx(of_pixels, rel=1e-4), name
+
+
+def test_the_default_metric_is_one_that_the_samples_are_enough_for():
+    """And only a Fréchet distance needs samples for each feature in every round."""
+    data = ImageData(torch.rand(400, 1, 8, 8), "uniform")
+    many, two = (lambda x: x.flatten(1)), (lambda x: x.flatten(1)[:, :2])
+    sizes = {}
+    for features, metric in ((None, "mmd_sq"), (many, "feature_mmd_sq"), (two, "frechet")):
+        plan = Plan(data, features, None, 100, 100, 0)
+        assert plan.metric == metric
+        sizes[metric] = [each.num_samples for each in plan.searching(Trials(None, {})).scorers]
+    assert sizes["mmd_sq"] == sizes["feature_mmd_sq"] == sizes["frechet"] == [12, 25, 50]
+    plan = Plan(data, lambda x: x.flatten(1)[:, :20], "frechet", 100, 100, 0)
+    assert [e.num_samples for e in plan.searching(Trials(None, {})).scorers] == [40, 40, 50]
+
+
 def test_halving_spends_few_samples_on_most_and_keeps_the_best():
     calls = []
 

@@ -17,7 +17,7 @@ from undrift.quality.classifier import (
     ClassifierFeatures,
     cache_folder,
 )
-from undrift.quality.feature_choice import choose_features
+from undrift.quality.feature_choice import choose_features, features_or_pixels
 from undrift.quality.features import extract_features, score_name
 from undrift.quality.frechet import frechet_distance
 from undrift.quality.pretrained import (
@@ -264,7 +264,7 @@ def test_features_are_chosen_by_name_or_by_what_the_data_have(monkeypatch):
     bare = replace(data, labels=None)
     monkeypatch.setattr(choice, "EfficientNetFeatures", lambda name="efficientnet-lite0": name)
     assert choose_features(None, data).how["features"] == "classifier"
-    assert choose_features(None, bare) == "efficientnet-lite0"
+    assert choose_features(None, bare) == features_or_pixels(None, bare) == "efficientnet-lite0"
     assert [choose_features(name, data) for name in EFFICIENT_NETS] == [*EFFICIENT_NETS]
     assert choose_features("pixels", data) is None
     with pytest.raises(InvalidInput, match="no labels for a classifier"):
@@ -281,3 +281,6 @@ def test_without_labels_and_packages_the_features_have_to_be_chosen(monkeypatch)
     bare = replace(load_data("digits", limit=20), labels=None)
     with pytest.raises(InvalidInput, match=r"pixels or a TorchScript file.*pip install two"):
         choose_features(None, bare)
+    assert features_or_pixels(None, bare) is None
+    with pytest.raises(InvalidInput, match="no labels for a classifier"):
+        features_or_pixels("classifier", bare)

@@ -13,7 +13,7 @@ from undrift.measurement.reading import Record, Schema
 from undrift.reporting.numbers import is_distinguishable
 
 FILE = "advice.json"
-METRICS = {"mmd_sq": "D₀²", "frechet": "Fréchet distance"}
+METRICS = {"mmd_sq": "D₀²", "feature_mmd_sq": "D₀² in features", "frechet": "Fréchet distance"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Tried:
         network_calls: Network calls for one sample, counted.
         num_samples: Samples of its last round.
         mmd_sq: Final cumulative error in pixels; None where the sampler diverged.
+        feature_mmd_sq: The same in the features, likewise.
         frechet: Fréchet distance of features, likewise.
         kernel_distance: Kernel distance of features, likewise.
         pixel_variance_ratio: Total variance of the samples over that of the data, likewise.
@@ -65,6 +66,7 @@ class Tried:
     network_calls: int
     num_samples: int
     mmd_sq: float | None = None
+    feature_mmd_sq: float | None = None
     frechet: float | None = None
     kernel_distance: float | None = None
     pixel_variance_ratio: float | None = None

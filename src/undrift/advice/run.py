@@ -54,7 +54,8 @@ class Plan:
     Arguments:
         data: All images.
         features: The feature map; None for pixels.
-        metric: What candidates are compared by; None to choose by the number of samples.
+        metric: What candidates are compared by; when None the Fréchet distance of the features
+            where there are samples and images enough for it, else D₀² in them.
         num_samples: Samples of each candidate on the held-out half.
         batch_size: Chains that go through the network at once.
         seed: Seed of the split and of all noise.
@@ -81,9 +82,10 @@ class Plan:
             raise InvalidInput(
                 f"{self.scorer.dim} features are too many for the Fréchet distance of "
                 f"{self.num_samples} samples and {len(held_out)} held-out images: take half as "
-                "many features as the fewer of them, or search by mmd_sq"
+                "many features as the fewer of them, or search by feature_mmd_sq"
             )
-        self.metric = self.metric or ("frechet" if enough else "mmd_sq")
+        otherwise = "mmd_sq" if self.features is None else "feature_mmd_sq"
+        self.metric = self.metric or ("frechet" if enough else otherwise)
 
     @property
     def search_samples(self) -> int:

@@ -35,7 +35,7 @@ from undrift.seeds import stream_seed
 T = TypeVar("T")
 KEPT = 3
 """One of so many candidates is kept in a round."""
-SCORES = ("mmd_sq", "frechet", "kernel_distance", "pixel_variance_ratio")
+SCORES = ("mmd_sq", "feature_mmd_sq", "frechet", "kernel_distance", "pixel_variance_ratio")
 
 
 def successive_halving(
@@ -72,6 +72,11 @@ def sizes(count: int, num_rounds: int, keep: int) -> Iterator[int]:
 
 def rounds(num_samples: int, dim: int, num_rounds: int = 3) -> list[int]:
     """Samples of each round: twice as many as in the one before, and enough for the features.
+
+    Arguments:
+        num_samples: Samples of each candidate on the held-out half.
+        dim: Number of features of a Fréchet distance; 0 for a metric that any number serves.
+        num_rounds: Number of rounds.
 
     Example:
         >>> rounds(2000, 64), rounds(2000, 300)
@@ -110,7 +115,8 @@ class Search:
     @cached_property
     def scorers(self) -> list[Scorer]:
         """The scorer of each round."""
-        dim = Scorer(self.data, self.num_samples, features=self.features).dim
+        whole = Scorer(self.data, self.num_samples, features=self.features)
+        dim = whole.dim if self.metric == "frechet" else 0
         return [
             Scorer(
                 self.data,

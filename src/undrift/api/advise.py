@@ -18,7 +18,7 @@ from undrift.api.inputs import AdviseChoice, ChainChoice
 from undrift.diffusion.pipelines import load_pipeline, weights_digest
 from undrift.exceptions import InvalidInput, Limits
 from undrift.measurement.reading import write_json
-from undrift.quality.feature_choice import choose_features
+from undrift.quality.feature_choice import features_or_pixels
 from undrift.remedies.registry import REMEDIES, remedy_named
 from undrift.remedies.search import LEAST_DATA
 from undrift.training.run_folder import versions
@@ -70,10 +70,9 @@ def advise(
     candidates = Candidates(network, pipeline.scheduler, choice.num_inference_steps)
     solvers = candidates.solvers(choice.solvers)
     images = inputs.data(choice, model, own)
-    features = choice.features or ("pixels" if images.labels is None else None)
     plan = Plan(
         images,
-        choose_features(features, images),
+        features_or_pixels(choice.features, images),
         choice.metric,
         choice.num_samples,
         choice.batch_size,

@@ -166,12 +166,13 @@ class AdviseChoice(DataChoice, AdviseModel):
     Arguments:
         solvers: Solvers to try (default: all that serve the model).
         remedies: Remedies to try on the best solver (default: all; none for no remedy).
-        metric: What candidates are compared by (default: frechet where there are samples and images
-            enough for the features, else mmd_sq).
+        metric: What candidates are compared by: frechet (of the features), feature_mmd_sq (D₀² in
+            the features) or mmd_sq (D₀² in pixels; default: frechet where there are two samples and
+            two held-out images for each feature, else feature_mmd_sq).
         num_samples: Images to draw for each candidate that is judged on the held-out half.
         features: classifier (trained only on the labels of the data), efficientnet-lite0 (or
             -lite1, -lite2), pixels, or a TorchScript file (default: classifier where the data have
-            labels, else pixels).
+            labels, else efficientnet-lite0, or pixels where it is not installed).
         fine_tune: Training steps of a fine-tune by the regularizer on the chain of the best solver,
             which is judged too (0 for none).
         seed: Seed of the split and of all noise; every candidate gets the same noise.
@@ -181,7 +182,7 @@ class AdviseChoice(DataChoice, AdviseModel):
     remedies: list[str] | None = field(
         default=None, metadata={"help": f"Remedies: {', '.join(REMEDIES)}."}
     )
-    metric: Literal["mmd_sq", "frechet"] | None = None
+    metric: Literal["mmd_sq", "feature_mmd_sq", "frechet"] | None = None
     num_samples: int = 2000
     features: str | None = None
     fine_tune: int = 0

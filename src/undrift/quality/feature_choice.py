@@ -2,6 +2,7 @@ r"""Feature maps by name, as command lines and study files choose them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from undrift.quality.pretrained import (
     TorchScriptFeatures,
 )
 
+logger = logging.getLogger("undrift")
 NAMES = ("classifier", *EFFICIENT_NETS, "pixels")
 """The features that are no file."""
 
@@ -59,6 +61,17 @@ def choose_features(name: str | None, data: ImageData) -> FeatureMap | None:
             f"the data {data.name} have no labels for a classifier: choose the features pixels or "
             f"a TorchScript file, or install those of ImageNet ({missing})"
         ) from None
+
+
+def features_or_pixels(name: str | None, data: ImageData) -> FeatureMap | None:
+    """As :func:`choose_features`, but pixels where the default one is not installed."""
+    try:
+        return choose_features(name, data)
+    except InvalidInput as missing:
+        if name is not None or data.labels is not None:
+            raise
+        logger.info("samples are compared in pixels: %s", missing)
+        return None
 
 
 def choose_judges(
