@@ -50,7 +50,7 @@ def run(config: Config) -> dict[str, Any]:
         )
     if result.get("pushed"):
         say(f"pushed     {result['pushed']}")
-    say(f"next       undrift measure {result['run']} --data {config.data}")
+    say(f"next       undrift measure {result['run']}")
     return result
 
 
