@@ -300,7 +300,7 @@ def test_the_command_prints_one_object_and_its_configuration_is_the_run(tmp_path
     assert "λ = " in err and "of the main term's" in err
     assert main(["train", "--config", "first/config.yaml", "--output", "second", "--quiet"]) == 0
     out, _ = capsys.readouterr()
-    assert "undrift measure second --data digits" in out
+    assert out.endswith("undrift measure second\n")
     assert_same_weights(tmp_path / "first", tmp_path / "second")
 
 
