@@ -50,12 +50,14 @@ class Judgment:
         """The metrics of samples less those of others; the Fréchet distance where it is quick."""
         scorer = self.scorer
         found = {"mmd_sq": mmd_change(samples, others, scorer.reference, scorer.kernel)}
-        x, y = (extract_features(each, scorer.features) for each in (samples, others))
-        if self.metric == "feature_mmd_sq":
-            reference, kernel = scorer.reference_features, scorer.feature_kernel
-            found["feature_mmd_sq"] = mmd_change(x, y, reference, kernel)
-        if is_enough(scorer) and (self.metric == "frechet" or scorer.dim <= MOST_RANK):
-            found["frechet"] = frechet_change(x, y, scorer.reference_features)
+        takes_frechet = is_enough(scorer) and (self.metric == "frechet" or scorer.dim <= MOST_RANK)
+        if takes_frechet or self.metric == "feature_mmd_sq":
+            x, y = (extract_features(each, scorer.features) for each in (samples, others))
+            if self.metric == "feature_mmd_sq":
+                reference, kernel = scorer.reference_features, scorer.feature_kernel
+                found["feature_mmd_sq"] = mmd_change(x, y, reference, kernel)
+            if takes_frechet:
+                found["frechet"] = frechet_change(x, y, scorer.reference_features)
         return {name: _comparison(change) for name, change in found.items()}
 
     def finalists(
